@@ -1,0 +1,47 @@
+"""Typed errors: each carries the exit code that the command line returns for it."""
+
+from __future__ import annotations
+
+
+class VitCompactError(Exception):
+    """Base of every error that a user can cause; its message is shown without a traceback."""
+
+    exit_code: int = 2
+
+
+class UsageError(VitCompactError):
+    """Wrong usage or input: a bad option, an unknown name, an output that exists (exit code 2)."""
+
+
+class DataError(UsageError):
+    """Images that are missing, empty or unreadable (exit code 2)."""
+
+
+class NothingToCompactError(VitCompactError):
+    """No attention and no FFN of this architecture can be compacted (exit code 3)."""
+
+    exit_code = 3
+
+
+class CheckpointError(VitCompactError):
+    """A checkpoint that is damaged, hostile or does not match its architecture (exit code 4)."""
+
+    exit_code = 4
+
+
+class VerificationError(VitCompactError):
+    """A fold or export whose output differs from the model it came from; nothing was written (exit code 5)."""
+
+    exit_code = 5
+
+
+class ThresholdError(VitCompactError):
+    """A threshold given by the user was missed (exit code 6)."""
+
+    exit_code = 6
+
+
+class Interrupted(VitCompactError):
+    """Stopped by the user; a resumable state may have been left behind (exit code 130)."""
+
+    exit_code = 130

@@ -1,1 +1,35 @@
+"""Images: opening data sets by timm's rules, calibration, evaluation and training batches."""
 
+from vitcompact.data.augment import Augment
+from vitcompact.data.batches import ImageBatches, TensorImages, from_tensor
+from vitcompact.data.calibration import CalibrationImages
+from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
+from vitcompact.data.decode import Skipped
+from vitcompact.data.evaluation import EvaluationBatches, evaluation_batches
+from vitcompact.data.image_set import ImageSet, StreamSet
+from vitcompact.data.open import open_dataset
+from vitcompact.data.options import DataOptions
+from vitcompact.data.overlap import overlap
+from vitcompact.data.training import TrainingBatches, training_loader
+
+__all__ = [
+    "Augment",
+    "CalibrationImages",
+    "DataOptions",
+    "EvaluationBatches",
+    "ImageBatches",
+    "ImageSet",
+    "InputConfig",
+    "Skipped",
+    "StreamSet",
+    "TensorImages",
+    "TrainingBatches",
+    "eval_transform",
+    "evaluation_batches",
+    "from_tensor",
+    "normalize",
+    "open_dataset",
+    "overlap",
+    "resolve_input",
+    "training_loader",
+]

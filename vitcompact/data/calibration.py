@@ -1,0 +1,82 @@
+"""Calibration images from files: a seeded random subset, prepared for a model, re-read from memory where it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitcompact.data.config import normalize, resolve_input
+from vitcompact.data.decode import Skipped
+from vitcompact.data.image_set import StreamSet
+from vitcompact.data.open import open_dataset
+from vitcompact.data.options import DataOptions
+from vitcompact.data.pipeline import TransformedImages
+from vitcompact.data.sampling import random_subset, sample_stream
+from vitcompact.progress import Progress, silent
+
+
+class CalibrationImages:
+    """`ImageBatches` from a data set: the same batches, in the same order, on every pass.
+
+    `options.num_samples` images are chosen at random over the whole data set (class folders are sorted, so the first
+    n would be one class) and prepared by the evaluation transform of the model. Of a stream, a seeded sample of
+    its beginning is taken, see `sample_stream`. Every chosen image is decoded once here, so that unreadable ones are
+    known from the start: they are skipped, named in `skipped`, and nothing takes their place.
+
+    Args:
+        model: a timm module, or its `pretrained_cfg`.
+        options: the data set, overrides of the preparation, batch size, seed and memory for decoded images.
+        split: split to read; None is `options.train_split`.
+        progress: told of each batch of the first pass.
+
+    Raises:
+        DataError: nothing to open, or not one readable image.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Mapping[str, Any],
+        options: DataOptions,
+        *,
+        split: str | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.config = resolve_input(model, options)
+        dataset = open_dataset(options, split or options.train_split)
+        if isinstance(dataset, StreamSet):
+            dataset = sample_stream(dataset, options.num_samples, options.seed)
+        indices = random_subset(len(dataset), options.num_samples, options.seed)
+        self._images = TransformedImages(
+            dataset, indices, self.config, options.batch_size, options.workers, options.cache_mb
+        )
+        self._num_batches = 0
+        progress.start("decode images", len(self._images))
+        for _ in self._images:
+            self._num_batches += 1
+            progress.advance()
+        progress.finish()
+
+    @property
+    def description(self) -> str:
+        """The data set that the images come from."""
+        return self._images.dataset.description
+
+    @property
+    def num_samples(self) -> int:
+        """Number of images of one pass, without the skipped ones."""
+        return len(self._images.indices) - len(self._images.skips)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Chosen images that cannot be read, with the reason."""
+        return self._images.skips.items()
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Normalised float32 (batch, channels, height, width)."""
+        for images, _ in self._images:
+            yield normalize(images, self.config)

@@ -1,0 +1,154 @@
+"""One face for timm's map-style and iterable data sets: names, undecoded bytes, decoded images, labels."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from vitcompact.data.decode import UnreadableImageError, decode
+
+NO_LABEL = -1
+
+
+class ImageSet(ABC):
+    """Images that can be read by index, in a fixed order.
+
+    Attributes:
+        description: what it is, for messages.
+        class_names: names of the classes in label order; empty when the images have none or it is not known.
+    """
+
+    description: str
+    class_names: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Name of an image inside the data set."""
+
+    @abstractmethod
+    def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image, int]:
+        """The decoded image and its label (-1 for none); see `decode` for `mode` and `shrink_to`.
+
+        Raises:
+            UnreadableImageError: it cannot be read or decoded.
+        """
+
+    @abstractmethod
+    def content(self, index: int) -> bytes:
+        """Bytes that identify the image: those of its file, or of its pixels where there is no file."""
+
+
+class ReaderSet(ImageSet):
+    """A timm reader (folder, tar, Hugging Face data set), read without timm's replacement of unreadable images.
+
+    timm's `ImageDataset` answers an unreadable index with the next readable image, which would count that one twice.
+    """
+
+    def __init__(self, reader: Any, description: str, class_names: Sequence[str], labelled: bool) -> None:
+        self.reader = reader
+        self.description = description
+        self.class_names = tuple(class_names)
+        self._labelled = labelled
+        # Readers of tars and of Hugging Face data sets share one open file.
+        self._lock = nullcontext() if type(reader).__name__ == "ReaderImageFolder" else threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def name(self, index: int) -> str:
+        try:
+            return str(self.reader.filename(index) or f"image {index}")
+        except Exception:
+            return f"image {index}"
+
+    def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image, int]:
+        content, target = self._read(index)
+        return decode(content, mode, shrink_to), as_label(target) if self._labelled else NO_LABEL
+
+    def content(self, index: int) -> bytes:
+        return self._read(index)[0]
+
+    def _read(self, index: int) -> tuple[bytes, Any]:
+        try:
+            with self._lock:
+                file, target, *_ = self.reader[index]
+                with file:
+                    return file.read(), target
+        except Exception as error:  # a vanished file, a damaged archive, a broken record: all the same to the caller
+            raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+
+
+class DecodedSet(ImageSet):
+    """Pillow images behind an index: a torchvision data set, or a sample held in memory."""
+
+    def __init__(self, images: Any, description: str, class_names: Sequence[str] = (), name: str = "image") -> None:
+        self._images = images
+        self.description = description
+        self.class_names = tuple(class_names)
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        return f"{self._name} {index}"
+
+    def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image, int]:
+        try:
+            image, target = self._images[index]
+            return image.convert(mode), as_label(target)
+        except Exception as error:
+            raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+
+    def content(self, index: int) -> bytes:
+        return self.load(index)[0].tobytes()
+
+
+class StreamedImage(NamedTuple):
+    """One element of a stream: its place in it, the decoded image and its label (-1 for none)."""
+
+    position: int
+    image: Image.Image
+    label: int
+
+
+class StreamSet:
+    """A data set that can only be iterated (`wds/`, `hfids/`, `tfds/`).
+
+    Args:
+        open_stream: opens the data set for one pass; its argument is None for the plain order, else the seed of a
+            shuffled one.
+        description: what it is, for messages.
+        class_names: names of the classes in label order, where known.
+        num_samples: number of images, 0 where it is not known.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[int | None], Iterable[Any]],
+        description: str,
+        class_names: Sequence[str] = (),
+        num_samples: int = 0,
+    ) -> None:
+        self._open = open_stream
+        self.description = description
+        self.class_names = tuple(class_names)
+        self.num_samples = num_samples
+
+    def stream(self, shuffle_seed: int | None = None) -> Iterator[StreamedImage]:
+        """One pass; a damaged record is dropped by timm's reader, which logs it."""
+        for position, (image, target) in enumerate(self._open(shuffle_seed)):
+            yield StreamedImage(position, image, as_label(target))
+
+
+def as_label(target: Any) -> int:
+    """A class index, or -1 where the data set has none."""
+    return NO_LABEL if target is None else int(target)

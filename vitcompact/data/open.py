@@ -1,0 +1,176 @@
+"""Opens a data set by timm's rules, and says what was looked for when there is nothing to open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from timm.data import create_dataset
+from timm.data.readers.img_extensions import get_img_extensions
+
+from vitcompact.data.image_set import DecodedSet, ImageSet, ReaderSet, StreamSet
+from vitcompact.data.options import DataOptions
+from vitcompact.errors import DataError
+
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
+MAP_STYLE = ("", "torch", "hfds")
+
+
+def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
+    """The images of one split: map-style for folders, tars, `torch/` and `hfds/`, a stream for `wds/` and its kin.
+
+    A folder or tar whose images lie in no class folder, or all in one, has no labels unless a class map is given.
+
+    Raises:
+        DataError: it does not exist, cannot be opened or holds no images.
+    """
+    prefix = options.dataset.partition("/")[0].lower() if options.dataset else ""
+    if prefix in ("", "torch") and options.data_dir is None:
+        raise DataError("no images given: pass --data-dir with a folder of images or a .tar of class folders")
+    if not prefix:
+        return _open_files(options, split)
+    if prefix not in MAP_STYLE:
+        return _open_stream(options, split)
+    dataset = _create(options, split)
+    description = f"{options.dataset} ({split})"
+    if prefix == "torch":
+        names = tuple(str(name) for name in getattr(dataset, "classes", ()))
+        return _not_empty(DecodedSet(dataset, description, names))
+    return _not_empty(ReaderSet(dataset.reader, description, _class_names(dataset.reader), labelled=True))
+
+
+def _open_files(options: DataOptions, split: str) -> ImageSet:
+    root = Path(str(options.data_dir)).expanduser()
+    if not root.exists():
+        raise DataError(f"no such folder or tar: {root}")
+    if root.is_dir():
+        try:
+            _check_split_folder(root, split)
+        except OSError as error:
+            raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
+    elif root.suffix != ".tar":
+        raise DataError(f"{root} is a file, but neither a folder nor a .tar (unpacked, with this very ending)")
+    _check_class_map(options, root)
+    # timm would leave a pickled index beside a large tar, and trust one that it finds there.
+    kwargs: dict[str, Any] = {"cache_tarinfo": False} if root.is_file() else {}
+    try:
+        dataset = _create(options, split, root=str(root), **kwargs)
+    except DataError as error:
+        raise _nothing_found(root, options, error) from error
+    reader = dataset.reader
+    names = _class_names(reader)
+    labelled = bool(options.class_map) or len(names) > 1
+    return _not_empty(ReaderSet(reader, str(reader.root), names if labelled else (), labelled))
+
+
+def _create(options: DataOptions, split: str, root: str | None = None, **kwargs: Any) -> Any:
+    """`timm.data.create_dataset`, with its assorted exceptions as one; what it prints goes to stderr."""
+    root = root if root is not None else str(options.data_dir or "") or None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return create_dataset(
+                options.dataset,
+                root=root,
+                split=split,
+                class_map=options.class_map or None,
+                **kwargs,
+            )
+    except ImportError as error:
+        raise DataError(f"dataset '{options.dataset}' needs a package that is missing: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # assertions, RuntimeError, tar errors, errors of the data set's own library
+        what = options.dataset or root
+        raise DataError(f"cannot open {what} (split '{split}'): {str(error) or type(error).__name__}") from error
+
+
+def _open_stream(options: DataOptions, split: str) -> StreamSet:
+    def open_pass(shuffle_seed: int | None) -> Any:
+        training = shuffle_seed is not None
+        return _create(
+            options,
+            split,
+            is_training=training,
+            seed=shuffle_seed if training else options.seed,
+            num_samples=options.num_samples if training else None,
+        )
+
+    dataset = open_pass(None)
+    return StreamSet(open_pass, f"{options.dataset} ({split})", _class_names(dataset.reader), len(dataset))
+
+
+def _class_names(reader: Any) -> tuple[str, ...]:
+    mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None) or {}
+    return tuple(str(name) for name, _ in sorted(mapping.items(), key=lambda item: item[1]))
+
+
+def _check_split_folder(root: Path, split: str) -> None:
+    """timm takes the whole of `root` when it has no folder for `split`: refuse where that would mix splits."""
+    wanted = next((names for names in (TRAIN_NAMES, VAL_NAMES) if split in names), (split,))
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if any((root / name).is_dir() for name in wanted):
+        return
+    if split not in TRAIN_NAMES + VAL_NAMES:
+        found = f"it has {_some(folders)}" if folders else "it has no folders"
+        raise DataError(f"{root} has no folder '{split}' for the split of that name; {found}")
+    if folders and set(folders) <= {*TRAIN_NAMES, *VAL_NAMES, "test"}:
+        raise DataError(
+            f"{root} has none of the folders {', '.join(wanted)} for the split '{split}'; it has {_some(folders)}: "
+            "name one with --train-split or --val-split, or pass the folder itself"
+        )
+
+
+def _check_class_map(options: DataOptions, root: Path) -> None:
+    if not options.class_map:
+        return
+    path = Path(options.class_map)
+    if not path.is_file() and not (root / path).is_file():
+        raise DataError(f"no such class map: {path} (nor inside {root})")
+    if path.suffix.lower() not in (".txt", ".pkl"):
+        raise DataError(f"a class map is a .txt file with one class name a line, got {path}")
+
+
+def _nothing_found(root: Path, options: DataOptions, error: DataError) -> DataError:
+    """A message for a folder or tar that timm could not make a data set of."""
+    accepted = ", ".join(get_img_extensions())
+    if root.is_file():
+        if not tarfile.is_tarfile(root):
+            return DataError(f"{root} is not a readable tar archive (empty, damaged, or compressed?)")
+        if _tar_has_images(root) and not options.class_map:
+            return error
+        hint = f" whose folder is named in {options.class_map}" if options.class_map else ""
+        return DataError(f"no images in {root}: looked for {accepted}{hint}")
+    files = [name for _, _, names in os.walk(root, followlinks=True) for name in names]
+    images = [name for name in files if Path(name).suffix.lower() in get_img_extensions(as_set=True)]
+    if images and options.class_map:
+        return DataError(f"{len(images)} images in {root}, but no folder is named in the class map {options.class_map}")
+    if images:
+        return error
+    if not files:
+        return DataError(f"{root} is empty: looked for images ({accepted}) in it and in its folders")
+    tars = ": pass one of its .tar files instead" if any(name.endswith(".tar") for name in files) else ""
+    return DataError(f"no images in {root}: looked for {accepted}, found {_some(sorted(files))}{tars}")
+
+
+def _tar_has_images(path: Path) -> bool:
+    try:
+        with tarfile.open(path) as archive:
+            return any(Path(name).suffix.lower() in get_img_extensions(as_set=True) for name in archive.getnames())
+    except (tarfile.TarError, OSError):
+        return True
+
+
+def _not_empty(dataset: ImageSet) -> ImageSet:
+    if len(dataset) == 0:
+        raise DataError(f"no images in {dataset.description}")
+    return dataset
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -1,1 +1,22 @@
+"""Reads any SOURCE into a timm model and writes models as directories that timm loads."""
 
+from vitcompact.checkpoint import timm_entry  # importing it registers our entrypoint with timm
+from vitcompact.checkpoint.directory import load
+from vitcompact.checkpoint.disk import check_out
+from vitcompact.checkpoint.provenance import Provenance
+from vitcompact.checkpoint.record import Record, read_record
+from vitcompact.checkpoint.source import LoadedModel, SourceOptions, load_source
+from vitcompact.checkpoint.write import save
+
+__all__ = [
+    "LoadedModel",
+    "Provenance",
+    "Record",
+    "SourceOptions",
+    "check_out",
+    "load",
+    "load_source",
+    "read_record",
+    "save",
+    "timm_entry",
+]

@@ -1,0 +1,132 @@
+"""`vitcompact.json`: what a directory of ours was made from, how, and what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from vitcompact import __version__
+from vitcompact.checkpoint.provenance import Provenance
+from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.plan.schema import Plan
+
+RECORD_NAME = "vitcompact.json"
+RECORD_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of a `vitcompact.json`.
+
+    Attributes:
+        base: timm name of the original architecture.
+        plan: what was done to it.
+        provenance: where the original weights came from, if known.
+        options: effective options of the command that wrote the directory.
+        results: what was measured.
+        versions: releases of vitcompact, torch, timm and Python that wrote it.
+    """
+
+    base: str
+    plan: Plan
+    provenance: Provenance | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    results: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=lambda: _current_versions())
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; `Record.from_json` reads it back."""
+        return {
+            "format": RECORD_FORMAT,
+            "versions": dict(self.versions),
+            "base": self.base,
+            "provenance": self.provenance.to_json() if self.provenance is not None else None,
+            "options": to_plain(self.options),
+            "results": to_plain(self.results),
+            "plan": self.plan.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Record:
+        """Read what `to_json` wrote.
+
+        Raises:
+            CheckpointError: malformed, or written by a release that this one does not know.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != RECORD_FORMAT:
+            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+            raise CheckpointError(f"format {found!r} is not supported; this release reads format {RECORD_FORMAT}")
+        base, provenance = data.get("base"), data.get("provenance")
+        parts = [data.get(key) for key in ("options", "results", "versions", "plan")]
+        if not isinstance(base, str) or not all(isinstance(part, Mapping) for part in parts):
+            raise CheckpointError("expected base, options, results, versions and plan")
+        if provenance is not None and not isinstance(provenance, Mapping):
+            raise CheckpointError("expected provenance to be an object")
+        try:
+            plan = Plan.from_json(data["plan"])
+        except UsageError as error:
+            raise CheckpointError(str(error)) from error
+        origin = Provenance.from_json(provenance) if provenance is not None else None
+        return cls(base, plan, origin, data["options"], data["results"], data["versions"])
+
+
+def read_record(directory: str | Path) -> Record:
+    """Read the `vitcompact.json` of a directory that `save` wrote.
+
+    Raises:
+        UsageError: no such directory, or not one of ours.
+        CheckpointError: the file is damaged.
+    """
+    path = Path(directory).expanduser() / RECORD_NAME
+    if not path.is_file():
+        raise UsageError(f"{directory} is not a vitcompact checkpoint: it holds no {RECORD_NAME}")
+    try:
+        return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def to_plain(value: Any) -> Any:
+    """A value as JSON knows it: paths and enums as text, dataclasses as objects, NaN and infinities as null.
+
+    Raises:
+        UsageError: a value that has no such form.
+    """
+    if value is None or isinstance(value, (bool, int, str)):
+        return value.value if isinstance(value, enum.Enum) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return to_plain(value.value)
+    if isinstance(value, (Path, torch.dtype, torch.device)):
+        return str(value)
+    if hasattr(value, "item") and callable(value.item):  # numpy and torch scalars
+        return to_plain(value.item())
+    raise UsageError(f"options and results must be plain data, got a {type(value).__name__}")
+
+
+def _current_versions() -> dict[str, str]:
+    return {
+        "vitcompact": __version__,
+        "torch": str(torch.__version__),
+        "timm": str(timm.__version__),
+        "python": platform.python_version(),
+    }

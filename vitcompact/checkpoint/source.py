@@ -1,0 +1,186 @@
+"""Any SOURCE that a user may name, as a model and where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from vitcompact.checkpoint.candidates import candidates
+from vitcompact.checkpoint.directory import is_hub_directory, load_directory, read_config, registered_cfg, size_args
+from vitcompact.checkpoint.hub import fetch_directory, fetch_pretrained
+from vitcompact.checkpoint.infer import infer_args, meta_model
+from vitcompact.checkpoint.matching import fill
+from vitcompact.checkpoint.names import ENTRYPOINT, require_known
+from vitcompact.checkpoint.provenance import Provenance, SourceKind
+from vitcompact.checkpoint.quiet import timm_errors
+from vitcompact.checkpoint.read import SUFFIXES, Weights, has_weights_suffix, read_weights, weights_file_of
+from vitcompact.errors import CheckpointError, UsageError
+
+_HUB_PREFIXES = ("hf-hub:", "hf_hub:")
+_DIR_PREFIX = "local-dir:"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How to read a SOURCE.
+
+    Attributes:
+        model: timm architecture of a bare weights file.
+        num_classes: classes of the classifier; another number than the checkpoint's leaves it untrained.
+        img_size: side, or (height, width), in pixels; position embeddings are resampled as timm does.
+        random_weights: an untrained model of a timm name.
+        seed: of whatever stays untrained.
+    """
+
+    model: str | None = None
+    num_classes: int | None = None
+    img_size: int | tuple[int, int] | None = None
+    random_weights: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_classes is not None and self.num_classes < 0:
+            raise UsageError(f"num_classes must be at least 0, got {self.num_classes}")
+        if self.image_size is not None and min(self.image_size) < 1:
+            raise UsageError(f"img_size must be at least 1 pixel, got {self.img_size}")
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """`img_size` as (height, width) in pixels."""
+        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model (float32, evaluation mode, CPU) and where it came from."""
+
+    model: nn.Module
+    provenance: Provenance
+
+
+def load_source(source: str, options: SourceOptions | None = None) -> LoadedModel:
+    """Load a model from a timm name, `hf-hub:ORG/NAME`, `local-dir:DIR`, a directory or a weights file.
+
+    Args:
+        source: what the user gave.
+        options: how to read it.
+
+    Raises:
+        UsageError: unknown name, missing file, not downloadable, or an architecture that must be named.
+        CheckpointError: damaged, hostile, or the weights of another architecture.
+    """
+    options = options or SourceOptions()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        loaded = _load(source.strip(), options)
+    return LoadedModel(loaded.model.float().eval(), loaded.provenance)
+
+
+def _load(source: str, options: SourceOptions) -> LoadedModel:
+    path = Path(source).expanduser()
+    if source.lower().startswith(_HUB_PREFIXES):
+        _refuse_file_options(source, options)
+        return _from_directory(source, fetch_directory(source.partition(":")[2]), "hf-hub", options)
+    if source.lower().startswith(_DIR_PREFIX):
+        _refuse_file_options(source, options)
+        return _from_directory(source, Path(source[len(_DIR_PREFIX) :]).expanduser(), "local-dir", options)
+    if path.is_file():
+        return _from_file(source, path, options)
+    if path.is_dir() and (is_hub_directory(path) or not timm.is_model(source)):
+        _refuse_file_options(source, options)
+        return _from_directory(source, path, "local-dir", options)
+    if "/" in source or "\\" in source or has_weights_suffix(path) or not source:
+        hint = (
+            f"; for a model on the hub give hf-hub:{source}"
+            if source.count("/") == 1 and source[0] not in "./~"
+            else ""
+        )
+        raise UsageError(f"no such file or directory: {source!r}{hint}")
+    return _from_name(source, options)
+
+
+def _refuse_file_options(source: str, options: SourceOptions) -> None:
+    if options.model is not None:
+        raise UsageError(f"--model names the architecture of a bare weights file; {source} says its own")
+    if options.random_weights:
+        raise UsageError(f"--random-weights needs a timm model name, got {source}")
+
+
+def _from_name(name: str, options: SourceOptions) -> LoadedModel:
+    architecture = require_known(name)
+    if options.model is not None:
+        raise UsageError(f"--model names the architecture of a bare weights file; {name} is a timm model")
+    cfg = registered_cfg(name)
+    kwargs = _requested(cfg, {}, options)
+    if options.random_weights:
+        with timm_errors(UsageError, f"{architecture} cannot be built as asked"):
+            model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
+        return LoadedModel(model, Provenance(name, "random", architecture))
+    path = fetch_pretrained(name, cfg)
+    overlay = {"file": str(path), "custom_load": cfg.get("custom_load", False)}
+    overlay.update(kwargs.pop("pretrained_cfg_overlay", {}))
+    with timm_errors(CheckpointError, f"{name} cannot be loaded from {path}"):
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+    model.pretrained_cfg.pop("file", None)  # type: ignore[operator, union-attr]
+    return LoadedModel(model, Provenance.of_file(name, "timm", architecture, path))
+
+
+def _from_directory(source: str, directory: Path, kind: SourceKind, options: SourceOptions) -> LoadedModel:
+    cfg, architecture, args = read_config(directory)
+    model = load_directory(directory, **_requested(cfg, args, options))
+    base = str(args.get("base")) if architecture == ENTRYPOINT else architecture
+    return LoadedModel(model, Provenance.of_file(source, kind, base, weights_file_of(directory)))
+
+
+def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
+    if options.random_weights:
+        raise UsageError(f"--random-weights needs a timm model name, got the weights file {path}")
+    if not has_weights_suffix(path):
+        raise UsageError(f"{path}: not a weights file by its name; accepted: {', '.join(SUFFIXES)}")
+    weights = read_weights(path)
+    name = options.model or weights.architecture or _ask_for_name(weights)
+    architecture = require_known(name)
+    model = _build_for(name, weights, options)
+    fill(model, weights.state_dict, base=architecture, label=str(path))
+    return LoadedModel(model, Provenance.of_file(source, "file", architecture, path))
+
+
+def _build_for(name: str, weights: Weights, options: SourceOptions) -> nn.Module:
+    """The skeleton of a bare file: its arguments are those the weights imply, unless given explicitly."""
+    cfg = registered_cfg(name)
+    with timm_errors(UsageError, f"{name} cannot be built"):
+        inferred = infer_args(weights.state_dict, meta_model(name))
+    channels, *size = cfg.get("input_size", (3, 224, 224))
+    found_size = inferred.pop("img_size", None) or weights.img_size or tuple(size)
+    # What the checkpoint is, as opposed to what the model shall be: timm resamples from the one to the other.
+    overlay: dict[str, Any] = dict.fromkeys(("url", "hf_hub_id", "hf_hub_filename"))
+    overlay["input_size"] = (inferred.get("in_chans", channels), *found_size)
+    if "num_classes" in inferred:
+        overlay["num_classes"] = inferred["num_classes"]
+    kwargs = {**inferred, **size_args(cfg, {}, found_size), **_requested(cfg, {}, options)}
+    overlay.update(kwargs.pop("pretrained_cfg_overlay", {}))
+    with timm_errors(UsageError, f"{name} cannot be built as asked"):
+        model: nn.Module = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **kwargs)
+    return model
+
+
+def _requested(cfg: dict[str, Any], args: dict[str, Any], options: SourceOptions) -> dict[str, Any]:
+    """Arguments of `timm.create_model` for what the user asked for explicitly."""
+    kwargs = {} if options.num_classes is None else {"num_classes": options.num_classes}
+    return kwargs if options.image_size is None else {**kwargs, **size_args(cfg, args, options.image_size)}
+
+
+def _ask_for_name(weights: Weights) -> str:
+    if is_hub_directory(weights.path.parent):
+        raise UsageError(
+            f"{weights.path} does not say its architecture, but {weights.path.parent} does: give that directory"
+        )
+    found = candidates(weights.state_dict)
+    listed = "".join(f"\n  --model {name}" for name in found)
+    hint = f" Its shapes are those of:{listed}" if found else " No architecture of timm was found to have its shapes."
+    raise UsageError(f"{weights.path} does not say its architecture; give it with --model NAME.{hint}")

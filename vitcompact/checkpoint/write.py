@@ -1,0 +1,161 @@
+"""Writes a model as a directory that timm loads: everything or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models._hub import save_config_for_hf
+from timm.utils.model import unwrap_model
+from torch import Tensor, nn
+
+from vitcompact.checkpoint.card import model_card
+from vitcompact.checkpoint.disk import check_out, disk_errors, publish, sibling, sync, write_tensors
+from vitcompact.checkpoint.names import ENTRYPOINT
+from vitcompact.checkpoint.provenance import Provenance
+from vitcompact.checkpoint.quiet import timm_errors
+from vitcompact.checkpoint.record import RECORD_NAME, Record
+from vitcompact.errors import UsageError
+from vitcompact.plan.schema import Plan
+
+_LABELS = ("label_names", "label_descriptions")
+
+
+def save(
+    model: nn.Module,
+    out: str | Path,
+    *,
+    provenance: Provenance | None = None,
+    options: Mapping[str, Any] | None = None,
+    results: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Save a timm model, with or without a plan, in timm's hub layout.
+
+    Writes `model.safetensors`, `config.json` (with the whole plan), `vitcompact.json` and `README.md` into a
+    temporary sibling of `out` and renames that, so `out` is complete or does not exist.
+
+    Args:
+        model: made by timm; `model.vitcompact_plan` is recorded where there is one.
+        out: the directory to write.
+        provenance: where the original weights came from.
+        options: effective options, recorded as they are.
+        results: measured results, recorded as they are and shown in the model card.
+        dtype: floating-point type of the saved tensors; None keeps each as it is.
+        overwrite: replace an existing model directory.
+
+    Returns:
+        The directory.
+
+    Raises:
+        UsageError: `out` exists, cannot be written or the disk is full; the model is not one that timm made.
+    """
+    out = check_out(out, overwrite=overwrite)
+    model = unwrap_model(model)
+    base = _base_of(model)
+    plan = getattr(model, "vitcompact_plan", None) or Plan(layers=())
+    record = Record(base, plan, provenance, dict(options or {}), dict(results or {}))
+    tensors = _tensors(model, dtype)
+    texts = {
+        RECORD_NAME: _json(record.to_json()),
+        "README.md": model_card(
+            record,
+            title=out.name,
+            num_classes=int(model.num_classes),  # type: ignore[arg-type]
+            license_name=_cfg(model).get("license"),
+        ),
+    }
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    with disk_errors(out, num_bytes), sibling(out) as folder:
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        _write_config(model, folder / "config.json", base, plan)
+        write_tensors(tensors, folder / "model.safetensors")
+        for path in (*folder.iterdir(), folder):
+            sync(path)
+        publish(folder, out, overwrite=overwrite)
+    return out
+
+
+def _base_of(model: nn.Module) -> str:
+    """The timm architecture that a model was made from."""
+    cfg = _cfg(model)
+    architecture = cfg.get("architecture")
+    if architecture == ENTRYPOINT:
+        architecture = _recorded_args(model).get("base")
+    if not isinstance(architecture, str) or not hasattr(model, "num_classes"):
+        raise UsageError(
+            f"cannot save a {type(model).__name__}: expected a model made by timm.create_model (not features_only)"
+        )
+    return architecture
+
+
+def _write_config(model: nn.Module, path: Path, base: str, plan: Plan) -> None:
+    """timm's `config.json`, with our entrypoint as the architecture and the plan among its arguments."""
+    cfg = _cfg(model)
+    labels = {key: cfg[key] for key in _LABELS if cfg.get(key) and model.num_classes == cfg.get("num_classes")}
+    with timm_errors(UsageError, "the model's arguments cannot be recorded"):
+        save_config_for_hf(
+            model,
+            str(path),
+            model_config={"pretrained_cfg": {"architecture": ENTRYPOINT}, **labels},
+            model_args={"base": base, "plan": plan.to_json()},
+        )
+    config = json.loads(path.read_text(encoding="utf-8"))
+    args = config["model_args"]
+    config["model_args"] = {**args.pop("base_args", {}), **args}
+    config["pretrained_cfg"]["architecture"] = ENTRYPOINT
+    for key in labels:  # timm reads them from the top level
+        config["pretrained_cfg"].pop(key, None)
+    path.write_text(_json(config), encoding="utf-8")
+
+
+def _tensors(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The state dict as safetensors wants it: on the CPU, contiguous, no two tensors in one piece of memory.
+
+    Raises:
+        UsageError: `dtype` is no floating-point type, or cannot hold a weight.
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise UsageError(f"dtype must be a floating-point type, got {dtype}")
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        saved = tensor.detach().to("cpu")
+        if dtype is not None and tensor.is_floating_point():
+            saved = _cast(name, saved, dtype)
+        saved = saved.contiguous()
+        storage = saved.untyped_storage()
+        if storage.data_ptr() in storages or storage.nbytes() != saved.numel() * saved.element_size():
+            saved = saved.clone()
+        storages.add(saved.untyped_storage().data_ptr())
+        tensors[name] = saved
+    return tensors
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    cast = tensor.to(dtype)
+    if torch.isfinite(tensor).all() and not torch.isfinite(cast).all():
+        raise UsageError(
+            f"{dtype} cannot hold {name} (largest value {tensor.abs().max():.4g}); bfloat16 or float32 can"
+        )
+    return cast
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _cfg(model: nn.Module) -> dict[str, Any]:
+    cfg: Any = getattr(model, "pretrained_cfg", None)
+    return cfg or {}
+
+
+def _recorded_args(model: nn.Module) -> dict[str, Any]:
+    """The arguments that timm's factory recorded on the model."""
+    args: Any = getattr(model, "_model_args", None)
+    return args or {}

@@ -1,0 +1,58 @@
+"""Running scores over batches, accumulated in float64 so that they do not depend on the batch size."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Mean:
+    """Mean of values that arrive in batches; None without any."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._count = 0
+
+    def add(self, values: Tensor) -> None:
+        self._sum += float(values.double().sum())
+        self._count += values.numel()
+
+    def value(self, scale: float = 1.0) -> float | None:
+        return scale * self._sum / self._count if self._count else None
+
+
+def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """bool (batch,): the label is among the `k` largest logits (all of them, of fewer classes).
+
+    A row that is not finite is never right.
+    """
+    top = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return (top == labels[:, None]).any(dim=1) & torch.isfinite(logits).all(dim=1)
+
+
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    """float64 (...,): cosine along the last axis; 0 where it is not defined (a zero or a non-finite vector)."""
+    return torch.nan_to_num(F.cosine_similarity(first.double(), second.double(), dim=-1), nan=0.0)
+
+
+def neighbour_agreement(first: Tensor, second: Tensor, chunk: int = 1024) -> float | None:
+    """Fraction of rows whose nearest other row, by cosine, is the same in both (n, channels); None for n < 3.
+
+    Two rows have no choice, so at least three are needed to say anything.
+    """
+    if len(first) < 3:
+        return None
+    first, second = F.normalize(first.float(), dim=1), F.normalize(second.float(), dim=1)
+    same = sum(
+        int((_nearest(first, start, chunk) == _nearest(second, start, chunk)).sum())
+        for start in range(0, len(first), chunk)
+    )
+    return same / len(first)
+
+
+def _nearest(rows: Tensor, start: int, chunk: int) -> Tensor:
+    similarity = rows[start : start + chunk] @ rows.T
+    own = torch.arange(len(similarity), device=rows.device)
+    similarity[own, own + start] = -torch.inf
+    return similarity.argmax(dim=1)

@@ -1,0 +1,96 @@
+"""How both models of a benchmark are run: device, precision, memory format, compilation."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How both models are run."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+    amp_dtype: torch.dtype | None
+    channels_last: bool
+    torchcompile: bool
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        prepared = copy.deepcopy(model).to(device=self.device, dtype=self.dtype).eval()
+        if self.channels_last:
+            prepared = prepared.to(memory_format=torch.channels_last)
+        return cast(nn.Module, torch.compile(prepared)) if self.torchcompile else prepared
+
+    def images(self, shape: tuple[int, ...], seed: int) -> Tensor:
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        images = images.to(device=self.device, dtype=self.dtype)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def runner(self, model: nn.Module, images: Tensor) -> Callable[[], None]:
+        """One forward pass that returns when the device has finished."""
+
+        def run() -> None:
+            enabled = self.amp_dtype is not None
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=enabled):
+                model(images)
+            _synchronize(self.device)
+
+        return run
+
+    def describe(self, model: nn.Module) -> str:
+        """Such as `cpu (2 threads), float32, attention: fused sdpa x12`."""
+        kind = self.device.type
+        where = torch.cuda.get_device_name(self.device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
+        weights = self.dtype or next((p.dtype for p in model.parameters()), torch.float32)
+        precision = _name(weights) if self.amp_dtype is None else f"{_name(self.amp_dtype)} autocast"
+        parts = [f"{kind} ({where})", precision]
+        parts += ["channels last"] if self.channels_last else []
+        parts += ["torch.compile"] if self.torchcompile else []
+        attention = ", ".join(f"{name} x{count}" for name, count in sorted(attention_backends(model).items()))
+        return ", ".join(parts) + (f", attention: {attention}" if attention else "")
+
+
+def attention_backends(model: nn.Module) -> Counter[str]:
+    """Replaced attention modules say what they use in `backend`; timm's have `fused_attn`."""
+    found: Counter[str] = Counter()
+    for module in model.modules():
+        backend, fused = getattr(module, "backend", None), getattr(module, "fused_attn", None)
+        if isinstance(backend, str):
+            found[backend] += 1
+        elif isinstance(fused, bool):
+            found["timm fused" if fused else "timm unfused"] += 1
+    return found
+
+
+def open_device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"no device '{device}' here: {first_line(error)}") from error
+    return found
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,164 @@
+"""Additive sufficient statistics of a linear least-squares problem, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vitcompact.errors import DataError
+
+
+class LeastSquares:
+    """Streams rows `(phi, target)` and solves `min |phi W + b - target|^2` with ridge, any subset of columns later.
+
+    Keeps only `[phi 1]^T [phi 1]`, `[phi 1]^T target` and `|target|^2`; two instances over disjoint rows add up.
+    The last row of a solution `(features + 1, outputs)` is the intercept.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.rows = 0
+        self.gram: Tensor = torch.empty(0)
+        self.cross: Tensor = torch.empty(0)
+        self.energy: Tensor = torch.zeros((), dtype=torch.float64)
+
+    def add(self, phi: Tensor, target: Tensor) -> None:
+        """Add rows: `phi (..., features)`, `target (..., outputs)`.
+
+        Raises:
+            DataError: activations that are not finite; the message names the layer.
+        """
+        phi = phi.flatten(0, -2).double()
+        target = target.flatten(0, -2).double()
+        phi = torch.cat((phi, phi.new_ones(phi.shape[0], 1)), dim=1)
+        gram, cross, energy = phi.T @ phi, phi.T @ target, target.square().sum()
+        if not (torch.isfinite(gram.diagonal()).all() and torch.isfinite(energy)):
+            raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
+        self.gram = gram if self.rows == 0 else self.gram + gram
+        self.cross = cross if self.rows == 0 else self.cross + cross
+        self.energy = self.energy.to(energy.device) + energy
+        self.rows += phi.shape[0]
+
+    def __add__(self, other: LeastSquares) -> LeastSquares:
+        total = LeastSquares(self.name)
+        parts = [part for part in (self, other) if part.rows]
+        for part in parts:
+            total.gram = part.gram if total.rows == 0 else total.gram + part.gram
+            total.cross = part.cross if total.rows == 0 else total.cross + part.cross
+            total.energy = total.energy.to(part.energy.device) + part.energy
+            total.rows += part.rows
+        return total
+
+    @property
+    def num_features(self) -> int:
+        """Columns of `phi`, without the intercept."""
+        return self.gram.shape[0] - 1
+
+    def select(self, columns: Tensor) -> LeastSquares:
+        """The same problem with some of the features (and the intercept)."""
+        index = torch.cat((columns, torch.tensor([self.num_features])))
+        return self._derived(self.gram[index][:, index], self.cross[index])
+
+    def map(self, matrix: Tensor) -> LeastSquares:
+        """The problem for features `phi @ matrix`, `matrix (features, new_features)`; the intercept stays."""
+        full = torch.zeros(matrix.shape[0] + 1, matrix.shape[1] + 1, dtype=torch.float64, device=self.gram.device)
+        full[:-1, :-1] = matrix
+        full[-1, -1] = 1.0
+        return self._derived(full.T @ self.gram @ full, full.T @ self.cross)
+
+    def with_target(self, matrix: Tensor) -> LeastSquares:
+        """The problem for targets `phi @ matrix[:-1] + matrix[-1]`, `matrix (features + 1, outputs)`."""
+        derived = self._derived(self.gram, self.gram @ matrix)
+        derived.energy = (matrix * derived.cross).sum()
+        return derived
+
+    def solve(self, ridge: float, prior: Tensor | None = None) -> Tensor:
+        """`argmin |phi W + b - T|^2 + penalty |W - prior|^2`, `(features + 1, outputs)`.
+
+        Args:
+            ridge: penalty as a fraction of the features' mean energy; the intercept is free.
+            prior: what W is drawn to, zero if None.
+        """
+        size = self.gram.shape[0]
+        penalty = torch.full((size,), ridge, dtype=torch.float64, device=self.gram.device)
+        penalty *= self.gram.diagonal()[:-1].mean().clamp_min(1e-300)
+        penalty[-1] = self.gram[-1, -1] * 1e-12
+        right = self.cross if prior is None else self.cross + penalty[:, None] * prior
+        system = self.gram + penalty.diag()
+        factor, info = torch.linalg.cholesky_ex(system)
+        if int(info) == 0:
+            return torch.cholesky_solve(right, factor)
+        values, vectors = torch.linalg.eigh(system)
+        inverse = torch.where(values > values[-1] * 1e-12, 1.0 / values, torch.zeros_like(values))
+        return vectors @ (inverse[:, None] * (vectors.T @ right))
+
+    def error(self, solution: Tensor) -> float:
+        """Residual energy of `solution` over these rows, relative to the target's energy."""
+        residual = (solution * (self.gram @ solution)).sum() - 2 * (solution * self.cross).sum() + self.energy
+        return float(residual.clamp_min(0) / self.energy.clamp_min(1e-300))
+
+    def _derived(self, gram: Tensor, cross: Tensor) -> LeastSquares:
+        derived = LeastSquares(self.name)
+        derived.gram, derived.cross, derived.energy, derived.rows = gram, cross, self.energy, self.rows
+        return derived
+
+
+@dataclass
+class Split:
+    """The same statistics over the images that fit and over those held out for choices."""
+
+    fit: LeastSquares
+    held_out: LeastSquares
+
+    @classmethod
+    def empty(cls, name: str) -> Split:
+        """Statistics of no rows yet."""
+        return cls(LeastSquares(name), LeastSquares(name))
+
+    def add(self, phi: Tensor, target: Tensor, num_held_out: int) -> None:
+        """Add a batch `(images, ..., features)` whose last `num_held_out` images are held out."""
+        cut = phi.shape[0] - num_held_out
+        if cut:
+            self.fit.add(phi[:cut], target[:cut])
+        if num_held_out:
+            self.held_out.add(phi[cut:], target[cut:])
+
+    @property
+    def judge(self) -> LeastSquares:
+        """What choices are made on: the held-out rows, or the fitting ones where none were held out."""
+        return self.held_out if self.held_out.rows else self.fit
+
+
+class Moments:
+    """Mean and covariance of rows, streamed in float64."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name, self.rows = name, 0
+        self.total: Tensor = torch.empty(0)
+        self.gram: Tensor = torch.empty(0)
+
+    def add(self, rows: Tensor) -> None:
+        """Add `rows (..., channels)`.
+
+        Raises:
+            DataError: values that are not finite; the message names the layer.
+        """
+        rows = rows.flatten(0, -2).double()
+        total, gram = rows.sum(0), rows.T @ rows
+        if not torch.isfinite(gram.diagonal()).all():
+            raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
+        self.total = total if self.rows == 0 else self.total + total
+        self.gram = gram if self.rows == 0 else self.gram + gram
+        self.rows += rows.shape[0]
+
+    @property
+    def mean(self) -> Tensor:
+        """`(channels,)`."""
+        return self.total / self.rows
+
+    @property
+    def covariance(self) -> Tensor:
+        """`(channels, channels)`, of the population."""
+        return self.gram / self.rows - torch.outer(self.mean, self.mean)

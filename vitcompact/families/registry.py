@@ -1,0 +1,121 @@
+"""Which families there are, and how a model's attention layers and FFNs are found.
+
+A new attention family is one file beside this one and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from timm.layers import AttentionPoolLatent, GluMlp, LayerScale, Mlp, SwiGLU
+from torch import nn
+
+from vitcompact.errors import NothingToCompactError
+from vitcompact.families.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
+from vitcompact.families.vit import PlainAttention
+from vitcompact.plan.schema import Skipped
+
+FAMILIES: tuple[AttentionFamily, ...] = (PlainAttention(),)
+
+FFN_CLASSES: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU)
+"""FFNs whose forward ends in a linear `fc2` (then dropout), packed or not (timm/layers/mlp.py)."""
+
+POOLING = (AttentionPoolLatent,)
+"""Attention pooling has one learned query and no block around it: it is left alone."""
+
+
+def family_of(module: nn.Module) -> AttentionFamily | None:
+    """The adapter for an attention layer, or None where no family knows its class."""
+    return next((family for family in FAMILIES if family.matches(module)), None)
+
+
+def family_named(name: str) -> AttentionFamily:
+    """The adapter registered under `name`."""
+    return next(family for family in FAMILIES if family.name == name)
+
+
+def looks_like_attention(module: nn.Module) -> bool:
+    """Whether a module's class says it computes attention (timm's classes are named so; pooling excluded)."""
+    name = type(module).__name__
+    attention = "Attention" in name or "Attn" in name or name.endswith(("MHSA", "XCA"))
+    return attention and "Pool" not in name and "Block" not in name
+
+
+def inspect(model: nn.Module) -> Anatomy:
+    """Find what can be compacted.
+
+    Blocks are walked, not module types alone: the MLP inside an attention pooling head is not an FFN of the trunk.
+
+    Raises:
+        NothingToCompactError: neither an attention layer nor an FFN can be compacted.
+    """
+    attention: list[AttentionSite] = []
+    ffn: list[FfnSite] = []
+    skipped: list[Skipped] = []
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(prefix) for prefix in inside):
+            continue
+        if isinstance(module, POOLING):
+            inside.append(f"{name}.")
+            skipped.append(Skipped(name, f"{type(module).__name__} pools with one query; it is no trunk layer"))
+        elif name and (family := family_of(module)) is not None:
+            inside.append(f"{name}.")
+            reason = family.refuse(module)
+            if reason is None and family.parts(module).num_heads < 2:
+                reason = "one head has no other to be hallucinated from"
+            if reason is None:
+                attention.append(AttentionSite(name, *_around(model, name), family.name))
+            else:
+                skipped.append(Skipped(name, reason))
+        elif name and looks_like_attention(module):
+            skipped.append(Skipped(name, f"{type(module).__name__} is not supported yet"))
+        elif isinstance(module, FFN_CLASSES) and name:
+            inside.append(f"{name}.")
+            reason = _refuse_ffn(module)
+            if reason is None:
+                ffn.append(FfnSite(name, f"{name}.fc2", *_around(model, name)))
+            else:
+                skipped.append(Skipped(name, reason))
+    if not attention and not ffn:
+        reasons = "; ".join(sorted({item.reason for item in skipped})) or "it has no attention layer and no FFN"
+        raise NothingToCompactError(f"nothing in {type(model).__name__} can be compacted: {reasons}")
+    return Anatomy(tuple(attention), tuple(ffn), tuple(skipped))
+
+
+def _refuse_ffn(module: nn.Module) -> str | None:
+    known = next(cls for cls in FFN_CLASSES if isinstance(module, cls))
+    if type(module).forward is not known.forward:
+        return f"{type(module).__name__} is a {known.__name__} with a forward of its own"
+    if not isinstance(module.fc2, nn.Linear):
+        return f"its output layer is a {type(module.fc2).__name__}, not a linear layer"
+    return None
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _block(model: nn.Module, name: str) -> str:
+    """The residual block around a layer: its parent, or the one above a plain `nn.Sequential` branch."""
+    parent = _parent(name)
+    while isinstance(model.get_submodule(parent), nn.Sequential | nn.ModuleList) and parent:
+        parent = _parent(parent)
+    return parent
+
+
+def _around(model: nn.Module, name: str) -> tuple[str, str | None, str | None]:
+    """The block of a layer, the LayerScale right after it and the norm right before it, by timm's naming.
+
+    timm's blocks hold `norm1, attn, ls1` and `norm2, mlp, ls2`; parallel branches hold `norm, attn or mlp, ls`.
+    """
+    parent, _, child = name.rpartition(".")
+    holder = model.get_submodule(parent)
+    number = {"attn": "1", "mlp": "2"}.get(child, "")
+
+    def beside(*names: str) -> str | None:
+        found = next((n for n in names if isinstance(getattr(holder, n, None), nn.Module)), None)
+        return f"{parent}.{found}" if found else None
+
+    scale = beside(f"ls{number}", "ls")
+    if scale is not None and type(model.get_submodule(scale)) is not LayerScale:
+        scale = None
+    return _block(model, name), scale, beside(f"norm{number}", "norm")

@@ -1,0 +1,71 @@
+"""A linear layer as a product of two thin ones: the compacted FFN output matrix (cFFN)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.layers.branches import BranchedLinear
+
+
+class FactorizedLinear(nn.Module):
+    """`y = U (V x) + b` with `V (rank, in)` and `U (out, rank)`; stands where an FFN had its `fc2`.
+
+    In the training form each factor carries `branches` silent branches; in the folded form (`branches` 0) both
+    factors are plain linear layers. Only `U` has a bias once folded: `V`'s goes through `U` into it.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, rank: int, branches: int = 0, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.rank = in_features, out_features, rank
+        self.num_branches = branches
+        if branches:
+            self.reduce: nn.Module = BranchedLinear(in_features, rank, branches, bias=False)
+            self.expand: nn.Module = BranchedLinear(rank, out_features, branches)
+        else:
+            self.reduce = nn.Linear(in_features, rank, bias=False)
+            self.expand = nn.Linear(rank, out_features)
+        self.to(device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.expand(self.reduce(x))
+        return out
+
+    @property
+    def solved(self) -> tuple[nn.Linear, nn.Linear]:
+        """The two solved matrices `(V, U)` without their branches."""
+        pair = [part.main if isinstance(part, BranchedLinear) else part for part in (self.reduce, self.expand)]
+        assert isinstance(pair[0], nn.Linear)
+        assert isinstance(pair[1], nn.Linear)
+        return pair[0], pair[1]
+
+    @property
+    def weight(self) -> Tensor:
+        """The product `U V` in eval mode, `(out, in)`: for code that looks at `fc2.weight`."""
+        reduce, expand = self.merged()
+        return expand.weight @ reduce.weight
+
+    @torch.no_grad()
+    def merged(self) -> tuple[nn.Linear, nn.Linear]:
+        """The two plain factors `(V, U)` in eval mode, with `V`'s branch bias moved into `U`'s."""
+        if not (isinstance(self.reduce, BranchedLinear) and isinstance(self.expand, BranchedLinear)):
+            return self.solved
+        reduce, expand = self.reduce.merged(), self.expand.merged()
+        expand.bias.add_((expand.weight.double() @ reduce.bias.double()).to(expand.bias.dtype))
+        plain = nn.Linear(
+            self.in_features, self.rank, bias=False, device=expand.weight.device, dtype=expand.weight.dtype
+        )
+        plain.weight.copy_(reduce.weight)
+        return plain, expand
+
+    def fuse(self) -> None:
+        """Fold the branches away in place (timm's `reparameterize_model` calls this); a second call does nothing."""
+        self.reduce, self.expand = self.merged()
+        self.num_branches = 0
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"

@@ -1,0 +1,76 @@
+"""A 3x3 filter over a hallucinated attention map, applied to V and to the output instead of the map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcompact.errors import UsageError
+
+
+class MapFilter(nn.Module):
+    """`kappa = sum_t u_t v_t^T`: V is filtered along keys with `v_t`, attended, filtered along queries with `u_t`.
+
+    Shifts act on the 2-D token grid; class and register tokens are left alone (they pass through term 0 unchanged
+    and through no other). Heads that are not hallucinated are not filtered.
+
+    Parameters `query` and `key`: `(rank, hallucinated heads, 3, 3)`, initially the identity for term 0, else zero.
+    """
+
+    def __init__(
+        self,
+        hallucinated: Sequence[int],
+        num_heads: int,
+        v_dim: int,
+        rank: int,
+        num_prefix_tokens: int,
+        grid_size: tuple[int, int] | None,
+    ) -> None:
+        super().__init__()
+        self.hallucinated, self.num_heads, self.v_dim = tuple(hallucinated), num_heads, v_dim
+        self.num_prefix_tokens, self.grid_size = num_prefix_tokens, grid_size
+        start = torch.zeros(rank, len(self.hallucinated), 3, 3)
+        start[0, :, 1, 1] = 1.0
+        self.query = nn.Parameter(start.clone())
+        self.key = nn.Parameter(start.clone())
+
+    @property
+    def rank(self) -> int:
+        """Number of separable terms."""
+        return self.query.shape[0]
+
+    def forward(self, v: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """`v (batch, tokens, heads * v_dim)` to the filtered maps applied to it, same shape."""
+        out = self._along_tokens(attend(self._along_tokens(v, self.key[0], True)), self.query[0], True)
+        for term in range(1, self.rank):
+            values = self._along_tokens(v, self.key[term], False)
+            out = out + self._along_tokens(attend(values), self.query[term], False)
+        return out
+
+    def _along_tokens(self, x: Tensor, kernel: Tensor, first: bool) -> Tensor:
+        """Filter the hallucinated heads' channels of `x (batch, tokens, channels)` over the token grid."""
+        batch, tokens, channels = x.shape
+        height, width = self._grid(tokens - self.num_prefix_tokens)
+        full = torch.zeros(self.num_heads, 3, 3, dtype=x.dtype, device=x.device)
+        if first:
+            full[:, 1, 1] = 1.0
+        full = full.index_put((torch.tensor(self.hallucinated, device=x.device),), kernel.to(x.dtype))
+        weight = full.repeat_interleave(self.v_dim, dim=0)[:, None]
+        prefix, grid = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        image = grid.transpose(1, 2).reshape(batch, channels, height, width)
+        filtered = F.conv2d(image, weight, padding=1, groups=channels).flatten(2).transpose(1, 2)
+        return torch.cat((prefix if first else torch.zeros_like(prefix), filtered), dim=1)
+
+    def _grid(self, patches: int) -> tuple[int, int]:
+        if self.grid_size is not None and math.prod(self.grid_size) == patches:
+            return self.grid_size
+        side = math.isqrt(patches)
+        if side * side != patches:
+            raise UsageError(
+                f"a map filter needs the token grid: {patches} patches are neither {self.grid_size} nor a square"
+            )
+        return side, side

@@ -1,0 +1,95 @@
+"""Factorised FFN output: which structure a spec means, and its closed-form values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.families import AttentionSite, FfnSite
+from vitcompact.layers.factor import FactorizedLinear
+from vitcompact.operators.absorb import output_scale, remove_scale
+from vitcompact.plan.schema import FactorizeSpec, Form
+
+
+class Factorize:
+    """Builds `FactorizedLinear` in the place of `fc2`."""
+
+    def build(
+        self, model: nn.Module, site: AttentionSite | FfnSite, spec: FactorizeSpec, form: Form
+    ) -> FactorizedLinear:
+        """See `Operator.build`; a LayerScale after the FFN is absorbed by the solved values."""
+        assert isinstance(site, FfnSite)
+        linear = model.get_submodule(site.output)
+        assert isinstance(linear, nn.Linear)
+        factor = FactorizedLinear(
+            linear.in_features,
+            linear.out_features,
+            spec.rank,
+            branches=spec.branches if form == "training" else 0,
+            device=linear.weight.device,
+            dtype=linear.weight.dtype,
+        )
+        factor.train(linear.training)
+        model.set_submodule(site.output, factor)
+        remove_scale(model, site.scale)
+        return factor
+
+
+def rank_for(rank_ratio: float, in_features: int, out_features: int) -> int | None:
+    """Rank that `--rank-ratio` means (a multiple of 8, at least 8), or None where the product would not be smaller."""
+    rank = max(8, 8 * round(rank_ratio * out_features / 8))
+    return rank if rank * (in_features + out_features) < in_features * out_features else None
+
+
+@dataclass(frozen=True)
+class Factors:
+    """`W ~ U V` with its bias, float64: `reduce` V `(rank, in)`, `expand` U `(out, rank)`, `bias (out,)`."""
+
+    reduce: Tensor
+    expand: Tensor
+    bias: Tensor
+
+    @torch.no_grad()
+    def load_into(self, factor: FactorizedLinear) -> None:
+        """Copy the values into the solved matrices of a module; its branches stay silent."""
+        reduce, expand = factor.solved
+        reduce.weight.copy_(self.reduce)
+        expand.weight.copy_(self.expand)
+        expand.bias.copy_(self.bias)
+
+
+def plain_svd(weight: Tensor, bias: Tensor, rank: int) -> Factors:
+    """Truncation that is best for the weights alone (Eckart-Young): what is done without data, and the naive method."""
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    root = s[:rank].sqrt()
+    return Factors(root[:, None] * vh[:rank], u[:, :rank] * root, bias)
+
+
+def whitened_svd(weight: Tensor, bias: Tensor, rank: int, mean: Tensor, covariance: Tensor) -> Factors:
+    """Truncation that is best for the data: `U_r U_r^T W`, `U_r` the leading directions of the layer's outputs.
+
+    With `C` the covariance at the layer's input, `min |W x - U V x|` over the data has this solution, `U_r` the leading
+    eigenvectors of `W C W^T`, which is the covariance of the outputs. What is cut off is constant on average, so
+    the bias takes its mean.
+
+    Args:
+        weight, bias: `(out, in)` and `(out,)`, float64, a LayerScale absorbed.
+        mean, covariance: of the layer's outputs on the calibration images, `(out,)` and `(out, out)`.
+    """
+    _, vectors = torch.linalg.eigh(covariance)
+    basis = vectors[:, -rank:].flip(1)
+    kept_mean = basis @ (basis.T @ (mean - bias))
+    return Factors(basis.T @ weight, basis, mean - kept_mean)
+
+
+def spectrum(covariance: Tensor) -> Tensor:
+    """Shares of the output energy by direction, largest first, `(out,)`; their sum is 1."""
+    values = torch.linalg.eigvalsh(covariance).flip(0).clamp_min(0)
+    return values / values.sum().clamp_min(1e-300)
+
+
+def scale_of(model: nn.Module, site: FfnSite) -> Tensor | None:
+    """LayerScale factors after the FFN, or None."""
+    return output_scale(model, site.scale)

@@ -1,0 +1,146 @@
+"""Hallucinated heads: which structure a spec means, and the values that copying gives it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.families import AttentionSite, FfnSite, family_named
+from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.layers.parts import AttentionParts
+from vitcompact.operators.absorb import output_scale, remove_scale, scaled
+from vitcompact.plan.schema import Form, HallucinatedHead, HallucinateSpec
+
+
+def make_spec(
+    num_heads: int, parents: dict[int, int], terms: tuple[str, ...] = (), filter_rank: int = 0
+) -> HallucinateSpec:
+    """The spec for `parents` (hallucinated head -> kept head); maps with most children are stored first."""
+    kept = [head for head in range(num_heads) if head not in parents]
+    children = {head: sorted(child for child, parent in parents.items() if parent == head) for head in kept}
+    order = sorted(kept, key=lambda head: (-len(children[head]), head))
+    heads = tuple(HallucinatedHead(child, (parent,)) for parent in order for child in children[parent])
+    return HallucinateSpec(num_heads, tuple(order), heads, "identity" in terms, "mean" in terms, filter_rank)
+
+
+def layout_of(spec: HallucinateSpec) -> HeadLayout:
+    """Where each head of `spec` is stored."""
+    children = tuple(tuple(c.head for c in spec.hallucinated if c.parents[0] == head) for head in spec.kept)
+    return HeadLayout(spec.kept, children)
+
+
+def build_core(
+    parts: AttentionParts,
+    layout: HeadLayout,
+    *,
+    alpha: bool = False,
+    identity: bool = False,
+    mean: bool = False,
+    filter_rank: int = 0,
+    num_prefix_tokens: int = 0,
+    grid_size: tuple[int, int] | None = None,
+    scale: Tensor | None = None,
+) -> CompactAttention:
+    """An attention core with `layout` that holds copies of an original layer's values.
+
+    A hallucinated head keeps its own V and its columns of `proj` and takes its parent's map: the copy of the paper.
+
+    Args:
+        scale: LayerScale factors to absorb into `proj`, or None.
+    """
+    heads = list(layout.heads)
+    biases = [parts.query_bias, parts.key_bias, parts.value_bias]
+    core = CompactAttention(
+        parts.dim,
+        layout,
+        parts.qk_dim,
+        parts.v_dim,
+        dim_out=parts.proj.out_features,
+        scale=parts.scale,
+        qkv_bias=any(bias is not None for bias in biases),
+        proj_bias=parts.proj.bias is not None or scale is not None,
+        query_norm=copy.deepcopy(parts.query_norm),
+        key_norm=copy.deepcopy(parts.key_norm),
+        inner_norm=copy.deepcopy(parts.inner_norm),
+        gate=parts.gate is not None,
+        gate_bias=parts.gate is not None and parts.gate.bias is not None,
+        attention_dropout=parts.attention_dropout,
+        output_dropout=copy.deepcopy(parts.output_dropout),
+        alpha=alpha,
+        identity=identity,
+        mean=mean,
+        filter_rank=filter_rank,
+        num_prefix_tokens=num_prefix_tokens,
+        grid_size=grid_size,
+    ).to(device=parts.query.device, dtype=parts.query.dtype)
+    core.train(parts.proj.training)
+    _copy_values(core, parts, layout, biases, scale)
+    for parameter in core.norm.parameters():
+        if parameter.shape == (core.attn_dim,):
+            parameter.data = take_heads(parameter.data, heads, parts.v_dim)
+    return core
+
+
+@torch.no_grad()
+def _copy_values(
+    core: CompactAttention,
+    parts: AttentionParts,
+    layout: HeadLayout,
+    biases: list[Tensor | None],
+    scale: Tensor | None,
+) -> None:
+    maps, heads = list(layout.maps), list(layout.heads)
+    picks = ((parts.query, maps, parts.qk_dim), (parts.key, maps, parts.qk_dim), (parts.value, heads, parts.v_dim))
+    core.qkv.weight.copy_(torch.cat([take_heads(weight, index, width) for weight, index, width in picks]))
+    if core.qkv.bias is not None:
+        filled = [w.new_zeros(w.shape[0]) if b is None else b for b, (w, _, _) in zip(biases, picks, strict=True)]
+        rows = [take_heads(bias, index, width) for bias, (_, index, width) in zip(filled, picks, strict=True)]
+        core.qkv.bias.copy_(torch.cat(rows))
+    if core.gate is not None and parts.gate is not None:
+        core.gate.weight.copy_(take_heads(parts.gate.weight, heads, parts.v_dim))
+        if core.gate.bias is not None:
+            core.gate.bias.copy_(take_heads(parts.gate.bias, heads, parts.v_dim))
+    weight, bias = (
+        (parts.proj.weight, parts.proj.bias) if scale is None else scaled(scale, parts.proj.weight, parts.proj.bias)
+    )
+    core.proj.weight.copy_(take_heads(weight.T, heads, parts.v_dim).T)
+    if core.proj.bias is not None:
+        core.proj.bias.copy_(bias)
+
+
+def take_heads(rows: Tensor, heads: list[int], width: int) -> Tensor:
+    """The rows of some heads, `width` each, from a tensor whose first axis is all heads side by side."""
+    index = torch.tensor(heads, device=rows.device)
+    return rows.unflatten(0, (-1, width))[index].flatten(0, 1)
+
+
+class Hallucinate:
+    """Builds `CompactAttention` with copied values."""
+
+    def build(
+        self, model: nn.Module, site: AttentionSite | FfnSite, spec: HallucinateSpec, form: Form
+    ) -> CompactAttention:
+        """See `Operator.build`; a LayerScale after the layer is absorbed into `proj`."""
+        assert isinstance(site, AttentionSite)
+        parts = family_named(site.family).parts(model.get_submodule(site.name))
+        core = build_core(
+            parts,
+            layout_of(spec),
+            alpha=form == "training",
+            identity=spec.identity,
+            mean=spec.mean,
+            filter_rank=spec.filter_rank,
+            num_prefix_tokens=int(getattr(model, "num_prefix_tokens", 0)),
+            grid_size=_grid_size(model),
+            scale=output_scale(model, site.scale),
+        )
+        model.set_submodule(site.name, core)
+        remove_scale(model, site.scale)
+        return core
+
+
+def _grid_size(model: nn.Module) -> tuple[int, int] | None:
+    size = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    return (int(size[0]), int(size[1])) if size is not None else None

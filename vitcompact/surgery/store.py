@@ -1,0 +1,72 @@
+"""Activations of one block between two steps: in memory up to a limit, then on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class ActivationStore:
+    """Tensors by key; past `limit_bytes` in memory a new one is written to a temporary folder instead.
+
+    Use as a context manager: leaving it removes the folder.
+    """
+
+    def __init__(self, limit_bytes: float) -> None:
+        self.limit_bytes = limit_bytes
+        self.peak_bytes = 0
+        self.spilled = 0
+        self._memory: dict[tuple[str, int], Tensor] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> ActivationStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def put(self, kind: str, batch: int, tensor: Tensor) -> None:
+        """Keep `tensor` under `(kind, batch)`, replacing what was there."""
+        self.drop(kind, batch)
+        if self._bytes() + _size(tensor) <= self.limit_bytes:
+            self._memory[kind, batch] = tensor
+            self.peak_bytes = max(self.peak_bytes, self._bytes())
+            return
+        save_file({"x": tensor.contiguous()}, self._path(kind, batch))
+        self.spilled += 1
+
+    def get(self, kind: str, batch: int) -> Tensor:
+        """The tensor under `(kind, batch)`.
+
+        Raises:
+            KeyError: nothing was kept there.
+        """
+        if (kind, batch) in self._memory:
+            return self._memory[kind, batch]
+        path = self._path(kind, batch)
+        if not path.exists():
+            raise KeyError((kind, batch))
+        return load_file(path)["x"]
+
+    def drop(self, kind: str, batch: int) -> None:
+        """Forget the tensor under `(kind, batch)`, if any."""
+        if self._memory.pop((kind, batch), None) is None and self._folder is not None:
+            self._path(kind, batch).unlink(missing_ok=True)
+
+    def _bytes(self) -> int:
+        return sum(map(_size, self._memory.values()))
+
+    def _path(self, kind: str, batch: int) -> Path:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="vitcompact-")
+        return Path(self._folder.name) / f"{kind}-{batch}.safetensors"
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -32,11 +32,12 @@ class Setup:
 
     def images(self, shape: tuple[int, ...], seed: int) -> Tensor:
         images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        images = images.to(device=self.device, dtype=self.dtype)
+        images = images.to(self.device)
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     def runner(self, model: nn.Module, images: Tensor) -> Callable[[], None]:
-        """One forward pass that returns when the device has finished."""
+        """One forward pass that returns when the device has finished; images get the precision of the weights."""
+        images = images.to(weight_dtype(model))
 
         def run() -> None:
             enabled = self.amp_dtype is not None
@@ -50,13 +51,17 @@ class Setup:
         """Such as `cpu (2 threads), float32, attention: fused sdpa x12`."""
         kind = self.device.type
         where = torch.cuda.get_device_name(self.device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
-        weights = self.dtype or next((p.dtype for p in model.parameters()), torch.float32)
-        precision = _name(weights) if self.amp_dtype is None else f"{_name(self.amp_dtype)} autocast"
+        precision = _name(weight_dtype(model)) if self.amp_dtype is None else f"{_name(self.amp_dtype)} autocast"
         parts = [f"{kind} ({where})", precision]
         parts += ["channels last"] if self.channels_last else []
         parts += ["torch.compile"] if self.torchcompile else []
         attention = ", ".join(f"{name} x{count}" for name, count in sorted(attention_backends(model).items()))
         return ", ".join(parts) + (f", attention: {attention}" if attention else "")
+
+
+def weight_dtype(model: nn.Module) -> torch.dtype:
+    """Precision of the first parameter."""
+    return next((p.dtype for p in model.parameters()), torch.float32)
 
 
 def attention_backends(model: nn.Module) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Running scores over batches, accumulated in float64 so that they do not depend on the batch size."""
+"""Running scores over batches, accumulated in float64: the batch size does not matter."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from image_files import as_tar, fill
+from image_files import as_tar, encoded, fill, picture
 
 import vitcompact.data.open as opening
 from vitcompact.data import DataOptions, ImageSet, open_dataset
@@ -140,6 +142,26 @@ def test_missing_package_is_an_error_and_stdout_stays_clean(
     with pytest.raises(DataError, match="needs a package"):
         open_dataset(DataOptions(dataset="hfds/some/set"), "train")
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("columns", [["image"], ["image", "label"]])
+def test_hub_data_set_with_and_without_labels(columns: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader:
+        image_key, label_key, remap_class = "image", "label", False
+        dataset = SimpleNamespace(column_names=columns)
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> tuple[io.BytesIO, object]:
+            row = dict(zip(columns, ({"bytes": b""}, 7), strict=False))
+            return io.BytesIO(encoded(picture(1))), row[self.label_key]
+
+    monkeypatch.setattr(opening, "create_dataset", lambda *_, **__: SimpleNamespace(reader=Reader()))
+    dataset = open_dataset(DataOptions(dataset="hfds/some/set"), "train")
+    assert isinstance(dataset, ImageSet)
+    assert dataset.labelled is ("label" in columns)
+    assert labels(dataset) == [7 if dataset.labelled else -1]
 
 
 def test_torchvision_data_set_that_is_not_there(tmp_path: Path) -> None:

@@ -95,7 +95,6 @@ def _ratios(times: PairedTimes) -> list[float]:
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

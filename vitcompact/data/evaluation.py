@@ -115,5 +115,5 @@ def _warn_classes(dataset: ImageSet | StreamSet, num_classes: Any) -> None:
             found,
             num_classes,
         )
-    elif isinstance(dataset, ImageSet):
-        logger.warning("%s has no class folders: there are no labels to score", dataset.description)
+    elif isinstance(dataset, ImageSet) and not dataset.labelled:
+        logger.warning("%s has no classes: there are no labels to score", dataset.description)

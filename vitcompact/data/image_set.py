@@ -21,10 +21,12 @@ class ImageSet(ABC):
     Attributes:
         description: what it is, for messages.
         class_names: names of the classes in label order; empty when the images have none or it is not known.
+        labelled: the images have labels.
     """
 
     description: str
     class_names: tuple[str, ...] = ()
+    labelled: bool = True
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -56,7 +58,7 @@ class ReaderSet(ImageSet):
         self.reader = reader
         self.description = description
         self.class_names = tuple(class_names)
-        self._labelled = labelled
+        self.labelled = labelled
         # Readers of tars and of Hugging Face data sets share one open file.
         self._lock = nullcontext() if type(reader).__name__ == "ReaderImageFolder" else threading.Lock()
 
@@ -71,7 +73,7 @@ class ReaderSet(ImageSet):
 
     def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image, int]:
         content, target = self._read(index)
-        return decode(content, mode, shrink_to), as_label(target) if self._labelled else NO_LABEL
+        return decode(content, mode, shrink_to), as_label(target) if self.labelled else NO_LABEL
 
     def content(self, index: int) -> bytes:
         return self._read(index)[0]

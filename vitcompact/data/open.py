@@ -41,7 +41,8 @@ def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
     if prefix == "torch":
         names = tuple(str(name) for name in getattr(dataset, "classes", ()))
         return _not_empty(DecodedSet(dataset, description, names))
-    return _not_empty(ReaderSet(dataset.reader, description, _class_names(dataset.reader), labelled=True))
+    labelled = _has_label_column(dataset.reader)
+    return _not_empty(ReaderSet(dataset.reader, description, _class_names(dataset.reader), labelled))
 
 
 def _open_files(options: DataOptions, split: str) -> ImageSet:
@@ -102,6 +103,14 @@ def _open_stream(options: DataOptions, split: str) -> StreamSet:
 
     dataset = open_pass(None)
     return StreamSet(open_pass, f"{options.dataset} ({split})", _class_names(dataset.reader), len(dataset))
+
+
+def _has_label_column(reader: Any) -> bool:
+    """Whether a Hugging Face data set has labels; timm's reader, which insists on one, gets another column."""
+    if reader.label_key in reader.dataset.column_names:
+        return True
+    reader.label_key, reader.remap_class = reader.image_key, False
+    return False
 
 
 def _class_names(reader: Any) -> tuple[str, ...]:

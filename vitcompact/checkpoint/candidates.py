@@ -20,7 +20,7 @@ _SIZE_WORDS = {
     **{128: "xtiny", 192: "tiny", 224: "small", 256: "small", 320: "medium", 384: "small", 512: "medium"},
     **{640: "medium", 768: "base", 1024: "large", 1152: "so400m", 1280: "huge", 1408: "giant", 1664: "gigantic"},
 }
-_FAMILIES_TRIED = 3
+_SIMILAR = 0.8  # families with this share of the best family's similarity are tried
 
 
 def candidates(state_dict: Mapping[str, Tensor], *, seconds: float = 4.0, limit: int = 8) -> list[str]:
@@ -57,12 +57,13 @@ def _by_likelihood(state_dict: Mapping[str, Tensor], deadline: float) -> list[st
     patterns = _patterns(state_dict)
     scores: dict[str, float] = {}
     for module, names in by_module.items():
-        if time.monotonic() > deadline - 1.0 and scores:
+        if time.monotonic() > deadline:
             break
         scores[module] = _similarity(patterns, names)
-    ranked = sorted(scores, key=lambda module: -scores[module])[:_FAMILIES_TRIED]
-    distance = {name: (_distance(state_dict, name), len(name)) for module in ranked for name in by_module[module]}
-    return [name for module in ranked for name in sorted(by_module[module], key=distance.__getitem__)]
+    best = max(scores.values(), default=0.0)
+    likely = [module for module, score in scores.items() if score > _SIMILAR * best]
+    order = {name: (_distance(state_dict, name), -scores[m], len(name)) for m in likely for name in by_module[m]}
+    return sorted(order, key=order.__getitem__)
 
 
 def _similarity(patterns: set[str], names: list[str]) -> float:

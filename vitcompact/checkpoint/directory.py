@@ -55,7 +55,8 @@ def load_directory(directory: Path, **kwargs: Any) -> nn.Module:
         fill(model, read_weights(path).state_dict, base=architecture, label=str(path))
     license_name = _license_of_card(directory)
     if license_name:
-        _cfg(model).setdefault("license", license_name)
+        cfg: Any = model.pretrained_cfg
+        cfg["license"] = license_name
     return model
 
 
@@ -112,8 +113,3 @@ def _license_of_card(directory: Path) -> str | None:
         return None
     name = front_matter.get("license") if isinstance(front_matter, dict) else None
     return name if isinstance(name, str) and name != "unknown" else None
-
-
-def _cfg(model: nn.Module) -> dict[str, Any]:
-    cfg: Any = model.pretrained_cfg
-    return cfg

@@ -6,6 +6,7 @@ import argparse
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def read_torch(path: Path) -> Any:
     _check_zip(path)
     try:
         # timm's training script stores its arguments as a Namespace beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         names = forbidden_globals(path) or re.findall(r"GLOBAL (\S+) was not an allowed", str(error))

@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vitcompact.checkpoint.matching import classifier_names
 from vitcompact.checkpoint.quiet import quiet_timm
@@ -16,9 +17,20 @@ from vitcompact.checkpoint.quiet import quiet_timm
 _NATIVE_SHARE = 0.5  # share of a model's names found in a file from which the file's layout counts as timm's own
 
 
+class _SkipInit(TorchFunctionMode):
+    """Makes in-place operations on tensors without memory do nothing: four fifths of a build are initialisation."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        in_place = name.endswith("_") and not name.endswith("__")
+        if in_place and args and isinstance(args[0], Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def meta_model(name: str, **kwargs: Any) -> nn.Module:
     """An architecture without memory: names and shapes only."""
-    with quiet_timm(), torch.device("meta"):
+    with quiet_timm(), torch.device("meta"), _SkipInit():
         model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
     return model
 

@@ -150,9 +150,13 @@ def _fill_converted(model: nn.Module, state_dict: Mapping[str, Tensor], filter_f
 
 def _resized(model: nn.Module) -> bool:
     """Whether the model is built for another image size than its checkpoint."""
-    cfg: Any = model.pretrained_cfg
     size = get_model_traits(model).get("img_size")
-    return size is not None and tuple(size) != tuple(cfg["input_size"][-2:])
+    if size is None:
+        return False
+    cfg: Any = model.pretrained_cfg
+    saved_args: Any = getattr(model, "pretrained_model_args", {})
+    saved = saved_args.get("img_size") or cfg["input_size"][-2:]
+    return tuple(size) != ((saved, saved) if isinstance(saved, int) else tuple(saved))
 
 
 def _replaced_head(model: nn.Module) -> tuple[str, ...]:

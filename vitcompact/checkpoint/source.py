@@ -82,6 +82,8 @@ def load_source(source: str, options: SourceOptions | None = None) -> LoadedMode
 
 
 def _load(source: str, options: SourceOptions) -> LoadedModel:
+    if not source:
+        raise UsageError("SOURCE is empty; give a timm model name, hf-hub:ORG/NAME, a directory or a weights file")
     path = Path(source).expanduser()
     if source.lower().startswith(_HUB_PREFIXES):
         _refuse_file_options(source, options)
@@ -94,7 +96,7 @@ def _load(source: str, options: SourceOptions) -> LoadedModel:
     if path.is_dir() and (is_hub_directory(path) or not timm.is_model(source)):
         _refuse_file_options(source, options)
         return _from_directory(source, path, "local-dir", options)
-    if "/" in source or "\\" in source or has_weights_suffix(path) or not source:
+    if "/" in source or "\\" in source or has_weights_suffix(path):
         hint = (
             f"; for a model on the hub give hf-hub:{source}"
             if source.count("/") == 1 and source[0] not in "./~"
@@ -120,13 +122,14 @@ def _from_name(name: str, options: SourceOptions) -> LoadedModel:
     if options.random_weights:
         with timm_errors(UsageError, f"{architecture} cannot be built as asked"):
             model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
+        _forget_weights(model)
         return LoadedModel(model, Provenance(name, "random", architecture))
     path = fetch_pretrained(name, cfg)
     overlay = {"file": str(path), "custom_load": cfg.get("custom_load", False)}
     overlay.update(kwargs.pop("pretrained_cfg_overlay", {}))
     with timm_errors(CheckpointError, f"{name} cannot be loaded from {path}"):
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
-    model.pretrained_cfg.pop("file", None)  # type: ignore[operator, union-attr]
+    _forget(model, "file")
     return LoadedModel(model, Provenance.of_file(name, "timm", architecture, path))
 
 
@@ -147,6 +150,7 @@ def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
     architecture = require_known(name)
     model = _build_for(name, weights, options)
     fill(model, weights.state_dict, base=architecture, label=str(path))
+    _forget_weights(model)
     return LoadedModel(model, Provenance.of_file(source, "file", architecture, path))
 
 
@@ -156,13 +160,12 @@ def _build_for(name: str, weights: Weights, options: SourceOptions) -> nn.Module
     with timm_errors(UsageError, f"{name} cannot be built"):
         inferred = infer_args(weights.state_dict, meta_model(name))
     channels, *size = cfg.get("input_size", (3, 224, 224))
-    found_size = inferred.pop("img_size", None) or weights.img_size or tuple(size)
+    found_size = inferred.get("img_size") or weights.img_size or tuple(size)
     # What the checkpoint is, as opposed to what the model shall be: timm resamples from the one to the other.
-    overlay: dict[str, Any] = dict.fromkeys(("url", "hf_hub_id", "hf_hub_filename"))
-    overlay["input_size"] = (inferred.get("in_chans", channels), *found_size)
+    overlay: dict[str, Any] = {"input_size": (inferred.get("in_chans", channels), *found_size)}
     if "num_classes" in inferred:
         overlay["num_classes"] = inferred["num_classes"]
-    kwargs = {**inferred, **size_args(cfg, {}, found_size), **_requested(cfg, {}, options)}
+    kwargs = {**inferred, **size_args(cfg, inferred, found_size), **_requested(cfg, inferred, options)}
     overlay.update(kwargs.pop("pretrained_cfg_overlay", {}))
     with timm_errors(UsageError, f"{name} cannot be built as asked"):
         model: nn.Module = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **kwargs)
@@ -184,3 +187,14 @@ def _ask_for_name(weights: Weights) -> str:
     listed = "".join(f"\n  --model {name}" for name in found)
     hint = f" Its shapes are those of:{listed}" if found else " No architecture of timm was found to have its shapes."
     raise UsageError(f"{weights.path} does not say its architecture; give it with --model NAME.{hint}")
+
+
+def _forget_weights(model: nn.Module) -> None:
+    """Remove what timm says about weights of the same name that are not these: where they are, their license."""
+    _forget(model, "url", "hf_hub_id", "hf_hub_filename", "tag", "license", "origin_url", "description")
+
+
+def _forget(model: nn.Module, *keys: str) -> None:
+    cfg: Any = model.pretrained_cfg
+    for key in keys:
+        cfg.pop(key, None)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model
 from torch import Tensor, nn
 
 from vitcompact.checkpoint.hub import fetch_directory
+from vitcompact.checkpoint.infer import meta_model
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import quiet_timm, timm_errors
@@ -65,7 +65,7 @@ def vitcompact(
     cfg = _describe(name, pretrained_cfg, pretrained_cfg_overlay)
     weights = partial(_read, dict(cfg), cache_dir) if pretrained else None
     build = partial(_build, base=name, plan=checked_plan, cfg=cfg, source_args=pretrained_model_args, weights=weights)
-    feature_cfg = _feature_cfg(name, args) if args.get("features_only") else None
+    feature_cfg = _feature_cfg(name) if args.get("features_only") else None
     cfg = {key: value for key, value in cfg.items() if key != "state_dict"}
     with timm_errors(CheckpointError, f"{ENTRYPOINT} model of {name} cannot be built"):
         model: nn.Module = build_model_with_cfg(
@@ -110,6 +110,7 @@ def _describe(base: str, cfg: Mapping[str, Any] | None, overlay: Mapping[str, An
     else:
         registered = get_pretrained_cfg(base)
         described = registered.to_dict(remove_source=True) if registered is not None else {}
+        described.pop("license", None)  # of weights that are not loaded here
     return {**described, **(overlay or {}), "architecture": ENTRYPOINT, "custom_load": False}
 
 
@@ -153,10 +154,10 @@ def _check_args(args: dict[str, Any]) -> dict[str, Any]:
     return args
 
 
-def _feature_cfg(base: str, args: Mapping[str, Any]) -> dict[str, Any]:
+def _feature_cfg(base: str) -> dict[str, Any]:
     """How timm extracts features from `base`: its wrapper and its default indices, read off a model without memory."""
-    with timm_errors(CheckpointError, f"{base} cannot extract features"), torch.device("meta"):
-        wrapper = timm.create_model(base, pretrained=False, features_only=True)
+    with timm_errors(CheckpointError, f"{base} cannot extract features"):
+        wrapper: Any = meta_model(base, features_only=True)
     names = wrapper.feature_info.module_name()
     return {
         "feature_cls": type(wrapper),

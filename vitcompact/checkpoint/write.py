@@ -107,7 +107,9 @@ def _write_config(model: nn.Module, path: Path, base: str, plan: Plan) -> None:
         )
     config = json.loads(path.read_text(encoding="utf-8"))
     args = config["model_args"]
-    config["model_args"] = {**args.pop("base_args", {}), **args}
+    args = {**args.pop("base_args", {}), **args}
+    inner = {key: args[key] for key in sorted(args) if key not in ("base", "plan")}
+    config["model_args"] = {"base": base, **inner, "plan": args["plan"]}
     config["pretrained_cfg"]["architecture"] = ENTRYPOINT
     for key in labels:  # timm reads them from the top level
         config["pretrained_cfg"].pop(key, None)

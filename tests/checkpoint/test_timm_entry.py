@@ -18,7 +18,7 @@ from torch import nn
 
 from vitcompact.checkpoint import load, save
 from vitcompact.errors import CheckpointError, UsageError
-from vitcompact.plan.schema import Plan
+from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
 
 from .helpers import perturb
 
@@ -146,6 +146,7 @@ def test_built_directly(structural_replay: Replay) -> None:
         ({"plan": {"version": 1, "layers": [{"name": "x", "kind": "ffn", "operators": [{"op": "exec"}]}]}}, "'exec'"),
         ({"checkpoint_path": "/etc/passwd"}, "may not hold checkpoint_path"),
         ({"surprise": 1}, "surprise"),
+        ({"num_classes": 10**12}, "asks for a model of 65,"),
         ({"num_classes": "ten"}, "cannot be built"),
     ],
 )
@@ -176,3 +177,30 @@ def test_truncated_weights_are_one_clear_error(ours: tuple[Path, nn.Module]) -> 
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="truncated"):
         timm.create_model(f"local-dir:{directory}", pretrained=True)
+
+
+def factorized(rank: int, name: str = "blocks.0.mlp") -> Plan:
+    return Plan(layers=(LayerPlan(name, "ffn", (FactorizeSpec(rank=rank, branches=1),)),))
+
+
+def test_a_real_plan_there_and_back(vit: nn.Module, tmp_path: Path, images: torch.Tensor) -> None:
+    replay = pytest.importorskip("vitcompact.surgery.replay").replay
+    plan = factorized(8)
+    original = perturb(replay(vit, plan))
+    model = timm.create_model(f"local-dir:{save(original, tmp_path / 'out')}", pretrained=True).eval()
+    assert model.vitcompact_plan == plan
+    assert (
+        model.state_dict().keys() == original.state_dict().keys() != timm.create_model("test_vit").state_dict().keys()
+    )
+    assert torch.equal(model(images), original(images))
+
+
+@pytest.mark.parametrize(("plan", "message"), [(factorized(10**9), "asks for a model"), (factorized(8, "x"), "'x'")])
+def test_a_plan_that_cannot_be_is_refused_before_it_is_built(
+    vit: nn.Module, tmp_path: Path, plan: Plan, message: str
+) -> None:
+    pytest.importorskip("vitcompact.surgery.replay")
+    out = save(vit, tmp_path / "out")
+    edit_config(out, plan=plan.to_json())
+    with pytest.raises(CheckpointError, match=message):
+        load(out)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -28,9 +29,16 @@ class _SkipInit(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Modules made in here have names and shapes only (the `meta` device), and are made quickly."""
+    with torch.device("meta"), _SkipInit():
+        yield
+
+
 def meta_model(name: str, **kwargs: Any) -> nn.Module:
-    """An architecture without memory: names and shapes only."""
-    with quiet_timm(), torch.device("meta"), _SkipInit():
+    """A timm architecture without memory."""
+    with quiet_timm(), without_memory():
         model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
     return model
 

@@ -16,7 +16,7 @@ from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model
 from torch import Tensor, nn
 
 from vitcompact.checkpoint.hub import fetch_directory
-from vitcompact.checkpoint.infer import meta_model
+from vitcompact.checkpoint.infer import meta_model, without_memory
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import quiet_timm, timm_errors
@@ -26,6 +26,7 @@ from vitcompact.plan.schema import Plan
 
 # Arguments of timm.create_model itself: in a checkpoint's model_args they would point the loader at other files.
 _FORBIDDEN = ("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "pruned")
+_CLAIM_SLACK = 1 << 26  # a new classifier or a larger image may need that many more weights than the file has
 
 
 @register_model
@@ -64,9 +65,9 @@ def vitcompact(
     args = _check_args({**(base_args or {}), **kwargs})
     cfg = _describe(name, pretrained_cfg, pretrained_cfg_overlay)
     weights = partial(_read, dict(cfg), cache_dir) if pretrained else None
+    cfg.pop("state_dict", None)
     build = partial(_build, base=name, plan=checked_plan, cfg=cfg, source_args=pretrained_model_args, weights=weights)
     feature_cfg = _feature_cfg(name) if args.get("features_only") else None
-    cfg = {key: value for key, value in cfg.items() if key != "state_dict"}
     with timm_errors(CheckpointError, f"{ENTRYPOINT} model of {name} cannot be built"):
         model: nn.Module = build_model_with_cfg(
             build,
@@ -90,17 +91,35 @@ def _build(
     **kwargs: Any,
 ) -> nn.Module:
     """Skeleton, replay, strict load. `timm.build_model_with_cfg` calls this as the model's class."""
-    from vitcompact.surgery.replay import replay  # late: surgery builds on checkpoint
-
-    cfg = {key: value for key, value in cfg.items() if key != "state_dict"}
+    state_dict = weights() if weights is not None else None
+    if state_dict is not None:
+        _check_claim(base, plan, state_dict, kwargs)
     with quiet_timm():
         model = timm.create_model(
             base, pretrained=False, pretrained_cfg=cfg, pretrained_model_args=dict(source_args or {}), **kwargs
         )
-    model = replay(model, plan)
-    if weights is not None:
-        fill(model, weights(), base=base, label=f"the {ENTRYPOINT} checkpoint")
+    model = _replay(model, plan)
+    if state_dict is not None:
+        fill(model, state_dict, base=base, label=f"the {ENTRYPOINT} checkpoint")
     return model
+
+
+def _replay(model: nn.Module, plan: Plan) -> nn.Module:
+    from vitcompact.surgery.replay import replay  # late: surgery builds on checkpoint
+
+    try:
+        return replay(model, plan)
+    except UsageError as error:
+        raise CheckpointError(f"plan of a {ENTRYPOINT} model: {error}") from error
+
+
+def _check_claim(base: str, plan: Plan, state_dict: Mapping[str, Tensor], args: Mapping[str, Any]) -> None:
+    """Refuse arguments or a plan that ask for a model far larger than its weights, before there is memory for it."""
+    with without_memory():
+        planned = _replay(meta_model(base, **args), plan).state_dict()
+    claimed, held = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (planned, state_dict))
+    if claimed > 2 * held + _CLAIM_SLACK:
+        raise CheckpointError(f"config.json asks for a model of {claimed:,} weights, the weights file has {held:,}")
 
 
 def _describe(base: str, cfg: Mapping[str, Any] | None, overlay: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import types
 from collections.abc import Callable
@@ -36,21 +35,6 @@ def structural_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, P
     module.replay = _narrow_first_ffn
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return _narrow_first_ffn
-
-
-@pytest.fixture(autouse=True)
-def _replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the package has a replay, one that can apply an empty plan."""
-    if importlib.util.find_spec("vitcompact.surgery.replay") is not None:
-        return
-
-    def replay(model: nn.Module, plan: Plan) -> nn.Module:
-        model.vitcompact_plan = plan
-        return model
-
-    module = types.ModuleType("vitcompact.surgery.replay")
-    module.replay = replay
-    monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from torch import nn
 from vitcompact.checkpoint import load, save
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
+from vitcompact.surgery.replay import replay
 
 from .helpers import perturb
 
@@ -184,7 +185,6 @@ def factorized(rank: int, name: str = "blocks.0.mlp") -> Plan:
 
 
 def test_a_real_plan_there_and_back(vit: nn.Module, tmp_path: Path, images: torch.Tensor) -> None:
-    replay = pytest.importorskip("vitcompact.surgery.replay").replay
     plan = factorized(8)
     original = perturb(replay(vit, plan))
     model = timm.create_model(f"local-dir:{save(original, tmp_path / 'out')}", pretrained=True).eval()
@@ -199,7 +199,6 @@ def test_a_real_plan_there_and_back(vit: nn.Module, tmp_path: Path, images: torc
 def test_a_plan_that_cannot_be_is_refused_before_it_is_built(
     vit: nn.Module, tmp_path: Path, plan: Plan, message: str
 ) -> None:
-    pytest.importorskip("vitcompact.surgery.replay")
     out = save(vit, tmp_path / "out")
     edit_config(out, plan=plan.to_json())
     with pytest.raises(CheckpointError, match=message):

@@ -96,6 +96,14 @@ def test_the_card_invents_nothing(vit: nn.Module, tmp_path: Path) -> None:
     assert "before" not in card
 
 
+def test_the_card_names_no_folders(vit: nn.Module, tmp_path: Path) -> None:
+    for source in ("/home/someone/vit", "local-dir:/home/someone/vit"):
+        provenance = Provenance(source, "local-dir", "test_vit", "model.safetensors", "ab" * 32, 7)
+        card = (save(vit, tmp_path / "out", provenance=provenance, overwrite=True) / "README.md").read_text()
+        assert "weights `vit` (SHA-256 `abab" in card
+        assert "someone" not in card
+
+
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_vit3", "test_vit4"])
 def test_reload_is_bit_exact_both_ways(name: str, tmp_path: Path) -> None:
     model = perturb(timm.create_model(name, pretrained=False, num_classes=3))

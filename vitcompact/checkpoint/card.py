@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -75,7 +76,10 @@ def _origin(record: Record) -> str:
         return text + "."
     if provenance.kind == "random":
         return text + ", with random weights: untrained."
-    text += f", weights `{_cell(provenance.source)}`"
+    name = provenance.source
+    if provenance.kind in ("local-dir", "file"):  # a card is published: it names no folders of the machine
+        name = Path(name.removeprefix("local-dir:")).name
+    text += f", weights `{_cell(name)}`"
     return text + (f" (SHA-256 `{provenance.sha256}`)." if provenance.sha256 else ".")
 
 

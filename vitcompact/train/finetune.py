@@ -1,0 +1,265 @@
+"""Short distillation of a converted model from its original."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from vitcompact.errors import Interrupted, UsageError
+from vitcompact.evaluate.forward import eval_mode
+from vitcompact.layers.branches import BranchedLinear
+from vitcompact.progress import Progress, silent
+from vitcompact.train.capture import block_names
+from vitcompact.train.distill import Distiller
+from vitcompact.train.groups import make_optimizer
+from vitcompact.train.held_out import HeldOut, Scores
+from vitcompact.train.identity import check_same_run, describe_run
+from vitcompact.train.interrupt import StopRequest
+from vitcompact.train.keep import Keeper
+from vitcompact.train.loop import Clock, Loop, Stopwatch
+from vitcompact.train.options import TrainOptions
+from vitcompact.train.precision import amp_dtype
+from vitcompact.train.result import FinetuneResult, StoppedBy
+from vitcompact.train.schedule import LearningRate, StepPlan
+from vitcompact.train.state import STATE_NAME, load_state
+from vitcompact.train.statistics import remeasure
+from vitcompact.train.step import Stepper
+from vitcompact.train.stream import TrainingStream, as_stream
+
+logger = logging.getLogger("vitcompact")
+
+
+def finetune(
+    model: nn.Module,
+    teacher: nn.Module,
+    batches: TrainingStream | Tensor | Iterable[Any],
+    *,
+    options: TrainOptions | None = None,
+    evaluation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    device: str | torch.device = "cpu",
+    state_dir: str | Path | None = None,
+    resume: Literal["auto"] | str | Path | None = None,
+    progress: Progress = silent,
+    clock: Clock = time.monotonic,
+) -> FinetuneResult:
+    """Train a copy of `model` to answer as `teacher` does; labels are not used unless `options.labels` says so.
+
+    A run of given steps or epochs gives the same weights on the same machine whether or not it was interrupted and
+    resumed. With a time limit that holds as long as the clock leads to the same plan.
+
+    Args:
+        model: a converted model in training form (or any timm model); it is not modified.
+        teacher: the original that it was converted from; it comes back in its own mode and on its own device.
+        batches: `data.TrainingBatches`, or normalised images (n, channels, height, width), or batches of them.
+        options: limits, rates and losses.
+        evaluation: `data.EvaluationBatches` or the like, never training images; None scores nothing.
+        device: where both models run.
+        state_dir: folder of the resumable state and the best weights; None keeps neither.
+        resume: `"auto"` goes on from `state_dir` where it holds a state, else begins; a path (state file or its folder)
+            has to exist; None begins anew.
+        progress: told of each step.
+        clock: seconds, monotonic.
+
+    Raises:
+        UsageError: options, models, images or the saved state do not fit.
+        Interrupted: by Ctrl-C or SIGTERM, after the step in progress.
+        DivergedError: the loss was not finite for several steps in a row.
+    """
+    options, device = options or TrainOptions(), torch.device(device)
+    stream = as_stream(batches, model, options.seed)
+    watch, home = Stopwatch(clock), _device_of(teacher)
+    folder, saved = _find_state(state_dir, resume)
+    try:
+        with StopRequest() as stop, eval_mode(teacher), _own_randomness(device):
+            teacher.to(device)
+            run = _Run(model, teacher, stream, options, device, folder, stop, progress)
+            return run.finish(run.start(evaluation, saved, watch, clock))
+    finally:
+        teacher.to(home)
+
+
+class _Run:
+    """The parts of one call, put together and taken apart again."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        stream: TrainingStream,
+        options: TrainOptions,
+        device: torch.device,
+        folder: Path | None,
+        stop: StopRequest,
+        progress: Progress,
+    ) -> None:
+        self.home, self.teacher, self.stream, self.options = _device_of(model), teacher, stream, options
+        self.device, self.stop, self.progress = device, stop, progress
+        self.amp_dtype = amp_dtype(options, device)
+        amp = self.amp_dtype is not None
+        identity = describe_run(model, teacher, stream, options, device, amp) if folder else {}
+        self.identity, self.keeper = identity, Keeper(folder, identity)
+        student = copy.deepcopy(model).to(device, torch.float32).train()
+        ema = None
+        if options.model_ema:
+            ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)
+        blocks = block_names(teacher)
+        if options.block_weight and not blocks:
+            logger.warning("the original's blocks are not known: only its outputs are matched")
+        self.has_branches = bool(branch_ratios(student))
+        self.distiller = Distiller(student, teacher, blocks, options, self.amp_dtype)
+        if options.grad_checkpointing:
+            _checkpoint_gradients(student)
+        optimizer = make_optimizer(student, options)
+        self.rate = LearningRate(optimizer, options)
+        self.stepper = Stepper(student, self.distiller.loss, optimizer, ema, options.clip_grad, options.seed)
+
+    def start(
+        self, evaluation: Iterable[tuple[Tensor, Tensor]] | None, saved: Path | None, watch: Stopwatch, clock: Clock
+    ) -> Loop:
+        """Begin or resume, and train."""
+        plan = StepPlan.of(self.options, self.stream.steps_per_epoch)
+        if saved is not None:
+            state = load_state(saved)
+            check_same_run(state.values.get("identity", {}), self.identity, str(saved))
+            plan, spent = self.keeper.restore(state, self.stepper)
+            watch = Stopwatch(clock, spent)
+        else:
+            self.keeper.clear()
+        held_out = None
+        if evaluation is not None:
+            held_out = HeldOut(evaluation, self.teacher, self.device, self._check, self.progress)
+        self._score_before(held_out, watch)
+        loop = Loop(
+            stepper=self.stepper,
+            plan=plan,
+            rate=self.rate,
+            stream=self.stream,
+            device=self.device,
+            options=self.options,
+            watch=watch,
+            keeper=self.keeper,
+            stop=self.stop,
+            progress=self.progress,
+            reserve=lambda pace: self._reserve(pace, held_out),
+            held_out=held_out,
+            amp_dtype=self.amp_dtype,
+        )
+        try:
+            loop.run()
+        finally:
+            self.distiller.close()
+        return loop
+
+    def finish(self, loop: Loop) -> FinetuneResult:
+        """Measure what came out, and choose between the last weights and the best ones seen."""
+        model = loop.averaged
+        if self.has_branches:
+            with closing(self.stream.batches(0)) as batches:  # type: ignore[type-var]
+                remeasure(model, batches, self.options.statistics_batches, self.device, self.amp_dtype)
+        scores, best, held_out = Scores(), self.keeper.best, loop.held_out
+        if held_out is not None:
+            if best is not None and held_out.score(model, self.amp_dtype, "evaluate").value < best.value:
+                model.load_state_dict(best.weights)
+            else:
+                best = None
+            scores = held_out.score(model, None, "evaluate the result")
+        before = Scores(**self.keeper.notes["before"]) if "before" in self.keeper.notes else Scores()
+        if self.options.grad_checkpointing:
+            model.set_grad_checkpointing(False)  # type: ignore[operator]
+        steps = loop.plan.step
+        return FinetuneResult(
+            model=model.to(self.home).eval(),
+            steps=steps,
+            epochs=steps / self.stream.steps_per_epoch,
+            top1_before=before.top1,
+            top1_after=scores.top1,
+            agreement=scores.agreement,
+            cosine=scores.cosine,
+            seconds=loop.watch.seconds,
+            images_seen=steps * self.stream.batch_size,
+            branch_ratio=branch_ratios(model),
+            stopped_by=_stopped_by(loop.plan, self.options),
+            best_step=None if best is None else best.step,
+            skipped_steps=self.stepper.bad_steps,
+        )
+
+    def _score_before(self, held_out: HeldOut | None, watch: Stopwatch) -> None:
+        if held_out is None or "before" in self.keeper.notes:
+            return
+        start = watch.seconds
+        scores = held_out.score(self.stepper.student, None, "evaluate before training")
+        self.keeper.notes["before"] = scores.to_json()
+        self.keeper.notes["evaluation_seconds"] = watch.seconds - start
+
+    def _reserve(self, pace: float, held_out: HeldOut | None) -> float:
+        """Seconds that `finish` will take: statistics (a forward pass is about a third of a step) and evaluation."""
+        seconds = self.options.statistics_batches * pace / 3 if self.has_branches else 0.0
+        if held_out is not None:
+            seconds += held_out.passes_left * self.keeper.notes["evaluation_seconds"] / 2
+        return seconds
+
+    def _check(self) -> None:
+        if self.stop.requested:
+            folder = self.keeper.folder
+            kept = folder is not None and (folder / STATE_NAME).exists()
+            hint = f"--resume auto continues from {folder}" if kept else "nothing was saved"
+            raise Interrupted(f"interrupted while evaluating; {hint}")
+
+
+def branch_ratios(model: nn.Module) -> dict[str, float]:
+    """Per branched layer: Frobenius norm of its folded branches over that of its solved matrix; 0 while silent."""
+    return {
+        name: module.branch_ratio()
+        for name, module in model.named_modules()
+        if isinstance(module, BranchedLinear) and len(module.branches)
+    }
+
+
+def _find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
+    """The folder to keep states in, and the state to go on from."""
+    folder = Path(state_dir).expanduser() if state_dir is not None else None
+    if resume is None:
+        return folder, None
+    if resume == "auto":
+        if folder is None:
+            raise UsageError("resume='auto' needs state_dir, the folder of the state")
+        found = folder / STATE_NAME
+        return folder, found if found.exists() else None
+    found = Path(resume).expanduser()
+    found = found / STATE_NAME if found.is_dir() else found
+    if not found.exists():
+        raise UsageError(f"no training state at {found}: --resume auto begins anew where there is none")
+    return folder or found.parent, found
+
+
+def _stopped_by(plan: StepPlan, options: TrainOptions) -> StoppedBy:
+    if plan.limit is None or plan.step < plan.limit:
+        return "max_minutes"
+    return "steps" if plan.limit == options.steps else "epochs"
+
+
+def _checkpoint_gradients(model: nn.Module) -> None:
+    if not hasattr(model, "set_grad_checkpointing"):
+        raise UsageError(f"--grad-checkpointing: {type(model).__name__} has no set_grad_checkpointing()")
+    model.set_grad_checkpointing(True)  # type: ignore[operator]
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Steps seed torch's generators; the caller's come back as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

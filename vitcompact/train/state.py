@@ -1,0 +1,143 @@
+"""The resumable state of a run as one safetensors file: tensors, and everything else as JSON in its header."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from vitcompact.checkpoint.disk import disk_errors, sync
+from vitcompact.errors import CheckpointError, UsageError
+
+STATE_NAME = "last.safetensors"
+BEST_NAME = "best.safetensors"
+STATE_VERSION = 1
+_KEY = "vitcompact_state"
+
+
+@dataclass
+class State:
+    """`tensors` by dotted name, and JSON-ready `values`."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def put(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
+        """Add `tensors` under `prefix.`."""
+        self.tensors.update({f"{prefix}.{name}": tensor for name, tensor in tensors.items()})
+
+    def take(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under `prefix.`, without it."""
+        start = f"{prefix}."
+        return {name[len(start) :]: tensor for name, tensor in self.tensors.items() if name.startswith(start)}
+
+
+def save_state(state: State, path: Path) -> None:
+    """Write `path` so that it is complete or not there at all, also after a kill or a power cut.
+
+    Raises:
+        UsageError: the disk refuses; what was there before is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.tensors.values())
+    header = {"format": "pt", _KEY: json.dumps({"version": STATE_VERSION, **state.values})}
+    with disk_errors(path, size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(_unshared(state.tensors), temporary, header)
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> State:
+    """Read what `save_state` wrote.
+
+    Raises:
+        CheckpointError: it is damaged, or not such a state.
+    """
+    advice = "delete it to start anew"
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError, ValueError) as error:
+        raise CheckpointError(f"cannot read the training state {path}: {error}; {advice}") from error
+    if not isinstance(values, dict) or values.get("version") != STATE_VERSION:
+        raise CheckpointError(f"{path} is not a training state of this release; {advice}")
+    return State(tensors, values)
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Put the optimizer's tensors and numbers into `state`.
+
+    Raises:
+        UsageError: it keeps something else, which a file without pickles cannot hold.
+    """
+    packed = optimizer.state_dict()
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, entry in packed["state"].items():
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                state.tensors[f"optimizer.{index}.{name}"] = value
+            elif value is None or isinstance(value, (bool, int, float, str)):
+                numbers.setdefault(str(index), {})[name] = value
+            else:
+                raise UsageError(
+                    f"this optimizer keeps a {type(value).__name__} that cannot be saved for --resume: try --opt adamw"
+                )
+    groups = [{k: v for k, v in g.items() if _plain(v)} for g in packed["param_groups"]]
+    state.values["optimizer"] = {"numbers": numbers, "groups": [{**g, "params": None} for g in groups]}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Give `optimizer`, made anew with the same groups, its saved state back."""
+    entries: dict[int, dict[str, Any]] = {}
+    for name, tensor in state.take("optimizer").items():
+        index, _, key = name.partition(".")
+        entries.setdefault(int(index), {})[key] = tensor
+    saved = state.values["optimizer"]
+    for number, values in saved["numbers"].items():
+        entries.setdefault(int(number), {}).update(values)
+    groups = []
+    for now, before in zip(optimizer.state_dict()["param_groups"], saved["groups"], strict=True):
+        restored = {k: tuple(v) if isinstance(now.get(k), tuple) else v for k, v in before.items()}
+        groups.append({**now, **restored, "params": now["params"]})
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def _plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """safetensors refuses tensors that share memory (tied weights): those are copied."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        shared = address in seen or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+        result[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
+        seen.add(address)
+    return result
+
+
+def _write(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    try:
+        safetensors.torch.save_file(tensors, path, metadata=header)
+    except safetensors.SafetensorError as error:
+        raise OSError(None, str(error)) from error

@@ -13,8 +13,8 @@ from vitcompact.errors import DataError
 class LeastSquares:
     """Streams rows `(phi, target)` and solves `min |phi W + b - target|^2` with ridge, any subset of columns later.
 
-    Keeps only `[phi 1]^T [phi 1]`, `[phi 1]^T target` and `|target|^2`; two instances over disjoint rows add up.
-    The last row of a solution `(features + 1, outputs)` is the intercept.
+    Keeps only `[phi 1]^T [phi 1]`, `[phi 1]^T target` and `|target|^2` per output; two instances over disjoint rows
+    add up. The last row of a solution `(features + 1, outputs)` is the intercept.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -22,7 +22,7 @@ class LeastSquares:
         self.rows = 0
         self.gram: Tensor = torch.empty(0)
         self.cross: Tensor = torch.empty(0)
-        self.energy: Tensor = torch.zeros((), dtype=torch.float64)
+        self.energy: Tensor = torch.empty(0)
 
     def add(self, phi: Tensor, target: Tensor) -> None:
         """Add rows: `phi (..., features)`, `target (..., outputs)`.
@@ -33,12 +33,12 @@ class LeastSquares:
         phi = phi.flatten(0, -2).double()
         target = target.flatten(0, -2).double()
         phi = torch.cat((phi, phi.new_ones(phi.shape[0], 1)), dim=1)
-        gram, cross, energy = phi.T @ phi, phi.T @ target, target.square().sum()
-        if not (torch.isfinite(gram.diagonal()).all() and torch.isfinite(energy)):
+        gram, cross, energy = phi.T @ phi, phi.T @ target, target.square().sum(0)
+        if not (torch.isfinite(gram.diagonal()).all() and torch.isfinite(energy).all()):
             raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
         self.gram = gram if self.rows == 0 else self.gram + gram
         self.cross = cross if self.rows == 0 else self.cross + cross
-        self.energy = self.energy.to(energy.device) + energy
+        self.energy = energy if self.rows == 0 else self.energy + energy
         self.rows += phi.shape[0]
 
     def __add__(self, other: LeastSquares) -> LeastSquares:
@@ -47,7 +47,7 @@ class LeastSquares:
         for part in parts:
             total.gram = part.gram if total.rows == 0 else total.gram + part.gram
             total.cross = part.cross if total.rows == 0 else total.cross + part.cross
-            total.energy = total.energy.to(part.energy.device) + part.energy
+            total.energy = part.energy if total.rows == 0 else total.energy + part.energy
             total.rows += part.rows
         return total
 
@@ -68,10 +68,10 @@ class LeastSquares:
         full[-1, -1] = 1.0
         return self._derived(full.T @ self.gram @ full, full.T @ self.cross)
 
-    def with_target(self, matrix: Tensor) -> LeastSquares:
-        """The problem for targets `phi @ matrix[:-1] + matrix[-1]`, `matrix (features + 1, outputs)`."""
-        derived = self._derived(self.gram, self.gram @ matrix)
-        derived.energy = (matrix * derived.cross).sum()
+    def outputs(self, start: int, stop: int) -> LeastSquares:
+        """The same problem for some of the target's columns."""
+        derived = self._derived(self.gram, self.cross[:, start:stop])
+        derived.energy = self.energy[start:stop]
         return derived
 
     def solve(self, ridge: float, prior: Tensor | None = None) -> Tensor:
@@ -96,8 +96,9 @@ class LeastSquares:
 
     def error(self, solution: Tensor) -> float:
         """Residual energy of `solution` over these rows, relative to the target's energy."""
-        residual = (solution * (self.gram @ solution)).sum() - 2 * (solution * self.cross).sum() + self.energy
-        return float(residual.clamp_min(0) / self.energy.clamp_min(1e-300))
+        energy = self.energy.sum()
+        residual = (solution * (self.gram @ solution)).sum() - 2 * (solution * self.cross).sum() + energy
+        return float(residual.clamp_min(0) / energy.clamp_min(1e-300))
 
     def _derived(self, gram: Tensor, cross: Tensor) -> LeastSquares:
         derived = LeastSquares(self.name)

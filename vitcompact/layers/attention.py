@@ -171,9 +171,9 @@ class CompactAttention(nn.Module):
                 values = parameter[rows].double()
                 parameter[rows] = values * scale.view(-1, *[1] * (values.dim() - 1))
             self.alpha = None
-        if self.beta is not None and not self.beta.any():
+        if self.beta is not None and not self.beta.is_meta and not self.beta.any():
             self.beta = None
-        if self.gamma is not None and not self.gamma.any():
+        if self.gamma is not None and not self.gamma.is_meta and not self.gamma.any():
             self.gamma = None
 
     def _per_channel(self, alpha: Tensor) -> Tensor:

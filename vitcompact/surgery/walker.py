@@ -59,17 +59,18 @@ class BlockWalker:
         self._extra = [(first[name].rest, first[name].kwargs) for name in self.blocks]
         self._check(example, first, outputs)
 
-    def enter(self, index: int, images: Callable[[], Tensor] | Tensor, previous: Tensor | None) -> BlockCall:
+    def enter(self, index: int, images: Tensor | None, previous: Tensor | None) -> BlockCall:
         """What block `index` is called with, given the output of the block before it (None for the first).
 
         Args:
-            images: the batch `(batch, 3, height, width)`, or a function that fetches it; used only where needed.
+            images: the batch `(batch, 3, height, width)`; not needed where `chained(index)`.
         """
         if self._chained[index]:
             assert previous is not None
             rest, kwargs = self._extra[index]
             return BlockCall(previous, rest, kwargs)
-        return self._replay(index, images() if callable(images) else images, previous)
+        assert images is not None
+        return self._replay(index, images, previous)
 
     def chained(self, index: int) -> bool:
         """Whether block `index` is called with exactly what the block before it returned."""

@@ -1,0 +1,128 @@
+"""Closed-form values of hallucinated heads: output projection, identity and mean paths, by least squares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitcompact.analysis.statistics import LeastSquares, Split
+from vitcompact.layers.attention import CompactAttention, allowed_mean
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Penalties tried, as a fraction of the features' mean energy; held-out images choose."""
+DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the residual stream's drift that the target may take back; held-out images choose."""
+SWEEPS = 6
+"""Alternations between `proj` and the paths' coefficients; the error has settled by then."""
+PATH_RIDGE = 1e-3
+
+
+@dataclass(frozen=True)
+class AttentionFit:
+    """Solved values, float64.
+
+    Attributes:
+        weight, bias: of `proj`, `(outputs, heads * v_dim)` and `(outputs,)`, a LayerScale absorbed.
+        paths: coefficients per value channel by term, `{"identity": (channels,), "mean": (channels,)}`.
+        error: held-out residual energy over the target's.
+        ridge, drift_share: what the held-out images chose.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    paths: dict[str, Tensor]
+    error: float
+    ridge: float
+    drift_share: float
+
+    @torch.no_grad()
+    def load_into(self, core: CompactAttention) -> None:
+        """Copy the values into a core."""
+        core.proj.weight.copy_(self.weight)
+        core.proj.bias.copy_(self.bias)
+        if core.beta is not None and "identity" in self.paths:
+            core.beta.copy_(self.paths["identity"])
+        if core.gamma is not None and "mean" in self.paths:
+            core.gamma.copy_(self.paths["mean"])
+
+
+def features(core: CompactAttention, x: Tensor, terms: tuple[str, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The inputs of `proj` without any path, then each path's own contribution.
+
+    Shape `(batch, tokens, (1 + terms) * channels)`.
+
+    With a norm between the heads and `proj` the paths are not additive: then there is only the first part.
+    """
+    mask, causal = kwargs.get("attn_mask"), bool(kwargs.get("is_causal", False))
+    q, k, v = core.project(x)
+    plain = core.norm(core.attend(q, k, v, mask, causal))
+    sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, mask, causal)}
+    parts = [plain, *(sources[term]() for term in terms)]
+    if core.gate is not None:
+        gate = core.gate(x).sigmoid()
+        parts = [part * gate for part in parts]
+    return torch.cat(parts, dim=-1)
+
+
+def has_additive_paths(core: CompactAttention) -> bool:
+    """Whether identity and mean paths add up linearly before `proj` (no norm in between)."""
+    return isinstance(core.norm, torch.nn.Identity)
+
+
+def fit(split: Split, channels: int, terms: tuple[str, ...], prior: Tensor | None = None) -> AttentionFit:
+    """Solve from statistics whose target is `[output | output + drift]`.
+
+    `proj` and the paths' coefficients are solved in turn: for given coefficients the features are
+    `F + sum_t coefficient_t * F_t`, for a given `proj` the coefficients have normal equations of their own. Ridge and
+    drift share are chosen by the error against `output + drift` on held-out images.
+
+    Args:
+        channels: `heads * v_dim`.
+        terms: which paths follow `F` in the statistics' features.
+        prior: `(channels + 1, outputs)` towards which `proj` is regularised, or None for zero.
+    """
+    outputs = split.fit.cross.shape[1] // 2
+    judge = split.judge.outputs(outputs, 2 * outputs)
+    plain, full = split.fit.outputs(0, outputs), split.fit.outputs(outputs, 2 * outputs)
+    best: AttentionFit | None = None
+    for ridge in RIDGES:
+        paths = torch.zeros(len(terms), channels, dtype=torch.float64, device=split.fit.gram.device)
+        solution = _project(full, paths).solve(ridge, prior)
+        for _ in range(SWEEPS if terms else 0):
+            paths = _solve_paths(full, solution, channels, len(terms))
+            solution = _project(full, paths).solve(ridge, prior)
+        small, there = _project(plain, paths).solve(ridge, prior), _project(judge, paths)
+        for share in DRIFT_SHARES:
+            mixed = small + share * (solution - small)
+            error = there.error(mixed)
+            if best is None or error < best.error:
+                named = dict(zip(terms, paths, strict=True))
+                best = AttentionFit(mixed[:-1].T, mixed[-1], named, error, ridge, share)
+    assert best is not None
+    return best
+
+
+def _project(statistics: LeastSquares, paths: Tensor) -> LeastSquares:
+    """The problem for `F + sum_t paths[t] * F_t` given statistics of `[F, F_1, ...]`."""
+    eye = torch.eye(paths.shape[1], dtype=paths.dtype, device=paths.device)
+    return statistics.map(torch.cat([eye, *(row.diag() for row in paths)]))
+
+
+def _solve_paths(statistics: LeastSquares, solution: Tensor, channels: int, count: int) -> Tensor:
+    """Coefficients `(count, channels)` of the paths for a given `proj`.
+
+    The output is `F W + b + sum_tj c_tj F_tj w_j`; its normal equations are `(F_t^T F_s) * (W W^T)` entry by entry.
+    """
+    weight = solution[:-1]
+    columns = slice(channels, channels * (1 + count))
+    index = torch.cat((torch.arange(channels), torch.tensor([statistics.num_features])))
+    system = statistics.gram[columns, columns] * (weight @ weight.T).repeat(count, count)
+    residual = statistics.cross[columns] - statistics.gram[columns][:, index] @ solution
+    right = (residual * weight.repeat(count, 1)).sum(1)
+    penalty = PATH_RIDGE * system.diagonal().mean().clamp_min(1e-300)
+    system = system + penalty * torch.eye(system.shape[0], dtype=system.dtype, device=system.device)
+    solved: Tensor = torch.linalg.solve(system, right)
+    return solved.reshape(count, channels)

@@ -1,0 +1,166 @@
+"""Solving one site from the streams: pairing and refit of heads, truncation and refit of an FFN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.analysis.similarity import MapSimilarity
+from vitcompact.analysis.statistics import Split
+from vitcompact.families import AttentionSite, FfnSite, family_named
+from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.layers.factor import FactorizedLinear
+from vitcompact.operators import attention_fit, ffn_fit
+from vitcompact.operators.absorb import output_scale, scaled
+from vitcompact.operators.factorize import plain_svd
+from vitcompact.operators.hallucinate import build_core, make_spec
+from vitcompact.operators.pairing import CopyCosts, Parents, attention_maps, shortlist
+from vitcompact.plan.schema import FactorizeSpec, HallucinateSpec, LayerPlan, Plan
+from vitcompact.plan.selection import Selection
+from vitcompact.surgery.replay import build_layer
+from vitcompact.surgery.stream import Streams
+
+HELD_OUT_SHARE = 0.125
+PAIRING_IMAGES = 128
+"""Images on which heads are paired: a choice among few needs fewer images than solving does."""
+PAIRING_CANDIDATES = 8
+
+Init = Literal["lstsq", "svd"]
+Hallucinate = Literal["refit", "copy"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How values are found: least squares and the data-optimal truncation, or the naive ways kept for comparison."""
+
+    init: Init = "lstsq"
+    hallucinate: Hallucinate = "refit"
+
+
+def held_out(batch_size: int) -> int:
+    """Images at the end of a batch that no fit sees; choices are made on them."""
+    return round(batch_size * HELD_OUT_SHARE)
+
+
+def whole_core(model: nn.Module, site: AttentionSite) -> CompactAttention:
+    """The site's layer as an attention core in which every head keeps its map; LayerScale absorbed."""
+    parts = family_named(site.family).parts(model.get_submodule(site.name))
+    layout = HeadLayout(tuple(range(parts.num_heads)), ((),) * parts.num_heads)
+    return build_core(parts, layout, scale=output_scale(model, site.scale))
+
+
+def solve_attention(
+    streams: Streams,
+    site: AttentionSite,
+    count: int,
+    selection: Selection,
+    method: Method,
+    given: HallucinateSpec | None,
+) -> tuple[LayerPlan, float]:
+    """Hallucinate `count` heads of a site in place.
+
+    Returns:
+        its plan, and the held-out error of its output relative to the original's (nan where nothing was fitted).
+    """
+    core = whole_core(streams.work, site)
+    spec = given
+    if spec is None and method.hallucinate == "copy":
+        spec = make_spec(core.num_heads, _most_alike(streams, site, core, count))
+    elif spec is None:
+        terms = selection.terms if attention_fit.has_additive_paths(core) else ()
+        spec = make_spec(core.num_heads, _pair(streams, site, core, count), terms, selection.filter_rank)
+    layer = LayerPlan(site.name, "attention", (spec,))
+    build_layer(streams.work, site, layer, Plan((layer,)))
+    if method.hallucinate == "copy":
+        return layer, float("nan")
+    new = streams.work.get_submodule(site.name)
+    assert isinstance(new, CompactAttention)
+    terms = tuple(term for term, on in (("identity", spec.identity), ("mean", spec.mean)) if on)
+    split = Split.empty(site.name)
+    for got, target in streams.inputs(site, site.name):
+        split.add(attention_fit.features(new, got.x, terms, got.kwargs), target, held_out(got.x.shape[0]))
+    fitted = attention_fit.fit(split, new.attn_dim, terms)
+    fitted.load_into(new)
+    return layer, fitted.error
+
+
+def solve_ffn(streams: Streams, site: FfnSite, rank: int, branches: int, method: Method) -> tuple[LayerPlan, float]:
+    """Factorize the output matrix of a site in place; returns as `solve_attention` does."""
+    linear = streams.work.get_submodule(site.output)
+    assert isinstance(linear, nn.Linear)
+    weight, bias = scaled(output_scale(streams.work, site.scale), linear.weight, linear.bias)
+    error = float("nan")
+    if method.init == "svd":
+        factors = plain_svd(weight, bias, rank)
+    else:
+        split = Split.empty(site.name)
+        for got, target in streams.inputs(site, site.output):
+            outputs = got.x @ weight.T.to(got.x.dtype)
+            split.add(outputs, target, held_out(got.x.shape[0]))
+        fitted = ffn_fit.fit(split, weight, bias, rank)
+        factors, error = fitted.factors, fitted.error
+    layer = LayerPlan(site.name, "ffn", (FactorizeSpec(rank, branches),))
+    build_layer(streams.work, site, layer, Plan((layer,)))
+    factor = streams.work.get_submodule(site.output)
+    assert isinstance(factor, FactorizedLinear)
+    factors.load_into(factor)
+    return layer, error
+
+
+def _pair(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
+    """Kept heads and parents: a shortlist by copy cost, then the one of least held-out error after a refit."""
+    costs = CopyCosts(core.num_heads, core.v_dim)
+    for got, _ in streams.inputs(site, site.name, PAIRING_IMAGES):
+        q, k, v = core.project(got.x)
+        maps = attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
+        costs.add(maps, _per_head(v, core))
+    candidates = shortlist(costs.matrix(core.proj.weight), count, PAIRING_CANDIDATES)
+    if len(candidates) == 1 or not attention_fit.has_additive_paths(core):
+        return candidates[0]
+    return _best_after_refit(streams, site, core, candidates)
+
+
+def _best_after_refit(
+    streams: Streams, site: AttentionSite, core: CompactAttention, candidates: list[Parents]
+) -> Parents:
+    own = [(head, head) for head in range(core.num_heads)]
+    pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
+    heads, parents = (torch.tensor(side) for side in zip(*pairs, strict=True))
+    split = Split.empty(site.name)
+    for got, target in streams.inputs(site, site.name, PAIRING_IMAGES):
+        q, k, v = core.project(got.x)
+        maps = attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
+        values = _per_head(v, core)
+        outputs = torch.stack([maps[:, p] @ values[:, h] for h, p in zip(heads, parents, strict=True)], dim=2)
+        if core.gate is not None:
+            gate = core.gate(got.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
+            outputs = outputs * gate[:, :, heads]
+        split.add(outputs.flatten(2), target, held_out(got.x.shape[0]))
+    outputs_dim = core.proj.out_features
+
+    def error(choice: Parents) -> float:
+        index = [pairs.index((head, choice.get(head, head))) for head in range(core.num_heads)]
+        columns = torch.cat([torch.arange(i * core.v_dim, (i + 1) * core.v_dim) for i in index])
+        fit = split.fit.outputs(outputs_dim, 2 * outputs_dim).select(columns)
+        judge = split.judge.outputs(outputs_dim, 2 * outputs_dim).select(columns)
+        return min(judge.error(fit.solve(ridge)) for ridge in attention_fit.RIDGES[1:3])
+
+    return min(candidates, key=error)
+
+
+def _most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
+    """Parents by likeness of the attention maps alone: the naive criterion."""
+    similarity = MapSimilarity(core.num_heads)
+    for got, _ in streams.inputs(site, site.name, PAIRING_IMAGES):
+        q, k, _ = core.project(got.x)
+        similarity.add(
+            attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
+        )
+    return shortlist(1.0 - similarity.cosine, count, 1)[0]
+
+
+def _per_head(v: Tensor, core: CompactAttention) -> Tensor:
+    return v.unflatten(-1, (core.num_heads, core.v_dim)).transpose(1, 2)

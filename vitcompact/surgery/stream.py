@@ -1,0 +1,99 @@
+"""The two activation streams, original and converted, advanced one block at a time over the calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.data import ImageBatches
+from vitcompact.surgery.capture import Site, SiteInput, drift_sites, run_original, run_to
+from vitcompact.surgery.store import ActivationStore
+from vitcompact.surgery.walker import BlockCall, BlockWalker
+
+
+class Streams:
+    """Inputs of the current block for both streams, targets of its sites; memory is one block's, spilled past a limit.
+
+    A block costs one run in the original stream, one in the converted stream, and part of one for each set of
+    statistics in between.
+
+    Attributes:
+        walker: the blocks in the order in which they run.
+    """
+
+    def __init__(
+        self, original: nn.Module, work: nn.Module, walker: BlockWalker, images: ImageBatches, store: ActivationStore
+    ) -> None:
+        self.original, self.work, self.walker = original, work, walker
+        self.device = next(original.parameters()).device
+        self._images, self._store = images, store
+        self._index = -1
+        self._num_batches = len(images)
+        self._drifting: set[str] = set()
+
+    def enter(self, index: int, sites: list[Site]) -> None:
+        """Make block `index` the current one: run it in the original stream and keep its sites' targets."""
+        self._index = index
+        block = self.original.get_submodule(self.walker.blocks[index])
+        for batch, images in self._batches():
+            call = self._call(batch, images, "original")
+            targets = run_original(call, block, self.original, sites)
+            if batch == 0:
+                self._drifting = drift_sites(targets, sites)
+            self._keep("next-original", batch, targets.output)
+            for site in sites:
+                self._keep(f"target:{site.name}", batch, targets.branches[site.name])
+                if site.name in self._drifting:
+                    self._keep(f"stream:{site.name}", batch, targets.residuals[site.name])
+
+    def inputs(self, site: Site, module: str, num_images: int | None = None) -> Iterator[tuple[SiteInput, Tensor]]:
+        """What `module` of `site` is called with in the converted stream, and the site's target, batch by batch.
+
+        Yields:
+            the input, and `[output | output + drift]` `(..., 2 * channels)`: the original's branch output, without and
+            with what the residual stream has drifted from the original's.
+        """
+        block = self.work.get_submodule(self.walker.blocks[self._index])
+        seen = 0
+        for batch, images in self._batches():
+            if num_images is not None and seen >= num_images:
+                break
+            call = self._call(batch, images, "converted")
+            got = run_to(call, block, self.work, module, site.norm if site.name in self._drifting else None)
+            target = self._fetch(f"target:{site.name}", batch)
+            drifted = target
+            if got.residual is not None:
+                drifted = target + self._fetch(f"stream:{site.name}", batch) - got.residual
+            seen += call.x.shape[0]
+            yield got, torch.cat((target, drifted), dim=-1)
+
+    def leave(self, sites: list[Site]) -> None:
+        """Run the current block, converted by now, in the converted stream; its output is the next block's input."""
+        block = self.work.get_submodule(self.walker.blocks[self._index])
+        for batch, images in self._batches():
+            output = self._call(batch, images, "converted").run(block)
+            self._keep("converted", batch, output)
+            self._keep("original", batch, self._fetch("next-original", batch))
+            self._store.drop("next-original", batch)
+            for site in sites:
+                self._store.drop(f"target:{site.name}", batch)
+                self._store.drop(f"stream:{site.name}", batch)
+
+    def _batches(self) -> Iterator[tuple[int, Tensor | None]]:
+        """Batch numbers, with the images only where the walk needs them."""
+        if self.walker.chained(self._index):
+            yield from ((batch, None) for batch in range(self._num_batches))
+        else:
+            yield from ((batch, images.to(self.device)) for batch, images in enumerate(self._images))
+
+    def _call(self, batch: int, images: Tensor | None, stream: str) -> BlockCall:
+        previous = self._fetch(stream, batch) if self._index else None
+        return self.walker.enter(self._index, images, previous)
+
+    def _keep(self, kind: str, batch: int, tensor: Tensor) -> None:
+        self._store.put(kind, batch, tensor.detach().cpu())
+
+    def _fetch(self, kind: str, batch: int) -> Tensor:
+        return self._store.get(kind, batch).to(self.device)

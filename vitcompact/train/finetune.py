@@ -57,7 +57,7 @@ def finetune(
     resumed. With a time limit that holds as long as the clock leads to the same plan.
 
     Args:
-        model: a converted model in training form (or any timm model); it is not modified.
+        model: a converted model in training form (or any timm model); not modified. All parameters are trained.
         teacher: the original that it was converted from; it comes back in its own mode and on its own device.
         batches: `data.TrainingBatches`, or normalised images (n, channels, height, width), or batches of them.
         options: limits, rates and losses.
@@ -107,7 +107,7 @@ class _Run:
         amp = self.amp_dtype is not None
         identity = describe_run(model, teacher, stream, options, device, amp) if folder else {}
         self.identity, self.keeper = identity, Keeper(folder, identity)
-        student = copy.deepcopy(model).to(device, torch.float32).train()
+        student = copy.deepcopy(model).to(device, torch.float32).requires_grad_(True).train()
         ema = None
         if options.model_ema:
             ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)

@@ -26,11 +26,7 @@ def silent_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def parameter_groups(model: nn.Module, options: TrainOptions) -> list[dict[str, Any]]:
-    """timm's groups with and without decay, and one for `silent_parameters` whose `lr_scale` schedulers apply.
-
-    Raises:
-        UsageError: nothing of the model can be trained.
-    """
+    """timm's groups with and without decay, and one for `silent_parameters` whose `lr_scale` schedulers apply."""
     excluded: set[str] = getattr(model, "no_weight_decay", set)()
     groups: list[dict[str, Any]] = param_groups_weight_decay(model, options.weight_decay, no_weight_decay_list=excluded)
     silent = silent_parameters(model)
@@ -39,10 +35,7 @@ def parameter_groups(model: nn.Module, options: TrainOptions) -> list[dict[str, 
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in ids]
     if silent:
         groups.append({"params": silent, "weight_decay": 0.0, "lr_scale": options.branch_lr / options.lr})
-    groups = [group for group in groups if group["params"]]
-    if not groups:
-        raise UsageError("no parameter of the model can be trained: set requires_grad on those that should be")
-    return groups
+    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(model: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:

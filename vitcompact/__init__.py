@@ -1,3 +1,47 @@
-"""vitcompact: pretrained timm Vision Transformers, smaller and faster without retraining from scratch."""
+"""vitcompact: pretrained timm Vision Transformers, smaller and faster without retraining from scratch.
+
+    report  = vitcompact.analyze(model, images=images, ratio=0.5)
+    compact = vitcompact.convert(model, ratio=0.5, rank_ratio=0.5, images=images)
+    folded  = vitcompact.fold(compact)
+    vitcompact.save(folded, "out"); again = vitcompact.load("out")
+
+Importing the package registers the timm entrypoint, so that `timm.create_model("local-dir:out", pretrained=True)` loads
+what it saved.
+"""
 
 __version__ = "0.1.0"
+
+from vitcompact.analysis import analyze
+from vitcompact.checkpoint import load, load_source, save
+from vitcompact.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    NothingToCompactError,
+    ThresholdError,
+    UsageError,
+    VerificationError,
+    VitCompactError,
+)
+from vitcompact.fold import fold
+from vitcompact.surgery import convert
+from vitcompact.train import finetune
+
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "Interrupted",
+    "NothingToCompactError",
+    "ThresholdError",
+    "UsageError",
+    "VerificationError",
+    "VitCompactError",
+    "__version__",
+    "analyze",
+    "convert",
+    "finetune",
+    "fold",
+    "load",
+    "load_source",
+    "save",
+]

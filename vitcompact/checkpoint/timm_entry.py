@@ -105,7 +105,7 @@ def _build(
 
 
 def _replay(model: nn.Module, plan: Plan) -> nn.Module:
-    from vitcompact.surgery.replay import replay  # late: surgery builds on checkpoint
+    from vitcompact.operators.replay import replay  # late: surgery builds on checkpoint
 
     try:
         return replay(model, plan)

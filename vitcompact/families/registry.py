@@ -9,6 +9,7 @@ from timm.layers import AttentionPoolLatent, GluMlp, LayerScale, Mlp, SwiGLU
 from torch import nn
 
 from vitcompact.errors import NothingToCompactError
+from vitcompact.families.attention_classes import attention_class
 from vitcompact.families.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
 from vitcompact.families.vit import PlainAttention
 from vitcompact.plan.schema import Skipped
@@ -30,13 +31,6 @@ def family_of(module: nn.Module) -> AttentionFamily | None:
 def family_named(name: str) -> AttentionFamily:
     """The adapter registered under `name`."""
     return next(family for family in FAMILIES if family.name == name)
-
-
-def looks_like_attention(module: nn.Module) -> bool:
-    """Whether a module's class says it computes attention (timm's classes are named so; pooling excluded)."""
-    name = type(module).__name__
-    attention = "Attention" in name or "Attn" in name or name.endswith(("MHSA", "XCA"))
-    return attention and "Pool" not in name and "Block" not in name
 
 
 def inspect(model: nn.Module) -> Anatomy:
@@ -66,8 +60,8 @@ def inspect(model: nn.Module) -> Anatomy:
                 attention.append(AttentionSite(name, *_around(model, name), family.name))
             else:
                 skipped.append(Skipped(name, reason))
-        elif name and looks_like_attention(module):
-            skipped.append(Skipped(name, f"{type(module).__name__} is not supported yet"))
+        elif name and (known := attention_class(module)) is not None:
+            skipped.append(Skipped(name, f"{type(module).__name__}: {known.reason}"))
         elif isinstance(module, FFN_CLASSES) and name:
             inside.append(f"{name}.")
             reason = _refuse_ffn(module)

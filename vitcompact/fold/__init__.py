@@ -1,1 +1,6 @@
+"""Folding a model in training form into plain layers, proven."""
 
+from vitcompact.fold.fold import fold
+from vitcompact.fold.verify import FoldParity
+
+__all__ = ["FoldParity", "fold"]

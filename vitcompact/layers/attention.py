@@ -161,6 +161,11 @@ class CompactAttention(nn.Module):
             first, start = first + count, start + count * width
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
+    def grow(self) -> None:
+        """Turn the folded form into the training form in place: the same map, with an explicit `alpha` of one."""
+        if self.alpha is None and self.layout.hallucinated:
+            self.alpha = nn.Parameter(self.qkv.weight.new_ones(len(self.layout.hallucinated)))
+
     @torch.no_grad()
     def fuse(self) -> None:
         """Fold `alpha` into V's rows and drop paths that are zero, in place; a second call does nothing."""

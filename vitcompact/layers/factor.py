@@ -62,6 +62,17 @@ class FactorizedLinear(nn.Module):
         plain.weight.copy_(reduce.weight)
         return plain, expand
 
+    def grow(self, branches: int) -> None:
+        """Turn the folded form into the training form in place: the same map, with silent branches beside it."""
+        reduce, expand = self.solved
+        if branches and reduce is self.reduce:
+            self.reduce = BranchedLinear(self.in_features, self.rank, branches, bias=False).to(reduce.weight)
+            self.expand = BranchedLinear(self.rank, self.out_features, branches).to(expand.weight)
+            self.reduce.main, self.expand.main = reduce, expand
+            self.reduce.train(self.training)
+            self.expand.train(self.training)
+            self.num_branches = branches
+
     def fuse(self) -> None:
         """Fold the branches away in place (timm's `reparameterize_model` calls this); a second call does nothing."""
         self.reduce, self.expand = self.merged()

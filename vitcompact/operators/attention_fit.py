@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitcompact.analysis.statistics import LeastSquares, Split
 from vitcompact.layers.attention import CompactAttention, allowed_mean
+from vitcompact.operators.statistics import LeastSquares, Split
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Penalties tried, as a fraction of the features' mean energy; held-out images choose."""
@@ -76,8 +76,8 @@ def fit(split: Split, channels: int, terms: tuple[str, ...], prior: Tensor | Non
     """Solve from statistics whose target is `[output | output + drift]`.
 
     `proj` and the paths' coefficients are solved in turn: for given coefficients the features are
-    `F + sum_t coefficient_t * F_t`, for a given `proj` the coefficients have normal equations of their own. Ridge and
-    drift share are chosen by the error against `output + drift` on held-out images.
+    `F + sum_t coefficient_t * F_t`, for a given `proj` the coefficients have normal equations of their own. Ridge
+    (before the paths) and drift share (after them) are chosen by the error against `output + drift` on held-out images.
 
     Args:
         channels: `heads * v_dim`.
@@ -87,22 +87,19 @@ def fit(split: Split, channels: int, terms: tuple[str, ...], prior: Tensor | Non
     outputs = split.fit.cross.shape[1] // 2
     judge = split.judge.outputs(outputs, 2 * outputs)
     plain, full = split.fit.outputs(0, outputs), split.fit.outputs(outputs, 2 * outputs)
-    best: AttentionFit | None = None
-    for ridge in RIDGES:
-        paths = torch.zeros(len(terms), channels, dtype=torch.float64, device=split.fit.gram.device)
+    paths = torch.zeros(len(terms), channels, dtype=torch.float64, device=split.fit.gram.device)
+    here, there = _project(full, paths), _project(judge, paths)
+    ridge = min(RIDGES, key=lambda candidate: there.error(here.solve(candidate, prior)))
+    solution = here.solve(ridge, prior)
+    for _ in range(SWEEPS if terms else 0):
+        paths = _solve_paths(full, solution, channels, len(terms))
         solution = _project(full, paths).solve(ridge, prior)
-        for _ in range(SWEEPS if terms else 0):
-            paths = _solve_paths(full, solution, channels, len(terms))
-            solution = _project(full, paths).solve(ridge, prior)
-        small, there = _project(plain, paths).solve(ridge, prior), _project(judge, paths)
-        for share in DRIFT_SHARES:
-            mixed = small + share * (solution - small)
-            error = there.error(mixed)
-            if best is None or error < best.error:
-                named = dict(zip(terms, paths, strict=True))
-                best = AttentionFit(mixed[:-1].T, mixed[-1], named, error, ridge, share)
-    assert best is not None
-    return best
+    small, there = _project(plain, paths).solve(ridge, prior), _project(judge, paths)
+    mixes = {share: small + share * (solution - small) for share in DRIFT_SHARES}
+    share = min(mixes, key=lambda candidate: there.error(mixes[candidate]))
+    best = mixes[share]
+    named = dict(zip(terms, paths, strict=True))
+    return AttentionFit(best[:-1].T, best[-1], named, there.error(best), ridge, share)
 
 
 def _project(statistics: LeastSquares, paths: Tensor) -> LeastSquares:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitcompact.analysis.statistics import LeastSquares, Split
 from vitcompact.operators.attention_fit import DRIFT_SHARES, RIDGES
 from vitcompact.operators.factorize import Factors
+from vitcompact.operators.statistics import LeastSquares, Split
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,23 @@ def fit(split: Split, weight: Tensor, bias: Tensor, rank: int) -> FfnFit:
     outputs = weight.shape[0]
     judge = split.judge.outputs(outputs, 2 * outputs)
     identity = torch.cat((torch.eye(outputs, dtype=weight.dtype, device=weight.device), bias[None]))
-    best_basis, best_map = _truncate(split.fit, identity, rank)
-    best: tuple[float, float | None, float] = (judge.error(best_map), None, 0.0)
-    for ridge in RIDGES:
-        maps = [split.fit.outputs(i * outputs, (i + 1) * outputs).solve(ridge, identity) for i in (0, 1)]
-        for share in DRIFT_SHARES:
-            basis, reduced = _truncate(split.fit, maps[0] + share * (maps[1] - maps[0]), rank)
-            error = judge.error(reduced)
-            if error < best[0]:
-                best, best_basis, best_map = (error, ridge, share), basis, reduced
+    basis, reduced = _truncate(split.fit, identity, rank)
+    error = judge.error(reduced)
+    ridge: float | None = None
+    share = 0.0
+    full: dict[tuple[float, float], Tensor] = {}
+    for candidate in RIDGES:
+        maps = [split.fit.outputs(i * outputs, (i + 1) * outputs).solve(candidate, identity) for i in (0, 1)]
+        full |= {(candidate, part): maps[0] + part * (maps[1] - maps[0]) for part in DRIFT_SHARES}
+    choice = min(full, key=lambda key: judge.error(full[key]))
+    refitted_basis, refitted = _truncate(split.fit, full[choice], rank)
+    if judge.error(refitted) < error:
+        basis, reduced, error = refitted_basis, refitted, judge.error(refitted)
+        ridge, share = choice
     # y -> y M is rank r: M = A U^T with U the basis, A = M U
-    reduce = (best_map[:-1] @ best_basis).T @ weight
+    reduce = (reduced[:-1] @ basis).T @ weight
     energy = _energy(split.fit, rank)
-    return FfnFit(Factors(reduce, best_basis, best_map[-1]), best[0], best[1], best[2], energy)
+    return FfnFit(Factors(reduce, basis, reduced[-1]), error, ridge, share, energy)
 
 
 def _truncate(statistics: LeastSquares, full: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,13 @@ def build_core(
     return core
 
 
+def whole_core(model: nn.Module, site: AttentionSite) -> CompactAttention:
+    """The site's layer as an attention core in which every head keeps its map; LayerScale absorbed."""
+    parts = family_named(site.family).parts(model.get_submodule(site.name))
+    layout = HeadLayout(tuple(range(parts.num_heads)), ((),) * parts.num_heads)
+    return build_core(parts, layout, scale=output_scale(model, site.scale))
+
+
 @torch.no_grad()
 def _copy_values(
     core: CompactAttention,

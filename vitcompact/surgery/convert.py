@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from vitcompact.analysis.similarity import weight_similarity
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
-from vitcompact.families import Anatomy, AttentionSite, family_named, inspect
+from vitcompact.families import AttentionSite, family_named, inspect
+from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.operators.absorb import output_scale, scaled
-from vitcompact.operators.factorize import plain_svd, rank_for
+from vitcompact.operators.factorize import plain_svd
 from vitcompact.operators.hallucinate import make_spec
-from vitcompact.operators.pairing import num_hallucinated, shortlist
+from vitcompact.operators.pairing import shortlist
+from vitcompact.operators.replay import build_layer, site_of
+from vitcompact.operators.scope import wanted_layers
 from vitcompact.plan.schema import FactorizeSpec, HallucinateSpec, LayerPlan, Plan, Skipped
 from vitcompact.plan.selection import Only, Selection
 from vitcompact.progress import Progress, silent
 from vitcompact.surgery.capture import Site
-from vitcompact.surgery.replay import build_layer, site_of
 from vitcompact.surgery.solve import Hallucinate, Init, Method, held_out, solve_attention, solve_ffn
 from vitcompact.surgery.store import ActivationStore
 from vitcompact.surgery.stream import Streams
@@ -95,12 +98,10 @@ def convert(
     _check_method(init, hallucinate)
     if getattr(model, "vitcompact_plan", None) is not None and model.vitcompact_plan.layers:  # type: ignore[union-attr]
         raise UsageError("this model is converted already; convert the original checkpoint instead")
-    anatomy = inspect(model)
-    wanted, skipped = _wanted(model, anatomy, selection, plan)
+    wanted, skipped = _wanted(model, selection, plan)
     original = _frozen_copy(model, device)
     work = copy.deepcopy(original)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with torch.no_grad():
         method = Method(init, hallucinate)
         if images is None:
             logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
@@ -116,8 +117,22 @@ def convert(
     done = Plan(tuple(layers), tuple(skipped))
     work.vitcompact_plan = done  # type: ignore[assignment]
     work.vitcompact_fidelity = None if images is None else fidelity(original, work, batches)  # type: ignore[assignment]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _grow(work, done)
     work.to(next(model.parameters()).device)
     return work
+
+
+def _grow(work: nn.Module, plan: Plan) -> None:
+    """Give the solved, folded layers their training form and make every parameter trainable."""
+    for layer in plan.layers:
+        for module in work.get_submodule(layer.name).modules():
+            if isinstance(module, CompactAttention):
+                module.grow()
+            elif isinstance(module, FactorizedLinear):
+                module.grow(next(spec.branches for spec in layer.operators if isinstance(spec, FactorizeSpec)))
+    work.requires_grad_(True)
 
 
 def _check_method(init: str, hallucinate: str) -> None:
@@ -133,38 +148,15 @@ def _frozen_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
 
 
 def _wanted(
-    model: nn.Module, anatomy: Anatomy, selection: Selection, plan: Plan | None
+    model: nn.Module, selection: Selection, plan: Plan | None
 ) -> tuple[dict[str, tuple[Site, int]], list[Skipped]]:
-    """Sites to compact with their number of hallucinated heads or rank, and what is left alone with the reason."""
+    """Sites to compact in forward order with their number of hallucinated heads or rank, and what is left alone."""
     if plan is not None:
-        named = {layer.name: (site_of(anatomy, layer), 0) for layer in plan.layers}
-        return named, [*anatomy.skipped, *plan.skipped]
-    wanted: dict[str, tuple[Site, int]] = {}
-    skipped = list(anatomy.skipped)
-    for site in anatomy.attention:
-        if selection.covers(site.name, "heads"):
-            heads = family_named(site.family).parts(model.get_submodule(site.name)).num_heads
-            count = num_hallucinated(selection.ratio, heads)
-            if count:
-                wanted[site.name] = (site, count)
-            else:
-                skipped.append(Skipped(site.name, f"ratio {selection.ratio:g} of {heads} heads is less than one head"))
-        elif pattern := selection.protected(site.name):
-            skipped.append(Skipped(site.name, f"protected by {pattern!r}"))
-    for ffn in anatomy.ffn:
-        if selection.covers(ffn.name, "ffn"):
-            linear = model.get_submodule(ffn.output)
-            assert isinstance(linear, nn.Linear)
-            rank = rank_for(selection.rank_ratio, linear.in_features, linear.out_features)
-            if rank is not None:
-                wanted[ffn.name] = (ffn, rank)
-            else:
-                skipped.append(Skipped(ffn.name, f"rank ratio {selection.rank_ratio:g} would not make it smaller"))
-        elif pattern := selection.protected(ffn.name):
-            skipped.append(Skipped(ffn.name, f"protected by {pattern!r}"))
-    if not wanted:
-        raise UsageError("these options leave every layer as it is; check --only, --protect, --ratio and --rank-ratio")
-    return wanted, skipped
+        anatomy = inspect(model)
+        return {layer.name: (site_of(anatomy, layer), 0) for layer in plan.layers}, list(plan.skipped)
+    wanted = wanted_layers(model, selection)
+    sites: list[tuple[Site, int]] = [*wanted.attention, *wanted.ffn]
+    return {site.name: (site, amount) for site, amount in sites}, list(wanted.skipped)
 
 
 def _from_weights(
@@ -184,13 +176,13 @@ def _from_weights(
                 parts = family_named(site.family).parts(work.get_submodule(name))
                 parents = shortlist(1.0 - weight_similarity(parts), amount, 1)[0]
                 layer = LayerPlan(name, "attention", (make_spec(parts.num_heads, parents),))
-            build_layer(work, site, layer, Plan((layer,)))
+            build_layer(work, site, layer, Plan((layer,), form="folded"))
         else:
             linear = work.get_submodule(site.output)
             assert isinstance(linear, nn.Linear)
             weight, bias = scaled(output_scale(work, site.scale), linear.weight, linear.bias)
             layer = layer or LayerPlan(name, "ffn", (FactorizeSpec(amount, selection.branches),))
-            build_layer(work, site, layer, Plan((layer,)))
+            build_layer(work, site, layer, Plan((layer,), form="folded"))
             factor = work.get_submodule(site.output)
             plain_svd(weight, bias, factor.rank).load_into(factor)  # type: ignore[arg-type]
         layers.append(layer)

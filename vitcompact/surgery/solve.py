@@ -9,24 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.analysis.similarity import MapSimilarity
-from vitcompact.analysis.statistics import Split
-from vitcompact.families import AttentionSite, FfnSite, family_named
-from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.families import AttentionSite, FfnSite
+from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.operators import attention_fit, ffn_fit
 from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import plain_svd
-from vitcompact.operators.hallucinate import build_core, make_spec
+from vitcompact.operators.hallucinate import make_spec, whole_core
 from vitcompact.operators.pairing import CopyCosts, Parents, attention_maps, shortlist
+from vitcompact.operators.replay import build_layer
+from vitcompact.operators.statistics import Split
 from vitcompact.plan.schema import FactorizeSpec, HallucinateSpec, LayerPlan, Plan
 from vitcompact.plan.selection import Selection
-from vitcompact.surgery.replay import build_layer
 from vitcompact.surgery.stream import Streams
 
 HELD_OUT_SHARE = 0.125
 PAIRING_IMAGES = 128
 """Images on which heads are paired: a choice among few needs fewer images than solving does."""
 PAIRING_CANDIDATES = 8
+PAIRING_RIDGE = 1e-2
 
 Init = Literal["lstsq", "svd"]
 Hallucinate = Literal["refit", "copy"]
@@ -43,13 +44,6 @@ class Method:
 def held_out(batch_size: int) -> int:
     """Images at the end of a batch that no fit sees; choices are made on them."""
     return round(batch_size * HELD_OUT_SHARE)
-
-
-def whole_core(model: nn.Module, site: AttentionSite) -> CompactAttention:
-    """The site's layer as an attention core in which every head keeps its map; LayerScale absorbed."""
-    parts = family_named(site.family).parts(model.get_submodule(site.name))
-    layout = HeadLayout(tuple(range(parts.num_heads)), ((),) * parts.num_heads)
-    return build_core(parts, layout, scale=output_scale(model, site.scale))
 
 
 def solve_attention(
@@ -73,7 +67,7 @@ def solve_attention(
         terms = selection.terms if attention_fit.has_additive_paths(core) else ()
         spec = make_spec(core.num_heads, _pair(streams, site, core, count), terms, selection.filter_rank)
     layer = LayerPlan(site.name, "attention", (spec,))
-    build_layer(streams.work, site, layer, Plan((layer,)))
+    build_layer(streams.work, site, layer, Plan((layer,), form="folded"))
     if method.hallucinate == "copy":
         return layer, float("nan")
     new = streams.work.get_submodule(site.name)
@@ -103,7 +97,7 @@ def solve_ffn(streams: Streams, site: FfnSite, rank: int, branches: int, method:
         fitted = ffn_fit.fit(split, weight, bias, rank)
         factors, error = fitted.factors, fitted.error
     layer = LayerPlan(site.name, "ffn", (FactorizeSpec(rank, branches),))
-    build_layer(streams.work, site, layer, Plan((layer,)))
+    build_layer(streams.work, site, layer, Plan((layer,), form="folded"))
     factor = streams.work.get_submodule(site.output)
     assert isinstance(factor, FactorizedLinear)
     factors.load_into(factor)
@@ -146,7 +140,7 @@ def _best_after_refit(
         columns = torch.cat([torch.arange(i * core.v_dim, (i + 1) * core.v_dim) for i in index])
         fit = split.fit.outputs(outputs_dim, 2 * outputs_dim).select(columns)
         judge = split.judge.outputs(outputs_dim, 2 * outputs_dim).select(columns)
-        return min(judge.error(fit.solve(ridge)) for ridge in attention_fit.RIDGES[1:3])
+        return judge.error(fit.solve(PAIRING_RIDGE))
 
     return min(candidates, key=error)
 

@@ -1,0 +1,156 @@
+"""Analyze a model: head similarity, FFN spectrum, cost now and as `convert` would leave it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.analysis.cost import Cost, count, meta_copy
+from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
+from vitcompact.analysis.similarity import weight_similarity
+from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
+from vitcompact.data import ImageBatches, from_tensor, resolve_input
+from vitcompact.families import AttentionSite, FfnSite, family_named
+from vitcompact.operators.absorb import output_scale, scaled
+from vitcompact.operators.factorize import spectrum
+from vitcompact.operators.hallucinate import make_spec
+from vitcompact.operators.pairing import Parents, shortlist
+from vitcompact.operators.replay import replay
+from vitcompact.operators.scope import Wanted, wanted_layers
+from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
+from vitcompact.plan.selection import Only, Selection
+from vitcompact.progress import Progress, silent
+
+
+def analyze(
+    model: nn.Module,
+    images: Tensor | Iterable[Tensor] | ImageBatches | None = None,
+    *,
+    ratio: float = 0.5,
+    rank_ratio: float = 0.5,
+    only: Only | None = None,
+    protect: Iterable[str] = (),
+    batch_size: int = 32,
+    device: str | torch.device = "cpu",
+    progress: Progress = silent,
+) -> AnalysisReport:
+    """Measure what `convert` would have to work with; one forward pass over `images`, maps of one batch at a time.
+
+    Args:
+        images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.
+
+    Raises:
+        NothingToCompactError: no layer of this architecture can be compacted.
+        DataError: images that give non-finite activations.
+    """
+    selection = Selection(ratio, rank_ratio, only, tuple(protect))
+    wanted = wanted_layers(model, selection)
+    batches = None if images is None else from_tensor(images, batch_size)
+    layers: list[LayerReport] = []
+    ffn: list[FfnReport] = []
+    with torch.no_grad():
+        if batches is None:
+            layers += [_from_weights(model, site, amount) for site, amount in wanted.attention]
+            ffn += [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
+        else:
+            layers, ffn = _from_images(model, wanted, batches, device, progress)
+    plan = _plan(wanted, layers)
+    size = resolve_input(model).input_size
+    return AnalysisReport(
+        model=str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)),
+        cost=count(model, size),
+        predicted=predicted_cost(model, plan),
+        layers=tuple(layers),
+        ffn=tuple(ffn),
+        skipped=wanted.skipped,
+        num_samples=0 if batches is None else batches.num_samples,
+    )
+
+
+def predicted_cost(model: nn.Module, plan: Plan) -> Cost:
+    """Cost of the folded model that `plan` leads to, counted on its structure alone."""
+    return count(replay(meta_copy(model), plan.folded()), resolve_input(model).input_size)
+
+
+def _from_images(
+    model: nn.Module, wanted: Wanted, batches: ImageBatches, device: str | torch.device, progress: Progress
+) -> tuple[list[LayerReport], list[FfnReport]]:
+    watched = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32)
+    attention, ffn = [site for site, _ in wanted.attention], [site for site, _ in wanted.ffn]
+    progress.start("analyzing", len(batches))
+    with watching(watched, attention, ffn) as (heads, outputs):
+        for batch in batches:
+            watched(batch.to(device))
+            progress.advance()
+    progress.finish()
+    layers = [_layer(site, amount, heads[site.name]) for site, amount in wanted.attention]
+    return layers, [_ffn(model, site, rank, outputs[site.name]) for site, rank in wanted.ffn]
+
+
+def _layer(site: AttentionSite, amount: int, watch: AttentionWatch) -> LayerReport:
+    costs = watch.costs.matrix(watch.core.proj.weight)
+    parents = shortlist(costs, amount, 1)[0]
+    divergence = watch.similarity.jensen_shannon
+    energy = float(watch.outputs.gram.trace())
+    return _report(
+        site,
+        parents,
+        watch.similarity.cosine,
+        similarity_js=_mean(divergence, parents),
+        copy_error=sum(float(costs[child, parent]) for child, parent in parents.items()) / max(energy, 1e-300),
+    )
+
+
+def _from_weights(model: nn.Module, site: AttentionSite, amount: int) -> LayerReport:
+    cosine = weight_similarity(family_named(site.family).parts(model.get_submodule(site.name)))
+    return _report(site, shortlist(1.0 - cosine, amount, 1)[0], cosine, None, None)
+
+
+def _report(
+    site: AttentionSite, parents: Parents, cosine: Tensor, similarity_js: float | None, copy_error: float | None
+) -> LayerReport:
+    spec = make_spec(cosine.shape[0], parents)
+    pairs = tuple(HeadPair(c.head, c.parents, float(cosine[c.head, c.parents[0]])) for c in spec.hallucinated)
+    matrix = tuple(tuple(round(value, 6) for value in row) for row in cosine.tolist())
+    return LayerReport(
+        site.name, spec.num_heads, _mean(cosine, parents), similarity_js, copy_error, spec.kept, pairs, matrix
+    )
+
+
+def _mean(matrix: Tensor, parents: Parents) -> float:
+    return sum(float(matrix[child, parent]) for child, parent in parents.items()) / len(parents)
+
+
+def _ffn(model: nn.Module, site: FfnSite, rank: int, watch: FfnWatch) -> FfnReport:
+    return _spectrum_report(model, site, rank, spectrum(watch.outputs.covariance))
+
+
+def _matrix_spectrum(model: nn.Module, site: FfnSite, rank: int) -> FfnReport:
+    linear = model.get_submodule(site.output)
+    assert isinstance(linear, nn.Linear)
+    weight, _ = scaled(output_scale(model, site.scale), linear.weight, linear.bias)
+    return _spectrum_report(model, site, rank, spectrum(weight @ weight.T))
+
+
+def _spectrum_report(model: nn.Module, site: FfnSite, rank: int, shares: Tensor) -> FfnReport:
+    linear = model.get_submodule(site.output)
+    assert isinstance(linear, nn.Linear)
+    outputs = linear.out_features
+    steps = tuple(float(shares[: outputs * i // 8].sum()) for i in range(1, 9))
+    return FfnReport(site.name, linear.in_features, outputs, rank, float(shares[:rank].sum()), steps)
+
+
+def _plan(wanted: Wanted, layers: list[LayerReport]) -> Plan:
+    heads = [
+        LayerPlan(
+            layer.name,
+            "attention",
+            (make_spec(layer.num_heads, {pair.head: pair.parents[0] for pair in layer.hallucinated}),),
+        )
+        for layer in layers
+    ]
+    ffn = [LayerPlan(site.name, "ffn", (FactorizeSpec(rank),)) for site, rank in wanted.ffn]
+    return Plan((*heads, *ffn), wanted.skipped)

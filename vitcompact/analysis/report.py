@@ -1,0 +1,82 @@
+"""What `analyze` found, ready for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vitcompact.analysis.cost import Cost
+from vitcompact.plan.schema import Skipped
+
+
+@dataclass(frozen=True)
+class HeadPair:
+    """A head that would be hallucinated, its parent, and the cosine of their maps."""
+
+    head: int
+    parents: tuple[int, ...]
+    similarity: float
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One attention layer.
+
+    Attributes:
+        similarity: mean cosine of the hallucinated heads' maps with their parents'; without images, of the
+            heads' bilinear forms `W_q^T W_k`.
+        similarity_js: the same by Jensen-Shannon (1 minus the divergence in bits), None without images.
+        copy_error: output energy that copying the parents' maps would cost, relative to the layer's own output
+            energy; None without images.
+        matrix: cosine of every pair of heads.
+    """
+
+    name: str
+    num_heads: int
+    similarity: float
+    similarity_js: float | None
+    copy_error: float | None
+    kept: tuple[int, ...]
+    hallucinated: tuple[HeadPair, ...]
+    matrix: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class FfnReport:
+    """One FFN: `energy` is the share of its output energy in the first `rank` directions (without images: of its matrix).
+
+    `spectrum` holds the energy shares at an eighth, a quarter, three eighths, ... of the outputs.
+    """
+
+    name: str
+    hidden: int
+    embed: int
+    rank: int
+    energy: float
+    spectrum: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class AnalysisReport:
+    """The whole analysis; `predicted` is the cost of the folded model that `convert` would lead to."""
+
+    model: str
+    cost: Cost
+    predicted: Cost
+    layers: tuple[LayerReport, ...]
+    ffn: tuple[FfnReport, ...]
+    skipped: tuple[Skipped, ...]
+    num_samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Keys: model, params, macs, layers, ffn, skipped, predicted, num_samples."""
+        return {
+            "model": self.model,
+            "params": self.cost.params,
+            "macs": self.cost.macs,
+            "layers": [asdict(layer) for layer in self.layers],
+            "ffn": [asdict(ffn) for ffn in self.ffn],
+            "skipped": [asdict(item) for item in self.skipped],
+            "predicted": asdict(self.predicted),
+            "num_samples": self.num_samples,
+        }

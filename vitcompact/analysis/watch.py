@@ -1,0 +1,62 @@
+"""Statistics of every site of a model, streamed in one pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitcompact.analysis.similarity import MapSimilarity
+from vitcompact.families import AttentionSite, FfnSite
+from vitcompact.operators.absorb import output_scale
+from vitcompact.operators.hallucinate import whole_core
+from vitcompact.operators.pairing import CopyCosts, attention_maps
+from vitcompact.operators.statistics import Moments
+
+
+class AttentionWatch:
+    """Likeness of the maps, and what copying them would cost, of one attention layer."""
+
+    def __init__(self, model: nn.Module, site: AttentionSite) -> None:
+        self.core = whole_core(model, site)
+        self.similarity = MapSimilarity(self.core.num_heads)
+        self.costs = CopyCosts(self.core.num_heads, self.core.v_dim)
+        self.outputs = Moments(site.name)
+
+    def hook(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        """A forward hook of the attention layer."""
+        q, k, v = self.core.project(args[0])
+        maps = attention_maps(self.core, q, k, kwargs.get("attn_mask"), bool(kwargs.get("is_causal", False)))
+        self.similarity.add(maps)
+        self.costs.add(maps, v.unflatten(-1, (self.core.num_heads, self.core.v_dim)).transpose(1, 2))
+        self.outputs.add(self.core(args[0], **kwargs))
+
+
+class FfnWatch:
+    """Moments of one FFN's output, its LayerScale applied."""
+
+    def __init__(self, model: nn.Module, site: FfnSite) -> None:
+        self.scale = output_scale(model, site.scale)
+        self.outputs = Moments(site.name)
+
+    def hook(self, _: nn.Module, __: Any, output: Tensor) -> None:
+        """A forward hook of the output layer."""
+        self.outputs.add(output if self.scale is None else output * self.scale.to(output))
+
+
+@contextmanager
+def watching(
+    model: nn.Module, attention: list[AttentionSite], ffn: list[FfnSite]
+) -> Iterator[tuple[dict[str, AttentionWatch], dict[str, FfnWatch]]]:
+    """Collect statistics of the given sites while the model runs inside the context."""
+    heads = {site.name: AttentionWatch(model, site) for site in attention}
+    outputs = {site.name: FfnWatch(model, site) for site in ffn}
+    handles = [model.get_submodule(n).register_forward_hook(w.hook, with_kwargs=True) for n, w in heads.items()]
+    handles += [model.get_submodule(s.output).register_forward_hook(outputs[s.name].hook) for s in ffn]
+    try:
+        yield heads, outputs
+    finally:
+        for handle in handles:
+            handle.remove()

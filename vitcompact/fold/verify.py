@@ -1,0 +1,75 @@
+"""Proof that two models compute the same: on their own weights and on perturbed ones."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.errors import VerificationError
+
+
+@dataclass(frozen=True)
+class FoldParity:
+    """How far a folded model's outputs are from the model it came from, in float32 and eval mode.
+
+    Attributes:
+        max_abs_diff: largest absolute difference of an output.
+        rel_diff: the same over the largest absolute output; the largest of both checks (own and perturbed weights).
+        cast_max_abs_diff: largest absolute difference that storing the weights in `dtype` adds.
+        agreement: share of equal arg max.
+    """
+
+    max_abs_diff: float
+    rel_diff: float
+    cast_max_abs_diff: float
+    agreement: float
+
+
+@torch.no_grad()
+def compare(reference: nn.Module, other: nn.Module, images: Tensor) -> tuple[float, float, float]:
+    """Largest absolute difference, the same relative to the largest output, and agreement, on `images`.
+
+    Raises:
+        VerificationError: outputs that are not finite.
+    """
+    first, second = reference(images).flatten(1), other(images).flatten(1)
+    if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
+        raise VerificationError("fold verification: the model's outputs are not finite")
+    difference = float((first - second).abs().max())
+    agreement = float((first.argmax(1) == second.argmax(1)).double().mean())
+    return difference, difference / max(float(first.abs().max()), 1e-30), agreement
+
+
+@torch.no_grad()
+def perturbed(model: nn.Module, seed: int) -> nn.Module:
+    """A copy whose every parameter and running statistic is moved, so that no branch is silent and no term zero."""
+    moved = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    for parameter in moved.parameters():
+        spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+        parameter.add_(noise(parameter) * max(0.1 * spread, 0.05))
+    for module in moved.modules():
+        if isinstance(module, nn.BatchNorm1d) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.add_(noise(module.running_mean))
+            module.running_var.mul_(noise(module.running_var).abs() + 0.5)
+    return moved
+
+
+def require(relative: float, tolerance: float, which: str) -> None:
+    """Raise unless a relative difference is within tolerance.
+
+    Raises:
+        VerificationError: it is not.
+    """
+    if not relative <= tolerance:
+        raise VerificationError(
+            f"the folded model differs from the model it came from ({which}): relative difference {relative:.2e}, "
+            f"allowed {tolerance:.0e}; nothing was written"
+        )

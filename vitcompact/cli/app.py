@@ -1,0 +1,138 @@
+"""The command line's entry: parsing, and the one place where errors become a message and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from vitcompact.cli import verb_options as options
+from vitcompact.cli.command import Invocation, Verb, command, join_numbers
+from vitcompact.cli.console import Console
+from vitcompact.errors import VitCompactError
+
+PROGRAM = "vitcompact"
+EXIT_BUG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
+
+VERBS = tuple(
+    Verb(name, kind, f"vitcompact.cli.verbs.{module}")
+    for name, kind, module in (
+        ("analyze", options.AnalyzeOptions, "analyze"),
+        ("convert", options.ConvertOptions, "convert"),
+        ("finetune", options.FinetuneOptions, "finetune"),
+        ("fold", options.FoldOptions, "fold"),
+        ("eval", options.EvalOptions, "evaluate"),
+        ("bench", options.BenchOptions, "bench"),
+        ("families", options.FamiliesOptions, "families"),
+        ("demo", options.DemoOptions, "demo"),
+    )
+)
+# Newer releases of typer carry their own copy of click: its usage error is found through what typer exports.
+_ClickUsageError = typer.BadParameter.__bases__[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: the words after the program's name; None takes them from the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    console = Console(verbose="--verbose" in words or "-v" in words)
+    try:
+        parsed = typer.main.get_command(application()).main(
+            join_numbers(words, VERBS), prog_name=PROGRAM, standalone_mode=False
+        )
+        if isinstance(parsed, Invocation):
+            given = parsed.options
+            console = Console(as_json=given.json, quiet=given.quiet, verbose=given.verbose)
+            with console.capture_messages():
+                parsed.run(console)
+            return 0
+        return parsed if isinstance(parsed, int) else 0
+    except BaseException as error:
+        return _report(error, console)
+
+
+def application() -> typer.Typer:
+    """The typer application with all verbs."""
+    app = typer.Typer(
+        help="Make a pretrained timm Vision Transformer smaller and faster, without training it from scratch.",
+        epilog="A whole job: vitcompact analyze MODEL --data-dir IMAGES, then convert, finetune, fold. "
+        "Each takes what it needs from the one before. Exit codes: 0 done, 2 wrong usage or input, 3 nothing to "
+        "compact, 4 bad checkpoint, 5 verification failed, 6 threshold missed, 130 interrupted.",
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for verb in VERBS:
+        app.command(verb.name)(command(verb))
+    return app
+
+
+def _root(
+    version: bool = typer.Option(False, "--version", is_eager=True, callback=lambda value: _version(value)),
+) -> None:
+    pass
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as release
+
+        from vitcompact import __version__
+
+        parts = []
+        for name in ("torch", "timm"):
+            try:
+                parts.append(f"{name} {release(name)}")
+            except PackageNotFoundError:
+                parts.append(f"{name} is not installed")
+        python = ".".join(map(str, sys.version_info[:3]))
+        sys.stdout.write(f"{PROGRAM} {__version__} ({', '.join(parts)}, Python {python})\n")
+        raise typer.Exit
+
+
+def _report(error: BaseException, console: Console) -> int:
+    """One message for whatever ended the command, and its exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else EXIT_BUG
+    if isinstance(error, BrokenPipeError):
+        # Whoever read stdout has gone: nothing more can be said there, not even at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        console.error("interrupted")
+        return EXIT_INTERRUPTED
+    if isinstance(error, _ClickUsageError):
+        context = getattr(error, "ctx", None)
+        name = context.command_path if context is not None else PROGRAM
+        console.error(f"{error.format_message()} (see {name} --help)")  # type: ignore[attr-defined]
+        return EXIT_USAGE
+    if console.verbose:
+        console.plain("".join(traceback.format_exception(error)))
+    if isinstance(error, VitCompactError):
+        console.error(str(error))
+        return error.exit_code
+    if _is_out_of_memory(error):
+        console.error(f"not enough memory: {_first_line(error)}; try a smaller --batch-size or --num-samples")
+        return EXIT_USAGE
+    again = "" if console.verbose else "; run it again with --verbose for the traceback"
+    console.error(f"{type(error).__name__}: {_first_line(error)}. This is a bug in vitcompact{again}.")
+    return EXIT_BUG
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    known = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(part in text for part in known))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else "no message"

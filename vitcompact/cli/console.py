@@ -1,0 +1,111 @@
+"""What is said where: results on stdout; notes, warnings, errors and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import RenderableType
+from rich.text import Text
+
+from vitcompact.cli.progress import BarProgress, PlainProgress
+from vitcompact.progress import Progress, silent
+
+_PIPED_WIDTH = 100
+
+
+class Console:
+    """The two streams of one command.
+
+    Args:
+        as_json: stdout is one JSON document.
+        quiet: neither notes nor progress.
+        verbose: also what is logged below warnings, and tracebacks.
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self._out = _rich(stderr=False)
+        self._err = _rich(stderr=True)
+        self.progress: Progress = silent
+        if not quiet:
+            self.progress = BarProgress(self._err) if self._err.is_terminal else PlainProgress(self.note)
+
+    def note(self, text: str) -> None:
+        """A line about what is going on."""
+        if not self.quiet:
+            self._line(Text(text, style="dim"))
+
+    def warning(self, text: str) -> None:
+        """A line that should not be missed."""
+        self._line(Text.assemble(("warning: ", "bold yellow"), text))
+
+    def error(self, text: str) -> None:
+        """What ended the command."""
+        self._line(Text.assemble(("error: ", "bold red"), text))
+
+    def plain(self, text: str) -> None:
+        """Text on stderr as it is, such as a traceback."""
+        self._line(Text(text))
+
+    def result(self, document: Mapping[str, Any], *renderables: RenderableType) -> None:
+        """The outcome, on stdout: `document` with --json, else the renderables."""
+        if self.as_json:
+            from vitcompact.checkpoint.record import to_plain
+
+            sys.stdout.write(json.dumps(to_plain(document), indent=2, ensure_ascii=False) + "\n")
+        for renderable in () if self.as_json else renderables:
+            self._out.print(renderable)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Take down whatever progress is still drawn."""
+        if isinstance(self.progress, BarProgress):
+            self.progress.close()
+
+    @contextmanager
+    def capture_messages(self) -> Iterator[None]:
+        """Show what the library logs, and keep warnings of other packages out of the way unless asked for."""
+        logger = logging.getLogger("vitcompact")
+        handler = _Handler(self)
+        before = logger.level
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG if self.verbose else logging.WARNING)
+        try:
+            with warnings.catch_warnings():
+                if not self.verbose:
+                    warnings.simplefilter("ignore")
+                yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
+            self.close()
+
+    def _line(self, text: Text) -> None:
+        # soft_wrap: a path is never cut by a line break of ours.
+        self._err.print(text, soft_wrap=True)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self._console.warning(record.getMessage())
+        else:
+            self._console.note(record.getMessage())
+
+
+def _rich(stderr: bool) -> RichConsole:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPED_WIDTH
+    return RichConsole(stderr=stderr, highlight=False, width=width)

@@ -1,0 +1,163 @@
+"""From parsed options to what the library takes: sources, images, and what the workspace fills in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
+from vitcompact.cli.console import Console
+from vitcompact.errors import UsageError
+from vitcompact.workspace import Source, Workspace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SOURCE_NAMES = ("model", "num_classes", "img_size", "random_weights", "seed")
+SELECTION_NAMES = ("ratio", "rank_ratio", "only", "protect")
+ORIGINAL = "original"
+"""Key in the recorded options of a checkpoint: how the model that it was made from is read."""
+UNRECORDED = ("config", "json", "quiet", "verbose", "overwrite", "dry_run", "resume")
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """A loaded source and what the workspace keeps of it."""
+
+    loaded: LoadedModel
+    record: Source
+
+    @property
+    def model(self) -> nn.Module:
+        return self.loaded.model
+
+    @property
+    def provenance(self) -> Provenance:
+        return self.loaded.provenance
+
+
+def given_source(options: T) -> T:
+    """`--checkpoint FILE`, or `--model NAME` by itself, taken as the SOURCE that they are.
+
+    Raises:
+        UsageError: the source was given twice.
+    """
+    source, checkpoint, model = options.source, options.checkpoint, options.model  # type: ignore[attr-defined]
+    if source is not None and checkpoint is not None:
+        raise UsageError(f"the model was given twice: {source!r} and --checkpoint {checkpoint!r}")
+    if checkpoint is not None:
+        return dataclasses.replace(options, source=checkpoint, checkpoint=None)  # type: ignore[type-var]
+    if source is None and model is not None:
+        return dataclasses.replace(options, source=model, model=None)  # type: ignore[type-var]
+    return options
+
+
+def open_original(options: Any, given: frozenset[str], space: Workspace | None, console: Console) -> Original:
+    """The original model: the SOURCE given, or else the one that the workspace recorded.
+
+    Raises:
+        UsageError: neither, or the recorded weights have changed.
+    """
+    own = {name: getattr(options, name) for name in SOURCE_NAMES if getattr(options, name) is not None}
+    if options.source is not None or space is None:
+        loaded = load_source(options.source or "", SourceOptions(**own))
+        return Original(loaded, Source(absolute_source(loaded.provenance), loaded.provenance.sha256, own))
+    recorded = space.source()
+    asked = {name: value for name, value in own.items() if name in given}
+    source_options = {**recorded.options, **asked}
+    console.note(f"from the workspace {space.path}: SOURCE {recorded.source}{_listed(recorded.options)}")
+    loaded = load_source(recorded.source, SourceOptions(**source_options))
+    space.check_source(loaded.provenance.sha256)
+    return Original(loaded, dataclasses.replace(recorded, options=source_options))
+
+
+def recorded_original(space: Workspace, console: Console, what: str) -> LoadedModel:
+    """The original that the workspace recorded, unchanged, as the `what` of a command."""
+    recorded = space.source()
+    console.note(f"from the workspace {space.path}: {what} {recorded.source}")
+    loaded = load_source(recorded.source, SourceOptions(**recorded.options))
+    space.check_source(loaded.provenance.sha256)
+    return loaded
+
+
+def original_of(directory: str, console: Console, what: str) -> LoadedModel:
+    """The original that a checkpoint of ours was made from, by its own record.
+
+    Raises:
+        UsageError: it has no record of one, or that cannot be found, or has changed.
+    """
+    path = directory.removeprefix("local-dir:")
+    ask = f"name it with {what} SOURCE"
+    try:
+        record = read_record(path)
+    except UsageError as error:
+        raise UsageError(f"{directory} does not say what it was made from: {ask}") from error
+    origin = record.provenance
+    if origin is None:
+        raise UsageError(f"{path} does not say what it was made from: {ask}")
+    original = record.options.get(ORIGINAL)
+    known = {name: value for name, value in dict(original or {}).items() if name in SOURCE_NAMES}
+    source = origin.source
+    console.note(f"recorded in {path}: {what} {source}")
+    try:
+        loaded = load_source(source, SourceOptions(**known))
+    except UsageError as error:
+        raise UsageError(f"{path} was made from {source}, which cannot be read ({error}): {ask}") from error
+    if loaded.provenance.sha256 != origin.sha256:
+        raise UsageError(f"{path} was made from other weights than those now in {source}: {ask}")
+    return loaded
+
+
+def absolute_source(provenance: Provenance) -> str:
+    """A SOURCE that means the same from any folder."""
+    prefix, path = "", provenance.source
+    if provenance.kind == "local-dir" and path.lower().startswith("local-dir:"):
+        prefix, path = path[: len("local-dir:")], path[len("local-dir:") :]
+    if provenance.kind in ("local-dir", "file"):
+        return prefix + str(Path(path.strip()).expanduser().resolve())
+    return path
+
+
+def from_workspace(
+    options: T,
+    given: frozenset[str],
+    recorded: Mapping[str, Any],
+    names: tuple[str, ...],
+    space: Workspace,
+    console: Console,
+) -> T:
+    """Values for what was not given; what was taken is said."""
+    taken = {
+        name: tuple(value) if isinstance(value, list) and name in ("mean", "std") else value
+        for name, value in recorded.items()
+        if name in names and name not in given and value != getattr(options, name)
+    }
+    if taken:
+        console.note(f"from the workspace {space.path}:{_listed(taken)}")
+    return dataclasses.replace(options, **taken) if taken else options  # type: ignore[type-var]
+
+
+def effective(options: Any) -> dict[str, Any]:
+    """The options of a run as they are recorded, and as `--config` reads them."""
+    return {
+        name: value
+        for name, value in dataclasses.asdict(options).items()
+        if name not in UNRECORDED and value not in (None, "", [])
+    }
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    shown = (
+        f" --{name.replace('_', '-')}" + ("" if value is True else f" {_shown(value)}")
+        for name, value in values.items()
+        if value not in (None, False, "") and not (name == "seed" and value == 0)
+    )
+    return "".join(shown)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

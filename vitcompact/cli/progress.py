@@ -1,0 +1,127 @@
+"""Progress on stderr: bars with the time left on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.console import Console as RichConsole
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class BarProgress:
+    """Bars that vanish when the outermost task ends; a task begun inside another gets a bar below it."""
+
+    def __init__(self, console: RichConsole) -> None:
+        self._console = console
+        self._bars: Progress | None = None
+        self._tasks: list[TaskID] = []
+
+    def start(self, task: str, total: float | None) -> None:
+        if self._bars is None:
+            self._bars = _bars(self._console)
+            self._bars.start()
+        self._tasks.append(self._bars.add_task(task, total=total, note=""))
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        if self._bars is not None and self._tasks:
+            self._bars.advance(self._tasks[-1], amount)
+            if note:
+                self._bars.update(self._tasks[-1], note=note)
+
+    def finish(self) -> None:
+        if self._bars is not None and self._tasks:
+            self._bars.remove_task(self._tasks.pop())
+        if not self._tasks:
+            self.close()
+
+    def close(self) -> None:
+        """Remove all bars, whatever is still running."""
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._tasks = None, []
+
+
+def _bars(console: RichConsole) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[note]}", markup=False, style="dim"),
+        console=console,
+        transient=True,
+    )
+
+
+@dataclass
+class _Task:
+    name: str
+    total: float | None
+    started: float
+    done: float = field(default=0.0)
+
+
+class PlainProgress:
+    """At most a line every `SECONDS_BETWEEN_LINES`, so that a log file stays readable and a short run says nothing.
+
+    Args:
+        say: prints one line.
+        clock: seconds; for tests.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock = say, clock
+        self._tasks: list[_Task] = []
+        self._last = clock()
+
+    def start(self, task: str, total: float | None) -> None:
+        if not self._tasks:
+            self._last = self._clock()
+        self._tasks.append(_Task(task, total, self._clock()))
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        if not self._tasks:
+            return
+        task = self._tasks[-1]
+        task.done += amount
+        now = self._clock()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            self._say(_line(task, now, note))
+
+    def finish(self) -> None:
+        if self._tasks:
+            self._tasks.pop()
+
+
+def _line(task: _Task, now: float, note: str) -> str:
+    text = f"{task.name}: {task.done:g}" + (f" of {task.total:g}" if task.total else "")
+    if task.total and 0 < task.done <= task.total:
+        text += f", about {duration((now - task.started) * (task.total / task.done - 1))} left"
+    return text + (f" ({note})" if note else "")
+
+
+def duration(seconds: float) -> str:
+    """Such as `42 s`, `3 min 20 s` or `1 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

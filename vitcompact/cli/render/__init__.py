@@ -1,0 +1,1 @@
+"""Result documents (the JSON of each verb) as tables that a person reads."""

@@ -1,0 +1,99 @@
+"""Pieces that several tables are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, JustifyMethod, OverflowMethod
+from rich.table import Table
+from rich.text import Text
+
+
+def table(*columns: str, right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
+    """An empty table.
+
+    Args:
+        *columns: headings.
+        right: columns of numbers, which never wrap.
+        fold: columns whose long words break at any letter.
+    """
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        justify: JustifyMethod = "right" if name in right else "left"
+        overflow: OverflowMethod = "fold" if name in fold else "ellipsis"
+        found.add_column(Text(name), justify=justify, no_wrap=name in right, overflow=overflow)
+    return found
+
+
+def titled(title: str, found: Table) -> Group:
+    """A table under its title, which may be longer than the table is wide."""
+    return Group(Text(title, style="bold"), found)
+
+
+def pairs(title: str, rows: Sequence[tuple[str, str]]) -> Group:
+    """Names with values."""
+    found = Table(box=None, show_header=False, pad_edge=False)
+    found.add_column(style="dim", no_wrap=True)
+    found.add_column(overflow="fold")
+    for name, value in rows:
+        found.add_row(Text(name), Text(value))
+    return titled(title, found)
+
+
+def cost_table(title: str, before: Mapping[str, int], after: Mapping[str, int]) -> Group:
+    """Parameters and MACs of the original and of the folded result."""
+    found = table("", "original", "compact", "change", right=("original", "compact", "change"))
+    for key, label in (("params", "parameters"), ("macs", "MACs per image")):
+        found.add_row(label, big(before[key]), big(after[key], like=before[key]), change(before[key], after[key]))
+    return titled(title, found)
+
+
+def skipped_tables(skipped: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Layers left as they are, by reason; nothing where there are none."""
+    if not skipped:
+        return []
+    by_reason: dict[str, list[str]] = {}
+    for item in skipped:
+        by_reason.setdefault(str(item["reason"]), []).append(str(item["name"]))
+    found = table("layers", "reason", fold=("layers", "reason"))
+    for reason, names in by_reason.items():
+        found.add_row(Text(short_list(names)), Text(reason))
+    return [titled("Left as they are", found)]
+
+
+def short_list(names: Sequence[str], limit: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[: limit - 1])} … {names[-1]} ({len(names)} layers)"
+
+
+def big(value: float, like: float | None = None) -> str:
+    """A count with its unit: `21.6 M`, `4.60 G`; the unit is that of `like` where given."""
+    for limit, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value if like is None else like) >= limit:
+            scaled = value / limit
+            return f"{scaled:.2f}{unit}" if scaled < 10 else f"{scaled:.1f}{unit}"
+    return f"{value:g}"
+
+
+def change(before: float, after: float) -> str:
+    """A relative change in percent."""
+    return f"{100 * (after - before) / before:+.1f} %" if before else "n/a"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure, or `n/a` where it was not measured."""
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A figure that is in percent already."""
+    return "n/a" if value is None else f"{value:.2f} %"
+
+
+def tiny(value: float | None) -> str:
+    """A difference: `3.2e-06`."""
+    return "n/a" if value is None else f"{value:.1e}" if value else "0"

@@ -1,0 +1,53 @@
+"""The tables of `convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vitcompact.cli.render.analysis import pairs_text
+from vitcompact.cli.render.common import cost_table, number, pairs, skipped_tables, table, titled
+
+
+def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
+    """Cost, fidelity, and what was left alone."""
+    parts: list[RenderableType] = [_cost(document)]
+    fidelity = document.get("fidelity")
+    if fidelity:
+        shown = (("agreement", "same first guess"), ("cosine", "cosine of the outputs"))
+        rows = [(label, number(fidelity[key])) for key, label in shown if fidelity[key] is not None]
+        seen = fidelity.get("num_samples")
+        what = f"{seen} held-out calibration images" if seen else "held-out calibration images"
+        parts.append(pairs(f"Against the original, on {what}", rows))
+    return [*parts, *skipped_tables(document["plan"].get("skipped", ()))]
+
+
+def plan_tables(document: Mapping[str, Any]) -> list[RenderableType]:
+    """What would be done to which layer, and what would be left alone."""
+    return [_plan(document["plan"]), *skipped_tables(document["plan"].get("skipped", ())), _cost(document)]
+
+
+def _cost(document: Mapping[str, Any]) -> Group:
+    before, after = ({name: document[name][side] for name in ("params", "macs")} for side in ("before", "after"))
+    return cost_table("Cost (of the folded model)", before, after)
+
+
+def _plan(plan: Mapping[str, Any]) -> Group:
+    found = table("layer", "operator", "what", fold=("what",))
+    for layer in plan["layers"]:
+        for operator in layer["operators"]:
+            found.add_row(Text(layer["name"]), operator["op"], Text(_describe(operator)))
+    return titled("Plan", found)
+
+
+def _describe(operator: Mapping[str, Any]) -> str:
+    if operator["op"] == "hallucinate":
+        return (
+            f"{len(operator['hallucinated'])} of {operator['num_heads']} heads: {pairs_text(operator['hallucinated'])}"
+        )
+    if operator["op"] == "factorize":
+        return f"rank {operator['rank']}"
+    return ", ".join(f"{key} {value}" for key, value in operator.items() if key != "op")

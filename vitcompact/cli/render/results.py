@@ -1,0 +1,94 @@
+"""The tables of `finetune`, `fold`, `eval`, `families` and `demo`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vitcompact.cli.progress import duration
+from vitcompact.cli.render.common import big, number, pairs, percent, table, tiny, titled
+
+
+def finetune_table(document: Mapping[str, Any]) -> Group:
+    """Accuracy before and after."""
+    top1 = document["top1"]
+    rows = [
+        ("steps", f"{document['steps']} ({document['epochs']:.2f} epochs)"),
+        ("top-1 before", percent(top1["before"])),
+        ("top-1 after", percent(top1["after"])),
+        ("same first guess as the original", number(document["agreement"])),
+    ]
+    if document.get("cosine") is not None:
+        rows.append(("cosine to the original's features", number(document["cosine"])))
+    if document.get("seconds") is not None:
+        rows.insert(1, ("time", duration(document["seconds"])))
+    return pairs("Finetuned", rows)
+
+
+def fold_table(document: Mapping[str, Any]) -> Group:
+    """Parity and size."""
+    rows = [
+        ("largest difference of outputs", tiny(document["max_abs_diff"])),
+        ("relative to the largest output", f"{tiny(document['rel_diff'])} (at most 2e-04 allowed)"),
+        ("after the cast that is saved", tiny(document["cast_max_abs_diff"])),
+        ("same first guess", number(document["agreement"])),
+        ("parameters", big(document["params"])),
+        ("MACs per image", big(document["macs"])),
+    ]
+    return pairs("Folded: verified against the unfolded model", rows)
+
+
+def eval_table(document: Mapping[str, Any]) -> Group:
+    """Scores of a classifier, or of a feature extractor."""
+    rows = [("images", str(document["num_samples"]) + _skipped(document))]
+    if "top1" in document:
+        rows += [("top-1", percent(document["top1"])), ("top-5", percent(document["top5"]))]
+        compared = [("agreement", "same first guess as reference"), ("cosine", "cosine of the logits")]
+    else:
+        compared = [
+            ("cosine", "cosine of pooled features"),
+            ("patch_cosine", "cosine of patch tokens"),
+            ("neighbour_agreement", "same nearest neighbour"),
+        ]
+    rows += [(label, number(document[key])) for key, label in compared if document.get(key) is not None]
+    return pairs(f"{document['model']} on {document['images']}", rows)
+
+
+def families_table(document: Mapping[str, Any]) -> Group:
+    """The support matrix."""
+    found = table(
+        *("attention", "models", "supported", "reason"),
+        right=("models",),
+        fold=("attention", "reason"),
+    )
+    for row in document["families"]:
+        supported = Text("yes", style="green") if row["supported"] else Text("no", style="dim")
+        models = "?" if row["models"] is None else str(row["models"])
+        found.add_row(Text(row["attention"]), models, supported, Text(row["reason"] or ""))
+    return titled("Attention classes of the installed timm", found)
+
+
+def demo_tables(document: Mapping[str, Any]) -> list[RenderableType]:
+    """Before and after of the whole job, stage by stage."""
+    stages = document["stages"]
+    columns = list(dict.fromkeys(key for stage in stages for key in stage))
+    found = table(*columns, right=[name for name in columns if name not in ("stage", "name", "verb")])
+    for stage in stages:
+        found.add_row(*(Text(_cell(name, stage.get(name))) for name in columns))
+    return [titled("Demo", found), Text(f"written to {document['out']}")]
+
+
+def _skipped(document: Mapping[str, Any]) -> str:
+    count = document.get("skipped")
+    return f" ({count} unreadable ones skipped)" if count else ""
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if name in ("params", "macs") and isinstance(value, (int, float)):
+        return big(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,197 @@
+"""The options of each verb; its docstring is the verb's text in `--help`."""
+
+# ruff: noqa: RUF009  (option() returns a dataclasses.field, which every class gets anew)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vitcompact.cli import fields
+from vitcompact.cli.fields import argument, option
+from vitcompact.cli.options import (
+    Amp,
+    Calibration,
+    Common,
+    DataOptions,
+    Device,
+    DType,
+    NumSamples,
+    OutOptions,
+    Seed,
+    SelectionOptions,
+    SourceOptions,
+    Workdir,
+)
+
+_SOURCE = "A timm name, hf-hub:ORG/NAME, a directory in timm's hub layout, or a weights file with --model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions(Common, Workdir, Seed, Device, SelectionOptions, Calibration, DataOptions, SourceOptions):
+    """Look at a model: how alike its attention heads are, what its FFNs need, and what compaction would save."""
+
+    source: str | None = argument("SOURCE", _SOURCE)
+    report: Path | None = option(
+        None, panel=fields.OUTPUT, metavar="FILE", help="Draw the analysis into a .html or .png file."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions(
+    Common, Workdir, OutOptions, Seed, Device, SelectionOptions, Calibration, DataOptions, SourceOptions
+):
+    """Make a model smaller: hallucinate attention heads and factorize FFNs, solved on calibration images.
+
+    Without images the weights alone decide, which costs far more accuracy.
+    """
+
+    source: str | None = argument("SOURCE", f"{_SOURCE} By default what was analyzed.")
+    out: str | None = argument("OUT", "Directory to write; by default 'converted' in the workspace.")
+    dry_run: bool = option(False, "--dry-run", panel=fields.OUTPUT, help="Print and write the plan, nothing else.")
+    plan: Path | None = option(
+        None, panel=fields.COMPACTION, metavar="FILE", help="Apply this plan.json instead of choosing heads and ranks."
+    )
+    init: Literal["lstsq", "svd"] = option(
+        "lstsq", panel=fields.SURGERY, help="FFN factors: fitted to the images, or by plain SVD (naive)."
+    )
+    hallucinate: Literal["refit", "copy"] = option(
+        "refit", panel=fields.SURGERY, help="Hallucinated heads: refitted to the images, or copied (naive)."
+    )
+    terms: str = option(
+        "identity",
+        panel=fields.SURGERY,
+        metavar="NAMES",
+        help="What a hallucinated map has besides its parent's: identity, mean, both with a comma, or none.",
+    )
+    filter_rank: int = option(
+        0,
+        panel=fields.SURGERY,
+        min=0,
+        max=3,
+        metavar="N",
+        help="Rank of a 3x3 filter over hallucinated maps; 0 is none.",
+    )
+    branches: int = option(
+        1, panel=fields.SURGERY, min=0, metavar="N", help="Trainable branches beside each FFN factor, gone after fold."
+    )
+    cache_gb: float = option(
+        4.0, panel=fields.SURGERY, min=0, metavar="GB", help="Memory for one block's inputs; beyond it they go to disk."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, DataOptions):
+    """Distil a converted model from its original for a few minutes. Labels are not needed.
+
+    Stops after --epochs, --steps or --max-minutes, whichever comes first (10 minutes where none is given). Ctrl-C
+    keeps a state from which --resume auto continues.
+    """
+
+    source: str | None = argument("MODEL", "A converted model; by default 'converted' in the workspace.")
+    out: str | None = argument("OUT", "Directory to write; by default 'finetuned' in the workspace.")
+    teacher: str | None = option(
+        None, panel=fields.MODEL, metavar="SOURCE", help="The original to learn from; by default the recorded one."
+    )
+    epochs: float | None = option(None, panel=fields.TRAINING, metavar="N", help="Passes over the images.")
+    steps: int | None = option(None, panel=fields.TRAINING, metavar="N", help="Optimizer steps.")
+    max_minutes: float | None = option(
+        None, panel=fields.TRAINING, metavar="MINUTES", help="Wall-clock limit, evaluation included."
+    )
+    opt: str = option("adamw", panel=fields.TRAINING, metavar="NAME", help="timm optimizer.")
+    lr: float = option(3e-4, panel=fields.TRAINING, metavar="RATE", help="Learning rate at its height.")
+    weight_decay: float = option(0.01, panel=fields.TRAINING, metavar="RATE", help="Decay of weight matrices.")
+    sched: str = option(
+        "cosine", panel=fields.TRAINING, metavar="NAME", help="Schedule: cosine, poly, tanh, wsd or constant."
+    )
+    warmup_steps: int = option(20, panel=fields.TRAINING, metavar="N", help="Steps of linear warm-up.")
+    clip_grad: float = option(1.0, panel=fields.TRAINING, metavar="NORM", help="Largest norm of the gradient.")
+    labels: bool = option(False, "--labels", panel=fields.TRAINING, help="Learn from the images' labels too.")
+    model_ema: bool = option(
+        True,
+        "--model-ema/--no-model-ema",
+        panel=fields.TRAINING,
+        help="Average the weights over the steps, and keep the average.",
+    )
+    model_ema_decay: float = option(0.99, panel=fields.TRAINING, metavar="RATE", help="Decay of that average.")
+    grad_checkpointing: bool = option(
+        False, "--grad-checkpointing", panel=fields.TRAINING, help="Less memory for about a third more time."
+    )
+    resume: str | None = option(
+        None, panel=fields.TRAINING, metavar="PATH|auto", help="Continue an interrupted run; auto finds its state."
+    )
+    amp: bool | None = option(
+        None,
+        "--amp/--no-amp",
+        panel=fields.RUN,
+        show_default=False,
+        help="Automatic mixed precision; by default where the device has it natively.",
+    )
+    amp_dtype: Literal["bfloat16"] = option("bfloat16", panel=fields.RUN, help="Number format of --amp.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldOptions(Common, Workdir, OutOptions, Seed):
+    """Merge training branches into plain layers, prove that nothing changed, and save. Needs no images.
+
+    The proof compares outputs in float32 on perturbed weights, before any cast to --dtype.
+    """
+
+    source: str | None = argument("MODEL", "A converted or finetuned model; by default the workspace's latest.")
+    out: str | None = argument("OUT", "Directory to write; by default 'folded' in the workspace.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Common, Workdir, Seed, Amp, Device, NumSamples, DataOptions, SourceOptions):
+    """Measure top-1 and top-5, and how closely a model follows its original.
+
+    A model without a head is compared with --reference by its features.
+    """
+
+    source: str | None = argument("MODEL", f"{_SOURCE} By default the workspace's latest.")
+    reference: str | None = option(
+        None, panel=fields.MEASUREMENT, metavar="SOURCE", help="Compare the outputs with those of this model."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Common, Workdir, Seed, Amp, Device, SourceOptions):
+    """Time a model against its original, alternately in one process, on random images."""
+
+    source: str | None = argument("MODEL", f"{_SOURCE} By default the workspace's latest.")
+    baseline: str | None = option(
+        None, panel=fields.MEASUREMENT, metavar="SOURCE", help="What to compare with; by default the recorded original."
+    )
+    batch_size: tuple[int, ...] = option(
+        (1, 8, 32), "--batch-size", "-b", panel=fields.MEASUREMENT, numbers=int, metavar="N,N,…", help="Images a batch."
+    )
+    num_pairs: int = option(
+        30, panel=fields.MEASUREMENT, min=1, metavar="N", help="Timed runs of each model, for each batch size."
+    )
+    warmup: int = option(5, panel=fields.MEASUREMENT, min=0, metavar="N", help="Untimed runs before them.")
+    max_seconds: float = option(
+        60.0, panel=fields.MEASUREMENT, min=0, metavar="SECONDS", help="Limit for the timed runs of a batch size."
+    )
+    min_speedup: float | None = option(
+        None, panel=fields.MEASUREMENT, metavar="FACTOR", help="Exit with 6 where the speed-up is below this."
+    )
+    dtype: DType | None = option(
+        None, panel=fields.RUN, help="Cast both models to this number format; by default they run as loaded (float32)."
+    )
+    channels_last: bool = option(False, "--channels-last", panel=fields.RUN, help="Channels-last memory format.")
+    torchcompile: bool = option(False, "--torchcompile", panel=fields.RUN, help="Run both through torch.compile.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamiliesOptions(Common):
+    """List every attention class of the installed timm: supported, or skipped and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(Common, Workdir):
+    """Do the whole job on a small bundled model and real images: offline, in under a minute."""
+
+    overwrite: bool = option(
+        False, "--overwrite", panel=fields.OUTPUT, help="Replace an earlier demo in the workspace."
+    )

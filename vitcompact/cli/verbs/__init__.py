@@ -1,0 +1,1 @@
+"""One module a verb: each asks the library and renders what it says."""

@@ -1,0 +1,50 @@
+"""`vitcompact analyze`."""
+
+from __future__ import annotations
+
+import json
+
+from vitcompact.analysis import analyze
+from vitcompact.cli import images, inputs
+from vitcompact.cli.console import Console
+from vitcompact.cli.render.analysis import analysis_tables
+from vitcompact.cli.verb_options import AnalyzeOptions
+from vitcompact.cli.verbs import common
+from vitcompact.errors import UsageError
+from vitcompact.plan.selection import Selection
+from vitcompact.report import check_report, write_report
+from vitcompact.workspace import Workspace, write_file
+
+
+def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> None:
+    """Analyze SOURCE; the workspace keeps source, images, selection and result."""
+    options = inputs.given_source(options)
+    if options.source is None:
+        raise UsageError("no model was given: name a timm model, a directory or a weights file (see analyze --help)")
+    Selection(options.ratio, options.rank_ratio, options.only, tuple(options.protect))  # refused before anything loads
+    if options.report is not None:
+        check_report(options.report)
+    space = Workspace(options.workdir)
+    original = inputs.open_original(options, given, None, console)
+    calibration = images.calibration_images(original.model, options, console)
+    report = analyze(
+        original.model,
+        calibration,
+        ratio=options.ratio,
+        rank_ratio=options.rank_ratio,
+        only=options.only,
+        protect=tuple(options.protect),
+        device=options.device,
+        progress=console.progress,
+    )
+    document = {**report.to_json(), "options": inputs.effective(options)}
+    common.record_inputs(space, original, options)
+    space.record(selection={name: getattr(options, name) for name in inputs.SELECTION_NAMES})
+    write_file(space.analysis_file, json.dumps(common.plain(document), indent=2, ensure_ascii=False) + "\n")
+    if options.report is not None:
+        write_report(report.to_json(), options.report)
+        console.note(f"drawn into {options.report}")
+    console.result(document, *analysis_tables(document))
+    if not document["layers"]:
+        console.note("no attention head can be hallucinated here: only the FFNs are compacted")
+    console.note(f"recorded in {space.path}; next: vitcompact convert{common.workdir_flag(options)}")

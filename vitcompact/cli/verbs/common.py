@@ -1,0 +1,115 @@
+"""What several verbs do alike: workspaces, recording, counting, saving."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitcompact.analysis.cost import Cost, count
+from vitcompact.checkpoint import Provenance, check_out, read_record, save
+from vitcompact.checkpoint.record import to_plain
+from vitcompact.cli import images, inputs
+from vitcompact.cli.console import Console
+from vitcompact.data import resolve_input
+from vitcompact.errors import UsageError
+from vitcompact.workspace import Workspace
+
+DEFAULT_WORKDIR = "vitcompact-out"
+
+
+def workspace_for(options: Any) -> Workspace | None:
+    """The workspace of a verb, or None where both model and output were given: it is neither read nor written."""
+    return None if options.source is not None and options.out is not None else Workspace(options.workdir)
+
+
+def out_for(options: Any, space: Workspace | None, verb: str) -> Path:
+    """The directory to write, refused early where it exists.
+
+    Raises:
+        UsageError: it exists and --overwrite was not given.
+    """
+    out = options.out if options.out is not None else _not_none(space).out(verb)
+    return check_out(out, overwrite=options.overwrite)
+
+
+def record_inputs(space: Workspace, original: inputs.Original, options: Any) -> None:
+    """Keep the source and the images for the verbs that follow."""
+    space.record(source=original.record, data=images.recorded_images(options))
+
+
+def cost_of(model: nn.Module) -> Cost:
+    """Parameters and MACs an image of the folded form, at the model's own size."""
+    return count(model, resolve_input(model).input_size)
+
+
+def before_after(before: Cost, after: Cost) -> dict[str, dict[str, int]]:
+    """`params` and `macs` of two models, as results have them."""
+    return {name: {"before": getattr(before, name), "after": getattr(after, name)} for name in ("params", "macs")}
+
+
+def save_model(
+    model: nn.Module,
+    out: Path,
+    options: Any,
+    results: Mapping[str, Any],
+    provenance: Provenance | None,
+    original: Mapping[str, Any],
+) -> None:
+    """Write a model with the options and results of this run, and with how its original is read."""
+    recorded = {**inputs.effective(options), inputs.ORIGINAL: dict(original)}
+    dtype = getattr(torch, options.dtype)
+    save(
+        model,
+        out,
+        provenance=provenance,
+        options=recorded,
+        results=results,
+        dtype=dtype,
+        overwrite=options.overwrite,
+    )
+
+
+def lineage(directory: str) -> tuple[Provenance | None, dict[str, Any]]:
+    """Where a checkpoint of ours was made from, and how that is read; nothing for any other model."""
+    try:
+        record = read_record(directory.removeprefix("local-dir:"))
+    except UsageError:
+        return None, {}
+    original = record.options.get(inputs.ORIGINAL)
+    return record.provenance, dict(original) if isinstance(original, Mapping) else {}
+
+
+def plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document as JSON has it."""
+    result = to_plain(document)
+    assert isinstance(result, dict)
+    return result
+
+
+def amp_dtype(options: Any) -> torch.dtype | None:
+    """The number format of `--amp`, or None."""
+    return getattr(torch, options.amp_dtype) if options.amp else None
+
+
+def workdir_flag(options: Any) -> str:
+    """What a command that follows needs to find the same workspace."""
+    return "" if str(options.workdir) == DEFAULT_WORKDIR else f" --workdir {options.workdir}"
+
+
+def model_from_workspace(options: Any, space: Workspace | None, verb: str, console: Console) -> Any:
+    """The options with MODEL taken from the stage before, where it was not given."""
+    if options.source is not None:
+        return options
+    path = _not_none(space).input_of(verb)
+    console.note(f"from the workspace {_not_none(space).path}: MODEL {path}")
+    return dataclasses.replace(options, source=str(path))
+
+
+def _not_none(space: Workspace | None) -> Workspace:
+    assert space is not None  # a verb without a workspace was given both ends
+    return space

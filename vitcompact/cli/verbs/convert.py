@@ -1,0 +1,151 @@
+"""`vitcompact convert`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vitcompact.analysis.analyze import predicted_cost
+from vitcompact.checkpoint import check_out
+from vitcompact.cli import images, inputs
+from vitcompact.cli.console import Console
+from vitcompact.cli.render.convert import convert_tables, plan_tables
+from vitcompact.cli.verb_options import ConvertOptions
+from vitcompact.cli.verbs import common
+from vitcompact.data import CalibrationImages
+from vitcompact.errors import UsageError
+from vitcompact.plan.schema import Plan
+from vitcompact.plan.selection import Selection
+from vitcompact.surgery import convert
+from vitcompact.workspace import Workspace, write_file
+
+
+def run(options: ConvertOptions, given: frozenset[str], console: Console) -> None:
+    """Convert SOURCE into OUT, or only plan it."""
+    options = inputs.given_source(options)
+    space = common.workspace_for(options)
+    options = _filled(options, given, space, console)
+    plan = None if options.plan is None else _read_plan(options, given)
+    selection(options)
+    out = None if options.dry_run else common.out_for(options, space, "convert")
+    original = inputs.open_original(options, given, space, console)
+    calibration = images.calibration_images(original.model, options, console)
+    if options.dry_run:
+        _plan_only(options, original, calibration, plan, space, console)
+        return
+    assert out is not None
+    before = common.cost_of(original.model)
+    model = convert(
+        original.model,
+        images=calibration,
+        plan=plan,
+        init=options.init,
+        hallucinate=options.hallucinate,
+        cache_gb=options.cache_gb,
+        batch_size=options.batch_size,
+        device=options.device,
+        progress=console.progress,
+        **_chosen(options),
+    )
+    results = common.before_after(before, common.cost_of(model))
+    fidelity = model.vitcompact_fidelity
+    if fidelity is not None:
+        results["fidelity"] = common.plain({"fidelity": fidelity})["fidelity"]
+    done: Plan = model.vitcompact_plan  # type: ignore[assignment]
+    common.save_model(model, out, options, results, original.provenance, original.record.options)
+    document = {**results, "plan": done.to_json(), "out": str(out), "options": inputs.effective(options)}
+    if space is not None:
+        common.record_inputs(space, original, options)
+        write_file(space.plan_file, _json(done.to_json()))
+        space.record_stage("convert", out)
+    console.result(document, *convert_tables(document))
+    follow = f"; next: vitcompact finetune{common.workdir_flag(options)}" if space is not None else ""
+    console.note(f"written to {out}{follow}")
+
+
+def selection(options: ConvertOptions) -> Selection:
+    """The selection that the options ask for; it is checked before anything is loaded."""
+    chosen = _chosen(options)
+    return Selection(**{name: value for name, value in chosen.items() if name != "seed"})
+
+
+def _chosen(options: ConvertOptions) -> dict[str, Any]:
+    return {
+        "ratio": options.ratio,
+        "rank_ratio": options.rank_ratio,
+        "only": options.only,
+        "protect": tuple(options.protect),
+        "terms": tuple(term for term in options.terms.replace(",", " ").split() if term != "none"),
+        "filter_rank": options.filter_rank,
+        "branches": options.branches,
+        "seed": options.seed,
+    }
+
+
+def _filled(
+    options: ConvertOptions, given: frozenset[str], space: Workspace | None, console: Console
+) -> ConvertOptions:
+    """The images and the selection of the analysis, where none were given."""
+    options = images.with_recorded_images(options, given, space, console)
+    if space is None or options.plan is not None:
+        return options
+    return inputs.from_workspace(options, given, space.state.selection, inputs.SELECTION_NAMES, space, console)
+
+
+def _read_plan(options: ConvertOptions, given: frozenset[str]) -> Plan:
+    """The plan in `--plan FILE`, which may also be a document of ours that holds one."""
+    clash = sorted(given & {*inputs.SELECTION_NAMES, "terms", "filter_rank", "branches"})
+    if clash:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in clash)
+        raise UsageError(f"--plan says what is compacted; leave out {names}")
+    path = options.plan
+    try:
+        data = json.loads(Path(str(path)).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or f"not JSON ({error})"
+        raise UsageError(f"cannot read --plan {path}: {reason}") from error
+    inner = data.get("plan") if isinstance(data, dict) else None
+    return Plan.from_json(inner if isinstance(inner, dict) else data)
+
+
+def _plan_only(
+    options: ConvertOptions,
+    original: inputs.Original,
+    calibration: CalibrationImages | None,
+    plan: Plan | None,
+    space: Workspace | None,
+    console: Console,
+) -> None:
+    from vitcompact.surgery import make_plan
+
+    before = common.cost_of(original.model)
+    plan = plan or make_plan(
+        original.model, images=calibration, device=options.device, progress=console.progress, **_chosen(options)
+    )
+    after = predicted_cost(original.model, plan)
+    path = _plan_file(options, space)
+    document = {
+        **common.before_after(before, after),
+        "plan": plan.to_json(),
+        "plan_file": str(path),
+        "out": None,
+        "options": inputs.effective(options),
+    }
+    if space is not None:
+        common.record_inputs(space, original, options)
+    write_file(path, _json(plan.to_json()))
+    console.result(document, *plan_tables(document))
+    console.note(f"plan written to {path}; nothing else was written")
+
+
+def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:
+    """The workspace's plan; where OUT was given, a file beside it, since OUT itself is left to the conversion."""
+    if space is not None:
+        return space.plan_file
+    out = Path(str(options.out)).expanduser()
+    return out if out.suffix == ".json" else check_out(out, overwrite=True).with_name(f"{out.name}.plan.json")
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,80 @@
+"""`vitcompact eval`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vitcompact.checkpoint import LoadedModel, SourceOptions, load_source
+from vitcompact.cli import images, inputs
+from vitcompact.cli.console import Console
+from vitcompact.cli.render.results import eval_table
+from vitcompact.cli.verb_options import EvalOptions
+from vitcompact.cli.verbs import common
+from vitcompact.data import DataOptions, evaluation_batches
+from vitcompact.errors import DataError
+from vitcompact.evaluate import evaluate
+from vitcompact.workspace import Workspace
+
+
+def run(options: EvalOptions, given: frozenset[str], console: Console) -> None:
+    """Score MODEL, and compare it with a reference."""
+    options = inputs.given_source(options)
+    taken = options.source is None
+    space = Workspace(options.workdir)
+    if taken:
+        verb, path = space.latest()
+        console.note(f"from the workspace {space.path}: MODEL {path} (by {verb})")
+        options = dataclasses.replace(options, source=str(path))
+    data = _images(options, given, space, console)
+    loaded = inputs.open_original(options, given, None, console).loaded
+    reference = _reference(options, space if taken else None, console)
+    batches = evaluation_batches(loaded.model, data)
+    result = evaluate(
+        loaded.model,
+        batches,
+        reference=None if reference is None else reference.model,
+        device=options.device,
+        amp_dtype=common.amp_dtype(options),
+        progress=console.progress,
+    )
+    document = {
+        **result.to_json(),
+        "skipped": len(batches.skipped),
+        "model": str(options.source),
+        "images": batches.description,
+        "options": inputs.effective(options),
+    }
+    console.result(document, eval_table(document))
+
+
+def _images(options: EvalOptions, given: frozenset[str], space: Workspace, console: Console) -> DataOptions:
+    """The images given, or else the evaluation images that the workspace recorded.
+
+    Raises:
+        DataError: neither.
+    """
+    if options.eval_data_dir is not None:
+        data: DataOptions | None = images.training_set(options, data_dir=options.eval_data_dir, dataset="")
+    elif images.has_images(options):
+        data = images.training_set(options)
+    else:
+        filled = images.with_recorded_images(options, given, space, console)
+        data = images.evaluation_set(filled)
+        data = None if data is None else dataclasses.replace(data, num_samples=options.num_samples)
+    if data is None:
+        raise DataError(
+            "no images to evaluate on: give --data-dir with labelled images (a folder or a .tar of class folders)"
+        )
+    recorded = images.calibrated_on(space)
+    if recorded is not None:
+        images.warn_overlap(recorded, data, console)
+    return data
+
+
+def _reference(options: EvalOptions, space: Workspace | None, console: Console) -> LoadedModel | None:
+    """`--reference`, or the original of the workspace that MODEL came from."""
+    if options.reference is not None:
+        return load_source(options.reference, SourceOptions(img_size=options.img_size))
+    return (
+        None if space is None or space.state.source is None else inputs.recorded_original(space, console, "--reference")
+    )

@@ -1,0 +1,20 @@
+"""`vitcompact families`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitcompact.cli.console import Console
+from vitcompact.cli.render.results import families_table
+from vitcompact.cli.verb_options import FamiliesOptions
+from vitcompact.families.census import support_matrix, unclassified
+
+
+def run(options: FamiliesOptions, given: frozenset[str], console: Console) -> None:
+    """Print the support matrix."""
+    rows: list[dict[str, Any]] = [dict(row.to_json()) for row in support_matrix()]
+    for name in unclassified():  # of a newer timm
+        reason = "unknown to this release of vitcompact"
+        rows.append({"attention": name, "models": None, "supported": False, "reason": reason})
+    document = {"families": rows}
+    console.result(document, families_table(document))

@@ -1,0 +1,77 @@
+"""`vitcompact finetune`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from vitcompact.checkpoint import LoadedModel, load_source
+from vitcompact.cli import images, inputs
+from vitcompact.cli.console import Console
+from vitcompact.cli.render.results import finetune_table
+from vitcompact.cli.verb_options import FinetuneOptions
+from vitcompact.cli.verbs import common
+from vitcompact.data import evaluation_batches, training_loader
+from vitcompact.train import TrainOptions, finetune
+from vitcompact.workspace import Workspace
+
+
+def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> None:
+    """Distil MODEL from its original and save the result in OUT."""
+    space = common.workspace_for(options)
+    training = _train_options(options)
+    out = common.out_for(options, space, "finetune")
+    taken = options.source is None
+    options = common.model_from_workspace(options, space, "finetune", console)
+    options = images.with_recorded_images(options, given, space, console)
+    images.require_images(options, "finetune")
+    model = load_source(str(options.source)).model
+    teacher = _teacher(options, space if taken else None, console)
+    batches = training_loader(model, images.training_set(options))
+    console.note(f"learning from {batches.num_samples} images of {batches.description}")
+    evaluation = images.evaluation_set(options)
+    images.warn_overlap(images.training_set(options), evaluation, console)
+    if evaluation is None:
+        console.note("no evaluation images (--eval-data-dir, or a split of --data-dir): top-1 will not be measured")
+    result = finetune(
+        model,
+        teacher.model,
+        batches,
+        options=training,
+        evaluation=None if evaluation is None else evaluation_batches(model, evaluation),
+        device=options.device,
+        state_dir=_state_dir(out, space),
+        resume=options.resume,
+        progress=console.progress,
+    )
+    measured = common.plain(result.to_json())
+    provenance, original = common.lineage(str(options.source))
+    common.save_model(result.model, out, options, measured, provenance or teacher.provenance, original)
+    if space is not None:
+        recorded = images.recorded_images(options)
+        space.record(data={**space.state.data, **recorded})
+        space.record_stage("finetune", out)
+    document = {**measured, "out": str(out), "options": inputs.effective(options)}
+    console.result(document, finetune_table(document))
+    follow = f"; next: vitcompact fold{common.workdir_flag(options)}" if space is not None else ""
+    console.note(f"written to {out}{follow}")
+
+
+def _train_options(options: FinetuneOptions) -> TrainOptions:
+    names = [field.name for field in dataclasses.fields(TrainOptions) if hasattr(options, field.name)]
+    values: dict[str, Any] = {name: getattr(options, name) for name in names}
+    return TrainOptions(**values)
+
+
+def _teacher(options: FinetuneOptions, space: Workspace | None, console: Console) -> LoadedModel:
+    """`--teacher`, or the original of the workspace that MODEL came from, or the one in MODEL's own record."""
+    if options.teacher is not None:
+        return load_source(options.teacher)
+    if space is not None:
+        return inputs.recorded_original(space, console, "--teacher")
+    return inputs.original_of(str(options.source), console, "--teacher")
+
+
+def _state_dir(out: Path, space: Workspace | None) -> Path:
+    return out.with_name(f"{out.name}-state") if space is None else space.finetune_state

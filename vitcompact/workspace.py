@@ -1,0 +1,263 @@
+"""The workspace: one folder in which a job's stages find what the stage before left.
+
+`workspace.json` records the source, the images, the selection and each stage's output with its SHA-256, so that a
+stage whose input has changed since is noticed. It is written to a temporary sibling and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vitcompact.errors import UsageError
+
+FORMAT = 1
+STATE_NAME = "workspace.json"
+WEIGHTS_NAME = "model.safetensors"
+FOLDERS = {"convert": "converted", "finetune": "finetuned", "fold": "folded"}
+"""The verbs whose stages leave a model, in the order of the job, and the folder of each."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The original model: SOURCE (a path is absolute), how it is read, and the hash of its weights."""
+
+    source: str
+    sha256: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The output of one verb.
+
+    Attributes:
+        path: its directory, relative to the workspace where it lies inside.
+        sha256: hash of its weights.
+        serial: position in the order in which the stages were written.
+        source: hash of the original's weights at that time (its name where it has none).
+    """
+
+    path: str
+    sha256: str
+    serial: int
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """The content of `workspace.json`.
+
+    Attributes:
+        source: the original.
+        data: options that say which images, by option name.
+        selection: options that say what is compacted, by option name.
+        stages: by verb.
+    """
+
+    source: Source | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> State:
+        """Read what `to_json` wrote; KeyError, TypeError or ValueError where it is anything else."""
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']!r}, this release reads {FORMAT}")
+        source = None if data["source"] is None else Source(**data["source"])
+        stages = {verb: Stage(**stage) for verb, stage in data["stages"].items() if verb in FOLDERS}
+        return cls(source, dict(data["data"]), dict(data["selection"]), stages)
+
+
+class Workspace:
+    """A folder with `workspace.json`; it exists on disk from the first write on.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        UsageError: its `workspace.json` is damaged, or `path` is a file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"--workdir {self.path} is a file; give the name of a directory")
+        self.state = _read(self.path / STATE_NAME)
+
+    @property
+    def analysis_file(self) -> Path:
+        return self.path / "analysis.json"
+
+    @property
+    def plan_file(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def finetune_state(self) -> Path:
+        """Folder of the resumable state of finetuning."""
+        return self.path / "finetune-state"
+
+    def out(self, verb: str) -> Path:
+        """The directory that a verb writes by default."""
+        return self.path / FOLDERS[verb]
+
+    def record(
+        self,
+        *,
+        source: Source | None = None,
+        data: Mapping[str, Any] | None = None,
+        selection: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Remember the source, the images or the selection; what is not given stays as it was."""
+        self._write(
+            replace(
+                self.state,
+                source=source or self.state.source,
+                data=self.state.data if data is None else dict(data),
+                selection=self.state.selection if selection is None else dict(selection),
+            )
+        )
+
+    def record_stage(self, verb: str, out: Path) -> None:
+        """Remember the model that `verb` wrote into `out`."""
+        serial = 1 + max((stage.serial for stage in self.state.stages.values()), default=0)
+        stage = Stage(self._relative(out), _sha256(out / WEIGHTS_NAME), serial, self._source_key())
+        self._write(replace(self.state, stages={**self.state.stages, verb: stage}))
+
+    def source(self) -> Source:
+        """The recorded original.
+
+        Raises:
+            UsageError: none was recorded.
+        """
+        if self.state.source is None:
+            raise UsageError(
+                f"no model was given, and the workspace {self.path} has none: "
+                "run 'vitcompact analyze SOURCE' first, or name the model"
+            )
+        return self.state.source
+
+    def check_source(self, sha256: str | None) -> None:
+        """Raises UsageError where the weights just loaded from the recorded source are not those recorded."""
+        source = self.source()
+        if sha256 != source.sha256:
+            raise UsageError(
+                f"the weights of {source.source} have changed since they were recorded in {self.path}: "
+                "run 'vitcompact analyze' on them again"
+            )
+
+    def input_of(self, verb: str) -> Path:
+        """The model that `finetune` or `fold` continues from.
+
+        Raises:
+            UsageError: the stage before is missing or stale; the message names the verb to run.
+        """
+        if verb == "fold" and "finetune" in self.state.stages:
+            self._check_order("convert", "finetune")
+            return self._checked("finetune")
+        return self._checked("convert")
+
+    def latest(self) -> tuple[str, Path]:
+        """The stage that was written last, and its verb.
+
+        Raises:
+            UsageError: there is none, or it is stale.
+        """
+        if not self.state.stages:
+            raise UsageError(
+                f"no model was given, and the workspace {self.path} has none: "
+                "run 'vitcompact convert' first, or name the model"
+            )
+        verb = max(self.state.stages, key=lambda name: self.state.stages[name].serial)
+        return verb, self._checked(verb)
+
+    def _checked(self, verb: str) -> Path:
+        """The directory of a stage whose weights and source are those recorded."""
+        stage = self.state.stages.get(verb)
+        if stage is None:
+            raise UsageError(
+                f"no model was given, and the workspace {self.path} has no {FOLDERS[verb]} model: "
+                f"run 'vitcompact {verb}' first, or name the model"
+            )
+        path = self.path / stage.path
+        if not (path / WEIGHTS_NAME).is_file():
+            raise UsageError(f"{path} is gone: run 'vitcompact {verb}' again, or name the model")
+        if stage.source != self._source_key():
+            raise UsageError(
+                f"{path} was made from another model than the one now recorded in {self.path} "
+                f"({self.source().source}): run 'vitcompact convert' again, or name the model"
+            )
+        if _sha256(path / WEIGHTS_NAME) != stage.sha256:
+            raise UsageError(
+                f"{path} has changed since 'vitcompact {verb}' wrote it: run that again, or name the model"
+            )
+        return path
+
+    def _check_order(self, before: str, after: str) -> None:
+        first, second = self.state.stages.get(before), self.state.stages[after]
+        if first is not None and first.serial > second.serial:
+            raise UsageError(
+                f"{self.path / first.path} is newer than {self.path / second.path}: run 'vitcompact {after}' again, "
+                "or name the model"
+            )
+
+    def _source_key(self) -> str | None:
+        source = self.state.source
+        return None if source is None else source.sha256 or f"{source.source} {sorted(source.options.items())}"
+
+    def _relative(self, out: Path) -> str:
+        out, root = out.resolve(), self.path.resolve()
+        return str(out.relative_to(root) if out.is_relative_to(root) else out)
+
+    def _write(self, state: State) -> None:
+        write_file(self.path / STATE_NAME, json.dumps(state.to_json(), indent=2, ensure_ascii=False) + "\n")
+        self.state = state
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Write a small file: complete, or not at all. Missing folders are made.
+
+    Raises:
+        UsageError: the disk is full, or `path` cannot be written.
+    """
+    from vitcompact.checkpoint.disk import disk_errors
+
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with disk_errors(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> State:
+    if not path.exists():
+        return State()
+    try:
+        return State.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is damaged ({type(error).__name__}: {error}): delete it, or give another --workdir"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    from vitcompact.checkpoint.provenance import sha256_of
+
+    return sha256_of(path)

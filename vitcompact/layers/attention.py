@@ -69,7 +69,6 @@ class CompactAttention(nn.Module):
         dim_out: int | None = None,
         scale: float | None = None,
         qkv_bias: bool = True,
-        proj_bias: bool = True,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
         inner_norm: nn.Module | None = None,
@@ -98,7 +97,7 @@ class CompactAttention(nn.Module):
         self.attn_drop = nn.Dropout(attention_dropout)
         self.norm = inner_norm or nn.Identity()
         self.gate = nn.Linear(dim, self.attn_dim, bias=gate_bias) if gate else None
-        self.proj = nn.Linear(self.attn_dim, dim_out or dim, bias=proj_bias)
+        self.proj = nn.Linear(self.attn_dim, dim_out or dim)
         self.proj_drop = output_dropout or nn.Identity()
 
         children = len(layout.hallucinated)

@@ -18,7 +18,7 @@ def output_scale(model: nn.Module, scale: str | None) -> Tensor | None:
 def scaled(gamma: Tensor | None, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """`gamma * (W x + b)` as one linear map in float64: weight `(out, in)` and bias `(out,)`."""
     weight = weight.detach().double()
-    bias = torch.zeros(weight.shape[0], dtype=torch.float64) if bias is None else bias.detach().double()
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().double()
     return (weight, bias) if gamma is None else (gamma[:, None] * weight, gamma * bias)
 
 

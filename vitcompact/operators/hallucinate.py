@@ -60,7 +60,6 @@ def build_core(
         dim_out=parts.proj.out_features,
         scale=parts.scale,
         qkv_bias=any(bias is not None for bias in biases),
-        proj_bias=parts.proj.bias is not None or scale is not None,
         query_norm=copy.deepcopy(parts.query_norm),
         key_norm=copy.deepcopy(parts.key_norm),
         inner_norm=copy.deepcopy(parts.inner_norm),
@@ -109,12 +108,9 @@ def _copy_values(
         core.gate.weight.copy_(take_heads(parts.gate.weight, heads, parts.v_dim))
         if core.gate.bias is not None:
             core.gate.bias.copy_(take_heads(parts.gate.bias, heads, parts.v_dim))
-    weight, bias = (
-        (parts.proj.weight, parts.proj.bias) if scale is None else scaled(scale, parts.proj.weight, parts.proj.bias)
-    )
+    weight, bias = scaled(scale, parts.proj.weight, parts.proj.bias)
     core.proj.weight.copy_(take_heads(weight.T, heads, parts.v_dim).T)
-    if core.proj.bias is not None:
-        core.proj.bias.copy_(bias)
+    core.proj.bias.copy_(bias)
 
 
 def take_heads(rows: Tensor, heads: list[int], width: int) -> Tensor:

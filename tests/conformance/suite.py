@@ -1,0 +1,115 @@
+"""What every family has to pass: inherit `ConformanceSuite` and list the family's models.
+
+Each test starts from weights that are perturbed, so that no norm is one, no bias zero and no branch silent by accident.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import vitcompact
+
+
+@dataclass(frozen=True)
+class Case:
+    """A timm model small enough for a fast test.
+
+    `size` is its image side; `other_size` one that it also takes after `set_input_size` (None: none).
+    """
+
+    id: str
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    size: int = 64
+    other_size: int | None = 96
+    compile: bool = False
+
+
+class ConformanceSuite:
+    """Convert, train a step, perturb, fold, reload through timm, and everything that downstream code calls."""
+
+    cases: tuple[Case, ...] = ()
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "case" in metafunc.fixturenames:
+            metafunc.parametrize("case", self.cases, ids=lambda case: case.id, scope="class")
+
+    def test_closer_than_copying(self, original: nn.Module, compact: nn.Module, images: Tensor) -> None:
+        naive = vitcompact.convert(original, images=images, init="svd", hallucinate="copy")
+        wanted = original(images)
+        assert (compact(images) - wanted).norm() < (naive(images) - wanted).norm()
+
+    def test_fold_is_equal_and_idempotent(self, trained: nn.Module, folded: nn.Module, images: Tensor) -> None:
+        wanted, got = trained(images), folded(images)
+        assert (got - wanted).abs().max() <= 2e-4 * wanted.abs().max()
+        again = vitcompact.fold(folded)
+        assert all(torch.equal(value, folded.state_dict()[key]) for key, value in again.state_dict().items())
+        assert again.vitcompact_plan == folded.vitcompact_plan
+        assert sum(p.numel() for p in folded.parameters()) < sum(p.numel() for p in trained.parameters())
+
+    def test_reload_is_bit_exact(self, folded: nn.Module, trained: nn.Module, images: Tensor, tmp_path: Path) -> None:
+        for form, model in (("folded", folded), ("training", trained)):
+            out = vitcompact.save(model, tmp_path / form)
+            wanted = model(images)
+            assert torch.equal(vitcompact.load(out)(images), wanted)
+            assert torch.equal(timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images), wanted)
+            assert not torch.equal(wanted, timm.create_model(f"local-dir:{out}").eval()(images))
+
+    def test_intermediates(self, original: nn.Module, folded: nn.Module, images: Tensor) -> None:
+        final, features = folded.forward_intermediates(images)
+        wanted_final, wanted = original.forward_intermediates(images)
+        assert [f.shape for f in features] == [f.shape for f in wanted]
+        assert final.shape == wanted_final.shape
+        torch.testing.assert_close(folded.forward_features(images), final)
+
+    def test_reset_classifier(self, folded: nn.Module, images: Tensor) -> None:
+        model = copy.deepcopy(folded)
+        model.reset_classifier(3)
+        assert model(images).shape == (len(images), 3)
+
+    def test_grad_checkpointing_changes_nothing(self, trained: nn.Module, images: Tensor) -> None:
+        plain, saving = copy.deepcopy(trained).train(), copy.deepcopy(trained).train()
+        saving.set_grad_checkpointing(True)
+        for model in (plain, saving):
+            model(images).square().mean().backward()
+        for (name, first), second in zip(plain.named_parameters(), saving.parameters(), strict=True):
+            torch.testing.assert_close(first.grad, second.grad, msg=name, rtol=1e-3, atol=1e-5)
+        for (name, first), second in zip(plain.named_buffers(), saving.buffers(), strict=True):
+            torch.testing.assert_close(first, second, msg=f"{name} was updated twice")
+
+    def test_bfloat16(self, folded: nn.Module, images: Tensor) -> None:
+        got = copy.deepcopy(folded).bfloat16()(images.bfloat16()).float()
+        wanted = folded(images)
+        assert (got - wanted).norm() < 0.1 * wanted.norm()
+
+    def test_other_image_size(self, case: Case, folded: nn.Module, tmp_path: Path) -> None:
+        if case.other_size is None:
+            pytest.skip("this model has one image size")
+        model = copy.deepcopy(folded)
+        model.set_input_size((case.other_size, case.other_size))
+        images = torch.randn(2, 3, case.other_size, case.other_size)
+        out = vitcompact.save(model, tmp_path / "resized")
+        assert torch.equal(vitcompact.load(out)(images), model(images))
+
+    def test_features_only(self, folded: nn.Module, images: Tensor, tmp_path: Path) -> None:
+        out = vitcompact.save(folded, tmp_path / "out")
+        features = timm.create_model(f"local-dir:{out}", pretrained=True, features_only=True, out_indices=(0, 2)).eval()
+        wanted = folded.forward_intermediates(images, indices=(0, 2), norm=True, intermediates_only=True)
+        got = features(images)
+        assert [f.shape for f in got] == [w.shape for w in wanted]
+        assert torch.equal(got[-1], wanted[-1]) or torch.equal(
+            got[-1], folded.forward_intermediates(images, indices=(2,), intermediates_only=True)[-1]
+        )
+
+    def test_compile(self, case: Case, folded: nn.Module, images: Tensor) -> None:
+        compiled = torch.compile(folded, backend="inductor" if case.compile else "aot_eager", fullgraph=True)
+        wanted = folded(images)
+        assert (compiled(images) - wanted).abs().max() <= 2e-4 * wanted.abs().max()

@@ -1,0 +1,115 @@
+"""The whole job on a bundled model and bundled real images: load, convert, fine-tune, fold, evaluate, time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vitcompact.analysis import Cost, count
+from vitcompact.bench import bench
+from vitcompact.checkpoint import check_out, load_source, save
+from vitcompact.data import CalibrationImages, DataOptions, evaluation_batches, resolve_input, training_loader
+from vitcompact.data.augment import Augment
+from vitcompact.evaluate import evaluate
+from vitcompact.fold import fold
+from vitcompact.progress import Progress, silent
+from vitcompact.surgery import convert
+from vitcompact.train import TrainOptions, finetune
+
+FINETUNE_STEPS = 150
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the demo's table; `seconds` is how long it took, the rest is measured on the model after it.
+
+    `top1` is in percent on the held-out images, `latency_ms` the median for a batch of 64 (original and folded only,
+    timed alternately in one run).
+    """
+
+    stage: str
+    seconds: float
+    top1: float | None
+    params: int
+    macs: int
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured, and where the folded model was written."""
+
+    stages: tuple[Stage, ...]
+    speedup: float
+    macs_ratio: float
+    rel_diff: float
+    out: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Keys: stages, speedup, macs_ratio, rel_diff, out."""
+        return {**asdict(self), "stages": [asdict(stage) for stage in self.stages], "out": str(self.out)}
+
+
+def run(workdir: str | Path, progress: Progress = silent, *, overwrite: bool = False, seed: int = 0) -> DemoResult:
+    """Run the demo and write the folded model to `workdir/demo`.
+
+    Raises:
+        UsageError: `workdir/demo` exists and `overwrite` is off.
+    """
+    out = check_out(Path(workdir) / "demo", overwrite=overwrite)
+    with as_file(files("vitcompact.demo").joinpath("assets")) as assets:
+        return _Demo(assets, progress, seed).run(out, overwrite)
+
+
+class _Demo:
+    def __init__(self, assets: Path, progress: Progress, seed: int) -> None:
+        self.progress, self.seed = progress, seed
+        self.source = load_source(str(assets / "vit_digits"))
+        self.train = DataOptions(data_dir=assets / "train.tar", batch_size=BATCH_SIZE, seed=seed, workers=0)
+        self.test = DataOptions(data_dir=assets / "test.tar", batch_size=256, workers=0)
+        self.size = resolve_input(self.source.model).input_size
+
+    def run(self, out: Path, overwrite: bool) -> DemoResult:
+        original = self.source.model
+        images = CalibrationImages(original, self.train)
+        before = self._stage("original", original, time.monotonic())
+        began = time.monotonic()
+        naive = convert(original, images=images, init="svd", hallucinate="copy", seed=self.seed)
+        copied = self._stage("copied heads, plain SVD", naive, began)
+        began = time.monotonic()
+        compact = convert(original, images=images, seed=self.seed, progress=self.progress)
+        converted = self._stage("convert", compact, began)
+        began = time.monotonic()
+        options = TrainOptions(steps=FINETUNE_STEPS, seed=self.seed)
+        # digits are not the same when mirrored, and all of a digit counts
+        loader = training_loader(original, self.train, Augment(scale=(0.8, 1.0), hflip=0.0))
+        tuned = finetune(compact, original, loader, options=options, progress=self.progress).model
+        finetuned = self._stage("finetune", tuned, began)
+        began = time.monotonic()
+        folded = fold(tuned, seed=self.seed)
+        after = self._stage("fold", folded, began)
+        times = bench(
+            folded, original, batch_sizes=(BATCH_SIZE,), num_pairs=40, max_seconds=5, macs=(after.macs, before.macs)
+        )
+        stages = (_timed(before, times.headline.baseline.latency_ms.p50), copied, converted, finetuned)
+        stages = (*stages, _timed(after, times.headline.model.latency_ms.p50))
+        parity = folded.vitcompact_parity
+        result = DemoResult(stages, times.speedup, after.macs / before.macs, parity.rel_diff, out)  # type: ignore[union-attr, arg-type]
+        save(folded, out, provenance=self.source.provenance, results=result.to_json(), overwrite=overwrite)
+        return result
+
+    def _stage(self, name: str, model: nn.Module, began: float) -> Stage:
+        seconds = time.monotonic() - began
+        cost: Cost = count(model, self.size)
+        score = evaluate(model, evaluation_batches(model, self.test))
+        return Stage(name, round(seconds, 2), score.top1, cost.params, cost.macs)
+
+
+def _timed(stage: Stage, latency_ms: float) -> Stage:
+    return Stage(**{**asdict(stage), "latency_ms": latency_ms})

@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     console = Console(verbose="--verbose" in words or "-v" in words)
+    if not words:
+        return main(["--help"]) or EXIT_USAGE
     try:
         parsed = typer.main.get_command(application()).main(
             join_numbers(words, VERBS), prog_name=PROGRAM, standalone_mode=False
@@ -64,7 +66,6 @@ def application() -> typer.Typer:
         epilog="A whole job: vitcompact analyze MODEL --data-dir IMAGES, then convert, finetune, fold. "
         "Each takes what it needs from the one before. Exit codes: 0 done, 2 wrong usage or input, 3 nothing to "
         "compact, 4 bad checkpoint, 5 verification failed, 6 threshold missed, 130 interrupted.",
-        no_args_is_help=True,
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -75,7 +76,9 @@ def application() -> typer.Typer:
 
 
 def _root(
-    version: bool = typer.Option(False, "--version", is_eager=True, callback=lambda value: _version(value)),
+    version: bool = typer.Option(
+        False, "--version", is_eager=True, callback=lambda wanted: _version(wanted), help="Show the versions and exit."
+    ),
 ) -> None:
     pass
 

@@ -105,7 +105,13 @@ class _Handler(logging.Handler):
             self._console.note(record.getMessage())
 
 
+class _Stream(RichConsole):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the error boundary; rich would end the process."""
+        raise BrokenPipeError
+
+
 def _rich(stderr: bool) -> RichConsole:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPED_WIDTH
-    return RichConsole(stderr=stderr, highlight=False, width=width)
+    return _Stream(stderr=stderr, highlight=False, width=width)

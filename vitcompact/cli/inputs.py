@@ -112,6 +112,30 @@ def original_of(directory: str, console: Console, what: str) -> LoadedModel:
     return loaded
 
 
+def lineage(directory: str) -> tuple[Provenance | None, dict[str, Any]]:
+    """Where a checkpoint of ours was made from, and how that is read; nothing for any other model."""
+    try:
+        record = read_record(directory.removeprefix("local-dir:"))
+    except UsageError:
+        return None, {}
+    original = record.options.get(ORIGINAL)
+    return record.provenance, dict(original) if isinstance(original, Mapping) else {}
+
+
+def open_other(source: str, model: str, img_size: int | None = None) -> LoadedModel:
+    """A second model, to be compared with `model`: at the same size, and a bare weights file by the same architecture.
+
+    Args:
+        source: the SOURCE given for it.
+        model: the checkpoint that it is compared with; what is recorded there of its original is a hint.
+        img_size: side in pixels, where one was given.
+    """
+    _, original = lineage(model)
+    size = img_size if img_size is not None else original.get("img_size")
+    name = original.get("model") if Path(source).expanduser().is_file() else None
+    return load_source(source, SourceOptions(model=name, img_size=size))
+
+
 def absolute_source(provenance: Provenance) -> str:
     """A SOURCE that means the same from any folder."""
     prefix, path = "", provenance.source

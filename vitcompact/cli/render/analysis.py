@@ -34,6 +34,7 @@ def _heads(layers: Sequence[Mapping[str, Any]]) -> Group:
     found = table(
         *("layer", "heads", "cosine", "JS", "kept", "hallucinated←parent"),
         right=("heads", "cosine", "JS"),
+        whole=("layer",),
     )
     for layer in layers:
         found.add_row(
@@ -51,6 +52,7 @@ def _ffn(layers: Sequence[Mapping[str, Any]]) -> Group:
     found = table(
         *("layer", "hidden", "width", "rank", "energy"),
         right=("hidden", "width", "rank", "energy"),
+        whole=("layer",),
     )
     for layer in layers:
         sizes = (str(layer.get(name, "")) for name in ("hidden", "embed", "rank"))

@@ -11,19 +11,20 @@ from rich.table import Table
 from rich.text import Text
 
 
-def table(*columns: str, right: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
+def table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = (), fold: Sequence[str] = ()) -> Table:
     """An empty table.
 
     Args:
         *columns: headings.
         right: columns of numbers, which never wrap.
+        whole: columns of names that never wrap.
         fold: columns whose long words break at any letter.
     """
     found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         justify: JustifyMethod = "right" if name in right else "left"
         overflow: OverflowMethod = "fold" if name in fold else "ellipsis"
-        found.add_column(Text(name), justify=justify, no_wrap=name in right, overflow=overflow)
+        found.add_column(Text(name), justify=justify, no_wrap=name in (*right, *whole), overflow=overflow)
     return found
 
 

@@ -36,7 +36,7 @@ def _cost(document: Mapping[str, Any]) -> Group:
 
 
 def _plan(plan: Mapping[str, Any]) -> Group:
-    found = table("layer", "operator", "what", fold=("what",))
+    found = table("layer", "operator", "what", whole=("layer", "operator"), fold=("what",))
     for layer in plan["layers"]:
         for operator in layer["operators"]:
             found.add_row(Text(layer["name"]), operator["op"], Text(_describe(operator)))

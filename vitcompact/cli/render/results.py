@@ -1,4 +1,4 @@
-"""The tables of `finetune`, `fold`, `eval`, `families` and `demo`."""
+"""The tables of `finetune`, `fold`, `eval` and `demo`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.progress import duration
-from vitcompact.cli.render.common import big, number, pairs, percent, table, tiny, titled
+from vitcompact.cli.render.common import big, change, number, pairs, percent, table, tiny, titled
 
 
 def finetune_table(document: Mapping[str, Any]) -> Group:
@@ -57,38 +57,30 @@ def eval_table(document: Mapping[str, Any]) -> Group:
     return pairs(f"{document['model']} on {document['images']}", rows)
 
 
-def families_table(document: Mapping[str, Any]) -> Group:
-    """The support matrix."""
-    found = table(
-        *("attention", "models", "supported", "reason"),
-        right=("models",),
-        fold=("attention", "reason"),
-    )
-    for row in document["families"]:
-        supported = Text("yes", style="green") if row["supported"] else Text("no", style="dim")
-        models = "?" if row["models"] is None else str(row["models"])
-        found.add_row(Text(row["attention"]), models, supported, Text(row["reason"] or ""))
-    return titled("Attention classes of the installed timm", found)
-
-
 def demo_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """Before and after of the whole job, stage by stage."""
-    stages = document["stages"]
-    columns = list(dict.fromkeys(key for stage in stages for key in stage))
-    found = table(*columns, right=[name for name in columns if name not in ("stage", "name", "verb")])
-    for stage in stages:
-        found.add_row(*(Text(_cell(name, stage.get(name))) for name in columns))
-    return [titled("Demo", found), Text(f"written to {document['out']}")]
+    numbers = ("top-1", "parameters", "MACs", "ms per batch", "took")
+    found = table("", *numbers, right=numbers)
+    for stage in document["stages"]:
+        latency = stage.get("latency_ms")
+        found.add_row(
+            Text(stage["stage"]),
+            percent(stage["top1"]),
+            big(stage["params"]),
+            big(stage["macs"]),
+            "" if latency is None else f"{latency:.2f}",
+            duration(stage["seconds"]),
+        )
+    first, last = document["stages"][0], document["stages"][-1]
+    lines = []
+    for key, name in (("params", "parameters"), ("macs", "MACs")):
+        lines.append(f"{name} {change(first[key], last[key])}")
+    lines.append(f"{document['speedup']:.2f} times as fast")
+    if first["top1"] is not None and last["top1"] is not None:
+        lines.append(f"top-1 {last['top1'] - first['top1']:+.2f} points")
+    return [titled("Demo: handwritten digits, top-1 on held-out images", found), Text(", ".join(lines))]
 
 
 def _skipped(document: Mapping[str, Any]) -> str:
     count = document.get("skipped")
     return f" ({count} unreadable ones skipped)" if count else ""
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if name in ("params", "macs") and isinstance(value, (int, float)):
-        return big(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

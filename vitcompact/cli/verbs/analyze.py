@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from vitcompact.analysis import analyze
+from vitcompact.bench.setup import open_device
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.analysis import analysis_tables
@@ -22,6 +23,7 @@ def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> Non
     if options.source is None:
         raise UsageError("no model was given: name a timm model, a directory or a weights file (see analyze --help)")
     Selection(options.ratio, options.rank_ratio, options.only, tuple(options.protect))  # refused before anything loads
+    open_device(options.device)
     if options.report is not None:
         check_report(options.report)
     space = Workspace(options.workdir)

@@ -7,7 +7,8 @@ import dataclasses
 import torch
 
 from vitcompact.bench import bench
-from vitcompact.checkpoint import LoadedModel, SourceOptions, load_source
+from vitcompact.bench.setup import open_device
+from vitcompact.checkpoint import LoadedModel
 from vitcompact.cli import inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.bench import bench_tables
@@ -19,6 +20,7 @@ from vitcompact.workspace import Workspace
 def run(options: BenchOptions, given: frozenset[str], console: Console) -> None:
     """Time MODEL and its baseline alternately; --min-speedup is checked after the result is out."""
     options = inputs.given_source(options)
+    open_device(options.device)
     taken = options.source is None
     space = Workspace(options.workdir) if taken else None
     if space is not None:
@@ -54,7 +56,7 @@ def run(options: BenchOptions, given: frozenset[str], console: Console) -> None:
 def _baseline(options: BenchOptions, space: Workspace | None, console: Console) -> LoadedModel:
     """`--baseline`, or the original of the workspace that MODEL came from, or the one in MODEL's own record."""
     if options.baseline is not None:
-        return load_source(options.baseline, SourceOptions(img_size=options.img_size))
+        return inputs.open_other(options.baseline, str(options.source), options.img_size)
     if space is not None and space.state.source is not None:
         return inputs.recorded_original(space, console, "--baseline")
     return inputs.original_of(str(options.source), console, "--baseline")

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from vitcompact.analysis.cost import Cost, count
-from vitcompact.checkpoint import Provenance, check_out, read_record, save
+from vitcompact.checkpoint import Provenance, check_out, save
 from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.data import resolve_input
-from vitcompact.errors import UsageError
 from vitcompact.workspace import Workspace
 
 DEFAULT_WORKDIR = "vitcompact-out"
@@ -72,16 +71,6 @@ def save_model(
         dtype=dtype,
         overwrite=options.overwrite,
     )
-
-
-def lineage(directory: str) -> tuple[Provenance | None, dict[str, Any]]:
-    """Where a checkpoint of ours was made from, and how that is read; nothing for any other model."""
-    try:
-        record = read_record(directory.removeprefix("local-dir:"))
-    except UsageError:
-        return None, {}
-    original = record.options.get(inputs.ORIGINAL)
-    return record.provenance, dict(original) if isinstance(original, Mapping) else {}
 
 
 def plain(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcompact.analysis.analyze import predicted_cost
+from vitcompact.bench.setup import open_device
 from vitcompact.checkpoint import check_out
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
@@ -27,7 +28,8 @@ def run(options: ConvertOptions, given: frozenset[str], console: Console) -> Non
     space = common.workspace_for(options)
     options = _filled(options, given, space, console)
     plan = None if options.plan is None else _read_plan(options, given)
-    selection(options)
+    _selection(options)
+    open_device(options.device)
     out = None if options.dry_run else common.out_for(options, space, "convert")
     original = inputs.open_original(options, given, space, console)
     calibration = images.calibration_images(original.model, options, console)
@@ -64,7 +66,7 @@ def run(options: ConvertOptions, given: frozenset[str], console: Console) -> Non
     console.note(f"written to {out}{follow}")
 
 
-def selection(options: ConvertOptions) -> Selection:
+def _selection(options: ConvertOptions) -> Selection:
     """The selection that the options ask for; it is checked before anything is loaded."""
     chosen = _chosen(options)
     return Selection(**{name: value for name, value in chosen.items() if name != "seed"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vitcompact.checkpoint.record import to_plain
+from vitcompact.cli import inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import demo_tables
 from vitcompact.cli.verb_options import DemoOptions
@@ -11,6 +11,7 @@ from vitcompact.demo import run as run_demo
 
 def run(options: DemoOptions, given: frozenset[str], console: Console) -> None:
     """Do the whole job on the bundled model."""
-    result = run_demo(options.workdir, console.progress)
-    document = result.to_json() if hasattr(result, "to_json") else to_plain(result)
+    result = run_demo(options.workdir, console.progress, overwrite=options.overwrite)
+    document = {**result.to_json(), "options": inputs.effective(options)}
     console.result(document, *demo_tables(document))
+    console.note(f"written to {result.out}; timm loads it after 'import vitcompact'")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from vitcompact.checkpoint import LoadedModel, SourceOptions, load_source
+from vitcompact.bench.setup import open_device
+from vitcompact.checkpoint import LoadedModel
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import eval_table
@@ -19,6 +20,7 @@ from vitcompact.workspace import Workspace
 def run(options: EvalOptions, given: frozenset[str], console: Console) -> None:
     """Score MODEL, and compare it with a reference."""
     options = inputs.given_source(options)
+    open_device(options.device)
     taken = options.source is None
     space = Workspace(options.workdir)
     if taken:
@@ -74,7 +76,7 @@ def _images(options: EvalOptions, given: frozenset[str], space: Workspace, conso
 def _reference(options: EvalOptions, space: Workspace | None, console: Console) -> LoadedModel | None:
     """`--reference`, or the original of the workspace that MODEL came from."""
     if options.reference is not None:
-        return load_source(options.reference, SourceOptions(img_size=options.img_size))
+        return inputs.open_other(options.reference, str(options.source), options.img_size)
     return (
         None if space is None or space.state.source is None else inputs.recorded_original(space, console, "--reference")
     )

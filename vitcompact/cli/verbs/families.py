@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vitcompact.cli.console import Console
-from vitcompact.cli.render.results import families_table
+from vitcompact.cli.render.families import FamiliesTable
 from vitcompact.cli.verb_options import FamiliesOptions
 from vitcompact.families.census import support_matrix, unclassified
 
@@ -17,4 +17,4 @@ def run(options: FamiliesOptions, given: frozenset[str], console: Console) -> No
         reason = "unknown to this release of vitcompact"
         rows.append({"attention": name, "models": None, "supported": False, "reason": reason})
     document = {"families": rows}
-    console.result(document, families_table(document))
+    console.result(document, FamiliesTable(document))

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from vitcompact.bench.setup import open_device
 from vitcompact.checkpoint import LoadedModel, load_source
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
@@ -21,6 +22,7 @@ def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> No
     """Distil MODEL from its original and save the result in OUT."""
     space = common.workspace_for(options)
     training = _train_options(options)
+    open_device(options.device)
     out = common.out_for(options, space, "finetune")
     taken = options.source is None
     options = common.model_from_workspace(options, space, "finetune", console)
@@ -46,7 +48,7 @@ def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> No
         progress=console.progress,
     )
     measured = common.plain(result.to_json())
-    provenance, original = common.lineage(str(options.source))
+    provenance, original = inputs.lineage(str(options.source))
     common.save_model(result.model, out, options, measured, provenance or teacher.provenance, original)
     if space is not None:
         recorded = images.recorded_images(options)
@@ -67,7 +69,7 @@ def _train_options(options: FinetuneOptions) -> TrainOptions:
 def _teacher(options: FinetuneOptions, space: Workspace | None, console: Console) -> LoadedModel:
     """`--teacher`, or the original of the workspace that MODEL came from, or the one in MODEL's own record."""
     if options.teacher is not None:
-        return load_source(options.teacher)
+        return inputs.open_other(options.teacher, str(options.source))
     if space is not None:
         return inputs.recorded_original(space, console, "--teacher")
     return inputs.original_of(str(options.source), console, "--teacher")

@@ -25,7 +25,7 @@ def run(options: FoldOptions, given: frozenset[str], console: Console) -> None:
     folded = fold(loaded.model, dtype=getattr(torch, options.dtype), seed=options.seed)
     results = {**common.plain({"parity": folded.vitcompact_parity})["parity"]}
     results |= common.plain({"cost": common.cost_of(folded)})["cost"]
-    provenance, original = common.lineage(str(options.source))
+    provenance, original = inputs.lineage(str(options.source))
     common.save_model(folded, out, options, results, provenance or loaded.provenance, original)
     if space is not None:
         space.record_stage("fold", out)

@@ -1,0 +1,44 @@
+"""Helpers of the tests that call the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SMALL = ("--random-weights", "--img-size", "32", "--num-classes", "2")
+"""An untrained `test_vit` for two classes, quick to run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Exit code and both streams of one command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one error message; nothing else may have gone to stdout, and no traceback anywhere."""
+        assert self.out == ""
+        assert "Traceback" not in self.err
+        messages = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(messages) == 1, self.err
+        return messages[0]
+
+
+Run = Callable[..., Result]
+
+
+def write_images(folder: Path, count: int, size: int = 40) -> None:
+    """Noise in class folders `cat` and `dog`; every image is different."""
+    rng = np.random.default_rng(len(str(folder)))
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 255, (size, size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")

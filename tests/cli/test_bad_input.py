@@ -1,0 +1,274 @@
+"""Every kind of bad input: one message that helps, the right exit code, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from commands import SMALL, Run, write_images
+from safetensors.torch import save_file
+
+
+def test_unknown_timm_name_shows_close_matches(run: Run) -> None:
+    result = run("analyze", "deit_tiny_patch16_22")
+    assert result.code == 2
+    assert "deit_tiny_patch16_224" in result.error
+
+
+def test_no_model_at_all(run: Run) -> None:
+    assert run("analyze").code == 2
+    assert "no model was given" in run("analyze").error
+
+
+def test_source_given_twice(run: Run) -> None:
+    result = run("convert", "test_vit", "--checkpoint", "x.pth")
+    assert result.code == 2
+    assert "twice" in result.error
+
+
+def test_missing_file(run: Run) -> None:
+    assert run("analyze", "no/such.safetensors").code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text.safetensors", b"this is no checkpoint"),
+        ("text.pth", b"this is no checkpoint"),
+        ("empty.safetensors", b""),
+        ("oversized.safetensors", struct.pack("<Q", 1 << 60) + b"{}"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint(run: Run, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    result = run("analyze", name, "--model", "test_vit")
+    assert result.code == 4
+    assert name in result.error
+
+
+def test_truncated_safetensors(run: Run, tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:-1000])
+    result = run("convert", "cut.safetensors", "out", "--model", "test_vit")
+    assert result.code == 4
+    assert "cut.safetensors" in result.error
+
+
+class Hostile:
+    """Runs code when unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path, ("pwned",)
+
+
+def test_pickle_with_code_is_refused_by_name(run: Run, tmp_path: Path) -> None:
+    torch.save({"state_dict": Hostile()}, tmp_path / "evil.pth")
+    result = run("analyze", "evil.pth", "--model", "test_vit")
+    assert result.code == 4
+    assert "Path" in result.error
+
+
+def test_weights_of_another_architecture(run: Run, tmp_path: Path) -> None:
+    save_file(timm.create_model("resnet18", num_classes=2).state_dict(), tmp_path / "resnet.safetensors")
+    result = run("analyze", "resnet.safetensors", "--model", "test_vit")
+    assert result.code == 4
+    assert "missing" in result.error.lower()
+
+
+def test_bare_weights_without_a_name(run: Run, weights: Path) -> None:
+    result = run("analyze", weights)
+    assert result.code == 2
+    assert "--model" in result.error
+
+
+@pytest.mark.parametrize("ratio", ["0", "1", "-1", "nan", "1.5", "inf"])
+@pytest.mark.parametrize("name", ["--ratio", "--rank-ratio"])
+def test_ratio_outside_its_range(run: Run, name: str, ratio: str) -> None:
+    result = run("convert", "test_vit", "out", *SMALL, name, ratio)
+    assert result.code == 2
+    assert name in result.error
+
+
+def test_ratio_that_is_no_number(run: Run) -> None:
+    result = run("convert", "test_vit", "out", *SMALL, "--ratio", "half")
+    assert result.code == 2
+    assert "--ratio" in result.error
+    assert "convert --help" in result.error
+
+
+@pytest.mark.parametrize("verb", ["analyze", "convert", "eval"])
+def test_missing_image_folder(run: Run, verb: str) -> None:
+    result = run(verb, "test_vit", *SMALL, "--data-dir", "nowhere")
+    assert result.code == 2
+    assert "nowhere" in result.error
+
+
+@pytest.mark.parametrize("verb", ["analyze", "convert", "eval"])
+def test_empty_image_folder(run: Run, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run(verb, "test_vit", *SMALL, "--data-dir", "empty")
+    assert result.code == 2
+    assert "empty" in result.error
+
+
+def test_corrupt_image_among_good_ones_is_skipped_and_shown(run: Run, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", 4)
+    (tmp_path / "images" / "cat" / "broken.png").write_bytes(b"not an image")
+    result = run("analyze", "test_vit", *SMALL, "--data-dir", "images", "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["num_samples"] == 8
+    assert "broken.png" in result.err
+    assert "1 unreadable" in result.err
+    scored = run("eval", "test_vit", *SMALL, "--data-dir", "images", "--json")
+    assert json.loads(scored.out)["skipped"] == 1
+
+
+@pytest.mark.parametrize("verb", ["convert", "finetune", "fold"])
+def test_out_that_exists(run: Run, job: Path, images: Path, verb: str) -> None:
+    before = {path: path.read_bytes() for path in job.rglob("*") if path.is_file()}
+    result = run(verb)
+    assert result.code == 2
+    assert "--overwrite" in result.error
+    assert {path: path.read_bytes() for path in job.rglob("*") if path.is_file()} == before
+
+
+def test_out_with_other_files_is_never_replaced(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    result = run("convert", "test_vit", "precious", *SMALL, "--overwrite")
+    assert result.code == 2
+    assert (tmp_path / "precious" / "thesis.txt").exists()
+
+
+def test_disk_full_while_writing_weights(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    result = run("convert", "test_vit", "out", *SMALL)
+    assert result.code == 2
+    assert "disk is full" in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_full_while_writing_the_workspace(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vitcompact.workspace.os.fsync", full)
+    result = run("analyze", "test_vit", *SMALL)
+    assert result.code == 2
+    assert "disk is full" in result.error
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_finetune_without_images(run: Run) -> None:
+    assert run("convert", "test_vit", *SMALL).code == 0
+    result = run("finetune", "--steps", 1)
+    assert result.code == 2
+    assert "--data-dir" in result.error
+
+
+def test_eval_without_images(run: Run) -> None:
+    result = run("eval", "test_vit", *SMALL)
+    assert result.code == 2
+    assert "--data-dir" in result.error
+
+
+def test_eval_never_takes_the_training_images(run: Run, images: Path) -> None:
+    assert run("convert", "test_vit", *SMALL, "--data-dir", images / "train").code == 0
+    assert "--data-dir" in run("eval").error
+
+
+@pytest.mark.parametrize(
+    ("verb", "missing"),
+    [("convert", "analyze"), ("finetune", "convert"), ("fold", "convert"), ("eval", "convert"), ("bench", "convert")],
+)
+def test_missing_stage_says_which_verb_to_run(run: Run, verb: str, missing: str) -> None:
+    result = run(verb)
+    assert result.code == 2
+    assert f"vitcompact {missing}" in result.error
+
+
+def test_converted_again_makes_finetuned_stale(run: Run, job: Path) -> None:
+    assert run("convert", "--overwrite").code == 0
+    result = run("fold", "--overwrite")
+    assert result.code == 2
+    assert "vitcompact finetune" in result.error
+
+
+def test_another_source_makes_converted_stale(run: Run, job: Path) -> None:
+    assert run("analyze", "test_vit2", *SMALL).code == 0
+    result = run("finetune", "--overwrite")
+    assert result.code == 2
+    assert "vitcompact convert" in result.error
+
+
+def test_changed_source_file_is_noticed(run: Run, weights: Path, tmp_path: Path) -> None:
+    shutil.copy(weights, tmp_path / "mine.safetensors")
+    assert run("analyze", "mine.safetensors", "--model", "test_vit").code == 0
+    other = timm.create_model("test_vit", num_classes=2, img_size=32)
+    save_file(other.state_dict(), tmp_path / "mine.safetensors")
+    result = run("convert")
+    assert result.code == 2
+    assert "vitcompact analyze" in result.error
+
+
+def test_deleted_stage_says_which_verb_to_run(run: Run, job: Path) -> None:
+    shutil.rmtree(job / "converted")
+    result = run("finetune", "--overwrite")
+    assert result.code == 2
+    assert "vitcompact convert" in result.error
+
+
+def test_damaged_workspace(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "vitcompact-out").mkdir()
+    (tmp_path / "vitcompact-out" / "workspace.json").write_text('{"format": 1')
+    result = run("convert")
+    assert result.code == 2
+    assert "workspace.json is damaged" in result.error
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", '{"version": 99}', '{"version": 1, "layers": [{}]}'])
+def test_plan_file_that_is_none(run: Run, tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    result = run("convert", "test_vit", "out", *SMALL, "--plan", "plan.json")
+    assert result.code == 2
+    assert "plan" in result.error
+
+
+def test_plan_and_ratio_exclude_each_other(run: Run, job: Path) -> None:
+    result = run("convert", "test_vit", "out", *SMALL, "--plan", job / "plan.json", "--ratio", 0.5)
+    assert result.code == 2
+    assert "leave out --ratio" in result.error
+
+
+@pytest.mark.parametrize("name", ["report.pdf", "report"])
+def test_report_of_an_unknown_kind_is_refused_before_any_work(run: Run, name: str) -> None:
+    result = run("analyze", "test_vit", *SMALL, "--report", name)
+    assert result.code == 2
+    assert ".html" in result.error
+    assert not Path("vitcompact-out").exists()
+
+
+@pytest.mark.parametrize("verb", ["analyze", "convert", "finetune", "eval", "bench"])
+def test_device_that_is_not_there(run: Run, verb: str) -> None:
+    result = run(verb, "test_vit", "--device", "warp:9")
+    assert result.code == 2
+    assert "warp:9" in result.error
+
+
+def test_markup_in_paths_survives(run: Run) -> None:
+    assert "[red]odd[/red]/x.safetensors" in run("analyze", "[red]odd[/red]/x.safetensors").error
+
+
+def test_a_folder_of_nothing_but_unreadable_images(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(b"")
+    assert run("convert", "test_vit", "out", *SMALL, "--data-dir", "images").code == 2

@@ -1,0 +1,99 @@
+"""The one place where errors become messages: bugs, interruptions, closed pipes, memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+from commands import Run
+
+import vitcompact
+from vitcompact.errors import VerificationError
+
+
+@pytest.fixture
+def families_raise(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes the verb `families` raise."""
+
+    def install(error: BaseException) -> None:
+        def run(*args: object) -> None:
+            raise error
+
+        module = types.ModuleType("stub")
+        module.run = run  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "vitcompact.cli.verbs.families", module)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "part"),
+    [
+        (VerificationError("they differ"), 5, "they differ"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "--batch-size"),
+        (MemoryError(), 2, "not enough memory"),
+        (KeyError("boom"), 1, "bug"),
+        (ValueError(), 1, "--verbose"),
+    ],
+)
+def test_each_kind_of_error(
+    run: Run, families_raise: Callable[[BaseException], None], error: BaseException, code: int, part: str
+) -> None:
+    families_raise(error)
+    result = run("families", "--json")
+    assert result.code == code
+    assert part in result.error
+
+
+def test_verbose_shows_the_traceback(run: Run, families_raise: Callable[[BaseException], None]) -> None:
+    families_raise(KeyError("boom"))
+    assert "Traceback" in run("families", "--verbose").err
+
+
+def test_lists_of_numbers_as_timm_takes_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    module = types.ModuleType("stub")
+    module.run = lambda options, given, console: seen.append((options, given))  # type: ignore[attr-defined]
+    for name in ("evaluate", "bench"):
+        monkeypatch.setitem(sys.modules, f"vitcompact.cli.verbs.{name}", module)
+    assert run("eval", "X", "--mean", "0.1", "0.2", "0.3", "--std=0.5").code == 0
+    assert run("bench", "X", "-b", "1", "8").code == 0
+    assert run("bench", "X", "--batch-size", "4,2").code == 0
+    assert (seen[0][0].mean, seen[0][0].std) == ((0.1, 0.2, 0.3), (0.5,))
+    assert seen[0][1] == {"source", "mean", "std"}
+    assert [options.batch_size for options, _ in seen[1:]] == [(1, 8), (4, 2)]
+    assert run("bench", "X", "-b", "many").code == 2
+    assert run("eval", "X", "--mean", "nan").code == 2
+
+
+CLOSED_PIPE = """
+import sys, types
+package = types.ModuleType("vitcompact")
+package.__path__, package.__version__ = [sys.argv[1]], "0"
+sys.modules["vitcompact"] = package
+stub = types.ModuleType("stub")
+def run(options, given, console):
+    while True:
+        console.result({"a": "line"}, "a line")
+stub.run = run
+sys.modules["vitcompact.cli.verbs.families"] = stub
+from vitcompact.cli.app import main
+sys.exit(main(["families", *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("option", ["--json", "--quiet"])
+def test_a_closed_pipe_is_no_error_message(option: str) -> None:
+    words = [sys.executable, "-c", CLOSED_PIPE, next(iter(vitcompact.__path__)), option]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() == 141

@@ -1,0 +1,189 @@
+"""The four verbs chain through the workspace, and what they print is what the contract says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from commands import SMALL, Run
+
+import vitcompact.checkpoint  # noqa: F401  (registers the entrypoint)
+
+
+def test_four_commands_leave_a_checkpoint_that_timm_loads(job: Path) -> None:
+    names = {path.name for path in job.iterdir()}
+    assert {"analysis.json", "plan.json", "workspace.json", "converted", "finetuned", "folded"} <= names
+    model = timm.create_model(f"local-dir:{job / 'folded'}", pretrained=True).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+
+
+def test_analyze_prints_the_keys_of_the_contract(run: Run, images: Path) -> None:
+    result = run("analyze", "test_vit", *SMALL, "--data-dir", images, "--num-samples", 8, "--json")
+    document = json.loads(result.out)
+    assert result.code == 0
+    assert {"model", "params", "macs", "layers", "ffn", "skipped", "predicted"} <= document.keys()
+    layer = document["layers"][0]
+    assert {"name", "num_heads", "similarity", "kept", "hallucinated"} <= layer.keys()
+    assert {"head", "parents", "similarity"} <= layer["hallucinated"][0].keys()
+    assert {"name", "rank", "energy"} <= document["ffn"][0].keys()
+    assert document["predicted"]["macs"] < document["macs"]
+    assert document["num_samples"] == 8
+
+
+def test_convert_prints_the_keys_of_the_contract(run: Run, images: Path, tmp_path: Path) -> None:
+    result = run("convert", "test_vit", "out", *SMALL, "--data-dir", images, "--json")
+    document = json.loads(result.out)
+    assert result.code == 0
+    assert document["params"]["after"] < document["params"]["before"]
+    assert document["macs"]["after"] < document["macs"]["before"]
+    assert set(document["fidelity"]) >= {"agreement", "cosine"}
+    assert document["plan"]["layers"]
+    assert Path(document["out"]) == tmp_path / "out"
+    assert "16 images" in result.err
+
+
+def test_both_ends_given_leave_the_workspace_alone(run: Run, images: Path, tmp_path: Path) -> None:
+    assert run("convert", "test_vit", "out", *SMALL, "--data-dir", images).code == 0
+    assert not (tmp_path / "vitcompact-out").exists()
+    (tmp_path / "vitcompact-out").mkdir()
+    (tmp_path / "vitcompact-out" / "workspace.json").write_text("nonsense")
+    assert run("fold", "out", "folded").code == 0
+
+
+def test_finetune_prints_the_keys_of_the_contract(run: Run, job: Path, images: Path) -> None:
+    result = run("finetune", "--steps", 2, "-b", 8, "--overwrite", "--json")
+    document = json.loads(result.out)
+    assert {"steps", "epochs", "top1", "agreement", "out"} <= document.keys()
+    assert document["steps"] == 2
+    assert document["top1"]["before"] is not None
+    assert f"--data-dir {images}" in result.err
+
+
+def test_finetune_without_evaluation_images_measures_nothing(run: Run, job: Path, images: Path) -> None:
+    words = ("finetune", job / "converted", "out", "--teacher", _teacher(job), "--data-dir", images / "train")
+    document = json.loads(run(*words, "--steps", 1, "-b", 8, "--json").out)
+    assert document["top1"] == {"before": None, "after": None}
+
+
+def test_finetune_finds_its_teacher_in_the_record(run: Run, images: Path) -> None:
+    assert run("convert", "test_vit", "out", *SMALL, "--data-dir", images).code == 0
+    result = run("finetune", "out", "tuned", "--data-dir", images, "--steps", 1, "-b", 8)
+    assert result.code == 0
+    assert "--teacher test_vit" in result.err
+
+
+def test_resume_continues_after_an_interruption(run: Run, job: Path) -> None:
+    words = ("finetune", "--steps", 2, "-b", 8, "--overwrite")
+    assert run(*words, "--resume", "auto").code == 0  # the job's own state: finished, so nothing is left to do
+    result = run(*words, "--lr", 0.1, "--resume", "auto")
+    assert result.code == 2
+    assert "--lr was" in result.error
+
+
+def test_fold_prints_the_keys_of_the_contract(run: Run, job: Path) -> None:
+    document = json.loads(run("fold", "--overwrite", "--dtype", "bfloat16", "--json").out)
+    assert {"max_abs_diff", "rel_diff", "cast_max_abs_diff", "agreement", "params", "macs", "out"} <= document.keys()
+    assert document["rel_diff"] <= 2e-4
+    assert document["cast_max_abs_diff"] > 0
+
+
+def test_fold_without_finetune_folds_what_was_converted_and_says_so(run: Run, images: Path) -> None:
+    assert run("convert", "test_vit", *SMALL, "--data-dir", images).code == 0
+    result = run("fold")
+    assert result.code == 0
+    assert "not finetuned" in result.err
+    assert "converted" in result.err
+
+
+def test_eval_takes_model_images_and_reference_from_the_workspace(run: Run, job: Path, images: Path) -> None:
+    result = run("eval", "--json")
+    document = json.loads(result.out)
+    assert {"top1", "top5", "num_samples", "agreement", "cosine"} <= document.keys()
+    assert document["num_samples"] == 8
+    assert document["cosine"] is not None
+    assert "folded" in result.err
+    assert "--reference" in result.err
+
+
+def test_eval_of_a_model_without_head_compares_features(run: Run, images: Path) -> None:
+    source = ("test_vit", "--random-weights", "--img-size", 32, "--num-classes", 0)
+    assert run("convert", *source, "out", "--data-dir", images).code == 0
+    reference = run("eval", "out", "--data-dir", images / "val", "--json")
+    assert reference.code == 2
+    assert "--reference" in reference.error
+
+
+def test_bench_compares_with_the_recorded_original(run: Run, job: Path) -> None:
+    words = ("bench", "-b", 1, 2, "--num-pairs", 2, "--warmup", 0)
+    document = json.loads(run(*words, "--json").out)
+    keys = {"samples_per_sec", "latency_ms", "baseline", "speedup", "macs_ratio", "backend"}
+    assert keys <= document.keys()
+    assert document["macs_ratio"] < 1
+    assert [row["batch_size"] for row in document["batches"]] == [1, 2]
+    missed = run(*words, job / "folded", "--min-speedup", 1000, "--json")
+    assert missed.code == 6
+    assert json.loads(missed.out)["batches"]
+    assert "1000" in missed.err
+
+
+def test_weights_only_is_done_and_said_loudly(run: Run) -> None:
+    for verb in ("analyze", "convert"):
+        result = run(verb, "test_vit", *SMALL, "--workdir", verb)
+        assert result.code == 0
+        assert "weights alone" in result.err + result.out
+    assert "warning: " in result.err
+
+
+def test_nothing_but_ffns_is_done_with_a_note(run: Run) -> None:
+    result = run("analyze", "test_vit", *SMALL, "--only", "ffn")
+    assert result.code == 0
+    assert "only the FFNs" in result.err
+
+
+def test_nothing_to_compact_is_exit_3(run: Run) -> None:
+    result = run("analyze", "resnet18", "--random-weights", "--img-size", 32)
+    assert result.code == 3
+    assert "ResNet" in result.error
+
+
+def test_convert_takes_the_selection_of_the_analysis(run: Run) -> None:
+    assert run("analyze", "test_vit", *SMALL, "--protect", "blocks.0", "--rank-ratio", 0.25).code == 0
+    result = run("convert", "--json")
+    layers = {layer["name"]: layer["operators"][0] for layer in json.loads(result.out)["plan"]["layers"]}
+    assert "blocks.0.attn" not in layers
+    assert layers["blocks.1.mlp"]["rank"] == 16
+    assert "--rank-ratio 0.25 --protect blocks.0" in result.err
+    wider = run("convert", "--rank-ratio", 0.5, "--overwrite", "--json")
+    layers = {layer["name"]: layer["operators"][0] for layer in json.loads(wider.out)["plan"]["layers"]}
+    assert layers["blocks.1.mlp"]["rank"] == 32
+
+
+def test_quiet_prints_results_and_nothing_else(run: Run, job: Path) -> None:
+    result = run("fold", "--overwrite", "--quiet")
+    assert "parameters" in result.out
+    assert result.err == ""
+
+
+def test_families_lists_what_is_supported_and_why_not(run: Run) -> None:
+    rows = json.loads(run("families", "--json").out)["families"]
+    assert all({"attention", "models", "supported", "reason"} <= row.keys() for row in rows)
+    supported = [row["attention"] for row in rows if row["supported"]]
+    assert "layers.attention.Attention" in supported
+    assert all(row["reason"] for row in rows)
+
+
+def _teacher(job: Path) -> str:
+    state = json.loads((job / "workspace.json").read_text())
+    return str(state["source"]["source"])
+
+
+@pytest.mark.parametrize("name", ["html", "png"])
+def test_report_is_drawn(run: Run, images: Path, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "folder" / f"report.{name}"
+    assert run("analyze", "test_vit", *SMALL, "--data-dir", images, "--report", path).code == 0
+    content = path.read_bytes()
+    assert content.startswith(b"\x89PNG" if name == "png" else b"<!DOCTYPE html>")

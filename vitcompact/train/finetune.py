@@ -29,11 +29,12 @@ from vitcompact.train.loop import Clock, Loop, Stopwatch
 from vitcompact.train.options import TrainOptions
 from vitcompact.train.precision import amp_dtype
 from vitcompact.train.result import FinetuneResult, StoppedBy
+from vitcompact.train.scales import output_scales
 from vitcompact.train.schedule import LearningRate, StepPlan
 from vitcompact.train.state import STATE_NAME, load_state
 from vitcompact.train.statistics import remeasure
 from vitcompact.train.step import Stepper
-from vitcompact.train.stream import TrainingStream, as_stream
+from vitcompact.train.stream import TrainingStream, as_stream, first_batch
 
 logger = logging.getLogger("vitcompact")
 
@@ -104,8 +105,8 @@ class _Run:
         self.home, self.teacher, self.stream, self.options = _device_of(model), teacher, stream, options
         self.device, self.stop, self.progress = device, stop, progress
         self.amp_dtype = amp_dtype(options, device)
-        amp = self.amp_dtype is not None
-        identity = describe_run(model, teacher, stream, options, device, amp) if folder else {}
+        amp, first = self.amp_dtype is not None, first_batch(stream)
+        identity = describe_run(model, teacher, stream, first, options, device, amp) if folder else {}
         self.identity, self.keeper = identity, Keeper(folder, identity)
         student = copy.deepcopy(model).to(device, torch.float32).requires_grad_(True).train()
         ema = None
@@ -118,7 +119,7 @@ class _Run:
         self.distiller = Distiller(student, teacher, blocks, options, self.amp_dtype)
         if options.grad_checkpointing:
             _checkpoint_gradients(student)
-        optimizer = make_optimizer(student, options)
+        optimizer = make_optimizer(student, options, output_scales(student, first[0].to(device)))
         self.rate = LearningRate(optimizer, options)
         self.stepper = Stepper(student, self.distiller.loss, optimizer, ema, options.clip_grad, options.seed)
 
@@ -227,6 +228,8 @@ def branch_ratios(model: nn.Module) -> dict[str, float]:
 def _find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
     """The folder to keep states in, and the state to go on from."""
     folder = Path(state_dir).expanduser() if state_dir is not None else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; the training state needs a folder")
     if resume is None:
         return folder, None
     if resume == "auto":

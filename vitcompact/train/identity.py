@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import asdict
 from typing import Any
 
@@ -31,14 +30,13 @@ def describe_run(
     model: nn.Module,
     teacher: nn.Module,
     stream: TrainingStream,
+    first: tuple[Tensor, Tensor],
     options: TrainOptions,
     device: torch.device,
     amp: bool,
 ) -> dict[str, Any]:
-    """A JSON-ready identity of a run. The images are told by their first batch, which all their options shape."""
-    with closing(stream.batches(0)) as batches:  # type: ignore[type-var]
-        images, labels = next(batches)
-    first = {"images": images, "labels": labels} if options.labels else {"images": images}
+    """A JSON-ready identity of a run; images are told by their `first` batch, which all their options shape."""
+    parts = ("images", "labels") if options.labels else ("images",)
     chosen = {name: value for name, value in asdict(options).items() if name not in (*_FREE, "amp")}
     return {
         "options": chosen,
@@ -46,7 +44,7 @@ def describe_run(
         "device": device.type,
         "model": fingerprint(model.state_dict()),
         "teacher": fingerprint(teacher.state_dict()),
-        "images": f"{stream.num_samples} {stream.batch_size} {fingerprint(first)}",
+        "images": f"{stream.num_samples} {stream.batch_size} {fingerprint(dict(zip(parts, first, strict=False)))}",
     }
 
 

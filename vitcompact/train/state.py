@@ -98,8 +98,11 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
                 raise UsageError(
                     f"this optimizer keeps a {type(value).__name__} that cannot be saved for --resume: try --opt adamw"
                 )
-    groups = [{k: v for k, v in g.items() if _plain(v)} for g in packed["param_groups"]]
-    state.values["optimizer"] = {"numbers": numbers, "groups": [{**g, "params": None} for g in groups]}
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in packed["param_groups"]]
+    for index, group in enumerate(groups):  # some optimizers count their steps here, in a tensor
+        state.put(f"group.{index}", {name: value for name, value in group.items() if isinstance(value, Tensor)})
+    plain = [{name: value for name, value in group.items() if _plain(value)} for group in groups]
+    state.values["optimizer"] = {"numbers": numbers, "groups": plain}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
@@ -112,9 +115,9 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     for number, values in saved["numbers"].items():
         entries.setdefault(int(number), {}).update(values)
     groups = []
-    for now, before in zip(optimizer.state_dict()["param_groups"], saved["groups"], strict=True):
+    for place, (now, before) in enumerate(zip(optimizer.state_dict()["param_groups"], saved["groups"], strict=True)):
         restored = {k: tuple(v) if isinstance(now.get(k), tuple) else v for k, v in before.items()}
-        groups.append({**now, **restored, "params": now["params"]})
+        groups.append({**now, **restored, **state.take(f"group.{place}")})
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import count
 from typing import Any, Protocol, runtime_checkable
 
@@ -65,6 +66,12 @@ class TensorBatches:
             for chunk in order.split(self.batch_size)[position : self.steps_per_epoch]:
                 yield self._images[chunk], self._labels[chunk]
             position = 0
+
+
+def first_batch(stream: TrainingStream) -> tuple[Tensor, Tensor]:
+    """What the first step of a run sees."""
+    with closing(stream.batches(0)) as batches:  # type: ignore[type-var]
+        return next(batches)
 
 
 def as_stream(batches: TrainingStream | Tensor | Iterable[Any], model: nn.Module, seed: int) -> TrainingStream:

@@ -81,12 +81,6 @@ def test_weights_of_another_architecture(run: Run, tmp_path: Path) -> None:
     assert "missing" in result.error.lower()
 
 
-def test_bare_weights_without_a_name(run: Run, weights: Path) -> None:
-    result = run("analyze", weights)
-    assert result.code == 2
-    assert "--model" in result.error
-
-
 @pytest.mark.parametrize("ratio", ["0", "1", "-1", "nan", "1.5", "inf"])
 @pytest.mark.parametrize("name", ["--ratio", "--rank-ratio"])
 def test_ratio_outside_its_range(run: Run, name: str, ratio: str) -> None:

@@ -45,6 +45,26 @@ def test_convert_prints_the_keys_of_the_contract(run: Run, images: Path, tmp_pat
     assert "16 images" in result.err
 
 
+def test_dry_run_writes_the_plan_that_convert_then_follows(run: Run, tmp_path: Path, images: Path) -> None:
+    words = ("convert", "test_vit", *SMALL, "--data-dir", images)
+    dry = run(*words, "--dry-run", "--json")
+    assert dry.code == 0
+    document = json.loads(dry.out)
+    assert [path.name for path in (tmp_path / "vitcompact-out").iterdir()] == ["plan.json"]
+    assert json.loads((tmp_path / "vitcompact-out" / "plan.json").read_text()) == document["plan"]
+    replayed = json.loads(run(*words, "--plan", "vitcompact-out/plan.json", "--json").out)
+    assert replayed["plan"]["layers"] == document["plan"]["layers"]
+    assert replayed["macs"] == document["macs"]
+
+
+def test_dry_run_with_an_output_leaves_that_name_free(run: Run, tmp_path: Path) -> None:
+    result = run("convert", "test_vit", "out", *SMALL, "--dry-run")
+    assert result.code == 0
+    assert "hallucinate" in result.out
+    assert [path.name for path in tmp_path.iterdir()] == ["out.plan.json"]
+    assert run("convert", "test_vit", "out", *SMALL, "--plan", "out.plan.json").code == 0
+
+
 def test_both_ends_given_leave_the_workspace_alone(run: Run, images: Path, tmp_path: Path) -> None:
     assert run("convert", "test_vit", "out", *SMALL, "--data-dir", images).code == 0
     assert not (tmp_path / "vitcompact-out").exists()

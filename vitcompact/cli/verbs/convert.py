@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from vitcompact.analysis.analyze import predicted_cost
 from vitcompact.bench.setup import open_device
@@ -38,8 +40,32 @@ def run(options: ConvertOptions, given: frozenset[str], console: Console) -> Non
         return
     assert out is not None
     before = common.cost_of(original.model)
-    model = convert(
-        original.model,
+    model = _convert(options, original.model, calibration, plan, console)
+    results = common.before_after(before, common.cost_of(model))
+    fidelity = model.vitcompact_fidelity
+    if fidelity is not None:
+        results["fidelity"] = common.plain({"fidelity": fidelity})["fidelity"]
+    done = cast(Plan, model.vitcompact_plan)
+    common.save_model(model, out, options, results, original.provenance, original.record.options)
+    document = {**results, "plan": done.to_json(), "out": str(out), "options": inputs.effective(options)}
+    if space is not None:
+        common.record_inputs(space, original, options)
+        write_file(space.plan_file, _json(done.to_json()))
+        space.record_stage("convert", out)
+    console.result(document, *convert_tables(document))
+    follow = f"; next: vitcompact finetune{common.workdir_flag(options)}" if space is not None else ""
+    console.note(f"written to {out}{follow}")
+
+
+def _convert(
+    options: ConvertOptions,
+    model: nn.Module,
+    calibration: CalibrationImages | None,
+    plan: Plan | None,
+    console: Console,
+) -> nn.Module:
+    return convert(
+        model,
         images=calibration,
         plan=plan,
         init=options.init,
@@ -50,20 +76,6 @@ def run(options: ConvertOptions, given: frozenset[str], console: Console) -> Non
         progress=console.progress,
         **_chosen(options),
     )
-    results = common.before_after(before, common.cost_of(model))
-    fidelity = model.vitcompact_fidelity
-    if fidelity is not None:
-        results["fidelity"] = common.plain({"fidelity": fidelity})["fidelity"]
-    done: Plan = model.vitcompact_plan  # type: ignore[assignment]
-    common.save_model(model, out, options, results, original.provenance, original.record.options)
-    document = {**results, "plan": done.to_json(), "out": str(out), "options": inputs.effective(options)}
-    if space is not None:
-        common.record_inputs(space, original, options)
-        write_file(space.plan_file, _json(done.to_json()))
-        space.record_stage("convert", out)
-    console.result(document, *convert_tables(document))
-    follow = f"; next: vitcompact finetune{common.workdir_flag(options)}" if space is not None else ""
-    console.note(f"written to {out}{follow}")
 
 
 def _selection(options: ConvertOptions) -> Selection:
@@ -119,12 +131,10 @@ def _plan_only(
     space: Workspace | None,
     console: Console,
 ) -> None:
-    from vitcompact.surgery import make_plan
-
+    """Print and write the plan. Heads are paired by the error after their refit, so choosing is most of converting."""
     before = common.cost_of(original.model)
-    plan = plan or make_plan(
-        original.model, images=calibration, device=options.device, progress=console.progress, **_chosen(options)
-    )
+    if plan is None:
+        plan = cast(Plan, _convert(options, original.model, calibration, None, console).vitcompact_plan)
     after = predicted_cost(original.model, plan)
     path = _plan_file(options, space)
     document = {
@@ -134,8 +144,6 @@ def _plan_only(
         "out": None,
         "options": inputs.effective(options),
     }
-    if space is not None:
-        common.record_inputs(space, original, options)
     write_file(path, _json(plan.to_json()))
     console.result(document, *plan_tables(document))
     console.note(f"plan written to {path}; nothing else was written")

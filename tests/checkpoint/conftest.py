@@ -31,7 +31,7 @@ def _narrow_first_ffn(model: nn.Module, plan: Plan) -> nn.Module:
 @pytest.fixture
 def structural_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, Plan], nn.Module]:
     """Replaces the package's replay by one that changes the structure whatever the plan says."""
-    module = types.ModuleType("vitcompact.surgery.replay")
+    module = types.ModuleType("vitcompact.operators.replay")
     module.replay = _narrow_first_ffn
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return _narrow_first_ffn

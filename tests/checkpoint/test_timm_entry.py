@@ -19,7 +19,7 @@ from torch import nn
 from vitcompact.checkpoint import load, save
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
-from vitcompact.surgery.replay import replay
+from vitcompact.operators.replay import replay
 
 from .helpers import perturb
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vitcompact.layers.attention import CompactAttention, allowed_mean
 from vitcompact.operators.statistics import LeastSquares, Split
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties tried, as a fraction of the features' mean energy; held-out images choose."""
 DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the residual stream's drift that the target may take back; held-out images choose."""

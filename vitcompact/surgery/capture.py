@@ -64,6 +64,8 @@ def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
         if residual is None or residual.shape != branch.shape:
             continue
         following = residual + branch
+        if not torch.isfinite(following).all():
+            continue  # the statistics will say so, and name the layer
         tolerance = 1e-4 * float(following.abs().max())
         if any(s.shape == following.shape and torch.allclose(s, following, atol=tolerance, rtol=0) for s in streams):
             known.add(site.name)

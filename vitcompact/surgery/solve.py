@@ -24,8 +24,8 @@ from vitcompact.plan.selection import Selection
 from vitcompact.surgery.stream import Streams
 
 HELD_OUT_SHARE = 0.125
-PAIRING_IMAGES = 128
-"""Images on which heads are paired: a choice among few needs fewer images than solving does."""
+PAIRING_IMAGES = (32, 128)
+"""Heads are paired on a quarter of the images, within these bounds: a choice among few needs fewer than solving."""
 PAIRING_CANDIDATES = 8
 PAIRING_RIDGE = 1e-2
 
@@ -76,7 +76,8 @@ def solve_attention(
     split = Split.empty(site.name)
     for got, target in streams.inputs(site, site.name):
         split.add(attention_fit.features(new, got.x, terms, got.kwargs), target, held_out(got.x.shape[0]))
-    fitted = attention_fit.fit(split, new.attn_dim, terms)
+    copied = torch.cat((new.proj.weight.T, new.proj.bias[None])).double()
+    fitted = attention_fit.fit(split, new.attn_dim, terms, prior=copied)
     fitted.load_into(new)
     return layer, fitted.error
 
@@ -104,10 +105,15 @@ def solve_ffn(streams: Streams, site: FfnSite, rank: int, branches: int, method:
     return layer, error
 
 
+def _pairing_images(streams: Streams) -> int:
+    low, high = PAIRING_IMAGES
+    return min(max(streams.num_images // 4, low), high)
+
+
 def _pair(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
     """Kept heads and parents: a shortlist by copy cost, then the one of least held-out error after a refit."""
     costs = CopyCosts(core.num_heads, core.v_dim)
-    for got, _ in streams.inputs(site, site.name, PAIRING_IMAGES):
+    for got, _ in streams.inputs(site, site.name, _pairing_images(streams)):
         q, k, v = core.project(got.x)
         maps = attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
         costs.add(maps, _per_head(v, core))
@@ -124,7 +130,7 @@ def _best_after_refit(
     pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
     heads, parents = (torch.tensor(side) for side in zip(*pairs, strict=True))
     split = Split.empty(site.name)
-    for got, target in streams.inputs(site, site.name, PAIRING_IMAGES):
+    for got, target in streams.inputs(site, site.name, _pairing_images(streams)):
         q, k, v = core.project(got.x)
         maps = attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
         values = _per_head(v, core)
@@ -148,7 +154,7 @@ def _best_after_refit(
 def _most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
     """Parents by likeness of the attention maps alone: the naive criterion."""
     similarity = MapSimilarity(core.num_heads)
-    for got, _ in streams.inputs(site, site.name, PAIRING_IMAGES):
+    for got, _ in streams.inputs(site, site.name, _pairing_images(streams)):
         q, k, _ = core.project(got.x)
         similarity.add(
             attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))

@@ -29,6 +29,7 @@ class Streams:
         self.original, self.work, self.walker = original, work, walker
         self.device = next(original.parameters()).device
         self._images, self._store = images, store
+        self.num_images = images.num_samples
         self._index = -1
         self._num_batches = len(images)
         self._drifting: set[str] = set()

@@ -1,0 +1,63 @@
+"""The factor pair and its branches."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vitcompact.layers.branches import BranchedLinear
+from vitcompact.layers.factor import FactorizedLinear
+
+
+def trained(branches: int = 2) -> FactorizedLinear:
+    torch.manual_seed(0)
+    factor = FactorizedLinear(12, 8, 4, branches)
+    with torch.no_grad():
+        for parameter in factor.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    factor.train()
+    for _ in range(3):
+        factor(torch.randn(2, 5, 12))
+    return factor.eval()
+
+
+def test_branches_start_silent_and_learn() -> None:
+    factor = FactorizedLinear(12, 8, 4)
+    x = torch.randn(2, 5, 12)
+    wanted = factor(x)
+    factor.grow(1)
+    torch.testing.assert_close(factor(x), wanted)
+    assert isinstance(factor.reduce, BranchedLinear)
+    assert factor.reduce.branch_ratio() == 0
+    optimizer = torch.optim.SGD(factor.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (factor(x) - 1).square().mean().backward()
+        optimizer.step()
+    assert factor.reduce.branch_ratio() > 0
+    assert any(branch.linear.weight.grad.abs().sum() > 0 for branch in factor.reduce.branches)
+
+
+def test_fuse_is_equal_and_idempotent() -> None:
+    factor, x = trained(), torch.randn(2, 5, 12)
+    wanted, product = factor(x), factor.weight
+    factor.fuse()
+    assert isinstance(factor.reduce, nn.Linear)
+    assert factor.reduce.bias is None
+    torch.testing.assert_close(factor(x), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(factor.weight, product, rtol=1e-4, atol=1e-4)
+    before = {name: value.clone() for name, value in factor.state_dict().items()}
+    factor.fuse()
+    assert all(torch.equal(value, before[name]) for name, value in factor.state_dict().items())
+
+
+def test_recomputation_updates_statistics_once() -> None:
+    torch.manual_seed(0)
+    once, twice = FactorizedLinear(12, 8, 4, 1), FactorizedLinear(12, 8, 4, 1)
+    twice.load_state_dict(once.state_dict())
+    x = torch.randn(2, 5, 12, requires_grad=True)
+    once.train()(x).sum().backward()
+    checkpoint(twice.train(), x, use_reentrant=False).sum().backward()
+    for (name, first), second in zip(once.named_buffers(), twice.buffers(), strict=True):
+        torch.testing.assert_close(first, second, msg=name)

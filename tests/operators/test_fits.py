@@ -1,0 +1,113 @@
+"""Closed-form solutions against direct ones on the rows themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vitcompact.errors import DataError
+from vitcompact.operators import attention_fit, ffn_fit
+from vitcompact.operators.factorize import plain_svd, rank_for
+from vitcompact.operators.statistics import LeastSquares, Moments, Split
+
+
+def rows(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_least_squares_equals_the_direct_solution_and_adds_up() -> None:
+    phi, target = rows(0, 60, 5), rows(1, 60, 3) + 2
+    first, second = LeastSquares(), LeastSquares()
+    first.add(phi[:20].reshape(4, 5, 5), target[:20].reshape(4, 5, 3))
+    second.add(phi[20:], target[20:])
+    whole = first + second
+    full = torch.cat((phi, torch.ones(60, 1, dtype=phi.dtype)), dim=1)
+    direct = torch.linalg.lstsq(full, target).solution
+    solution = whole.solve(0.0)
+    torch.testing.assert_close(solution, direct)
+    residual = (full @ direct - target).square().sum() / target.square().sum()
+    assert whole.error(solution) == pytest.approx(float(residual))
+    columns = torch.tensor([3, 0])
+    part = torch.linalg.lstsq(full[:, [3, 0, 5]], target[:, 1:]).solution
+    torch.testing.assert_close(whole.select(columns).outputs(1, 3).solve(0.0), part)
+
+
+def test_ridge_draws_to_the_prior() -> None:
+    phi, prior = rows(0, 40, 4), rows(2, 5, 2)
+    problem = LeastSquares()
+    problem.add(phi, rows(1, 40, 2))
+    torch.testing.assert_close(problem.solve(1e9, prior)[:-1], prior[:-1], rtol=1e-4, atol=1e-4)
+    assert problem.solve(1e9).abs()[:-1].max() < 1e-6
+
+
+def test_dependent_features_are_solved() -> None:
+    phi = rows(0, 40, 3)
+    problem = LeastSquares()
+    problem.add(torch.cat((phi, phi), dim=1), phi @ rows(1, 3, 2))
+    assert problem.error(problem.solve(0.0)) < 1e-6
+
+
+def test_nan_names_the_layer() -> None:
+    bad = rows(0, 4, 3)
+    bad[2, 1] = float("nan")
+    with pytest.raises(DataError, match=r"blocks\.3\.attn.*not finite"):
+        LeastSquares("blocks.3.attn").add(bad, rows(1, 4, 2))
+    with pytest.raises(DataError, match=r"blocks\.3\.mlp"):
+        Moments("blocks.3.mlp").add(bad)
+
+
+def test_ffn_truncation_is_optimal_for_the_data() -> None:
+    """No rank-4 map of the hidden units comes closer to the outputs than the one found (Eckart-Young on the data)."""
+    hidden = rows(0, 400, 20) @ torch.diag(torch.logspace(-2, 1, 20, dtype=torch.float64)) + 1
+    weight, bias = rows(1, 8, 20), rows(2, 8)
+    outputs = hidden @ weight.T
+    split = Split.empty("ffn")
+    target = outputs + bias
+    split.add(outputs[:, None], torch.cat((target, target), -1)[:, None], 50)
+    fitted = ffn_fit.fit(split, weight, bias, 4)
+    factors = fitted.factors
+
+    def error(found: Tensor) -> float:
+        return float((found - target)[:350].square().sum())
+
+    got = error((hidden @ factors.reduce.T) @ factors.expand.T + factors.bias)
+    centred = target[:350] - target[:350].mean(0)
+    best = float(torch.linalg.svdvals(centred)[4:].square().sum())
+    assert got <= best * 1.02
+    naive = plain_svd(weight, bias, 4)
+    assert got < 0.7 * error((hidden @ naive.reduce.T) @ naive.expand.T + naive.bias)
+
+
+def test_ffn_refit_takes_back_drift() -> None:
+    hidden, weight, bias = rows(0, 600, 20), rows(1, 8, 20), rows(2, 8)
+    outputs = hidden @ weight.T
+    target = outputs + bias
+    drifted = target + outputs @ rows(3, 8, 8) * 0.3
+    split = Split.empty("ffn")
+    split.add(outputs[:, None], torch.cat((target, drifted), -1)[:, None], 100)
+    fitted = ffn_fit.fit(split, weight, bias, 6)
+    assert fitted.drift_share > 0.5
+    assert fitted.ridge is not None
+
+
+def test_identity_and_mean_paths_are_found() -> None:
+    """Targets made with known coefficients are reproduced."""
+    features = [rows(seed, 900, 6) for seed in (0, 1, 2)]
+    beta, gamma, proj = rows(3, 6), rows(4, 6), rows(5, 6, 4)
+    target = (features[0] + beta * features[1] + gamma * features[2]) @ proj + 1.5
+    split = Split.empty("attn")
+    split.add(torch.cat(features, -1)[:, None], torch.cat((target, target), -1)[:, None], 100)
+    fitted = attention_fit.fit(split, 6, ("identity", "mean"))
+    first = torch.arange(6)
+    without = attention_fit.fit(Split(split.fit.select(first), split.held_out.select(first)), 6, ())
+    assert fitted.error < 0.02 < without.error
+    torch.testing.assert_close(fitted.paths["identity"], beta, rtol=0.2, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "hidden", "outputs", "wanted"),
+    [(0.5, 1536, 384, 192), (0.5, 192, 64, 32), (0.01, 768, 192, 8), (0.9, 384, 384, None), (0.5, 70, 44, 24)],
+)
+def test_rank(ratio: float, hidden: int, outputs: int, wanted: int | None) -> None:
+    assert rank_for(ratio, hidden, outputs) == wanted

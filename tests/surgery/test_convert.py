@@ -1,0 +1,152 @@
+"""Conversion as a whole: what it costs, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import vitcompact
+from vitcompact.analysis import count
+from vitcompact.errors import DataError, NothingToCompactError, UsageError
+from vitcompact.fold.verify import perturbed
+from vitcompact.plan.schema import Plan
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit2", img_size=64, num_classes=5, num_heads=4, embed_dim=64, depth=4)
+    return perturbed(model.eval(), seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(48, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def error(model: nn.Module, original: nn.Module, images: Tensor) -> float:
+    wanted = original(images)
+    return float((model(images) - wanted).norm() / wanted.norm())
+
+
+@torch.no_grad()
+def test_better_than_naive_and_silent(vit: nn.Module, images: Tensor) -> None:
+    fresh = torch.randn(32, 3, 64, 64)
+    compact = vitcompact.convert(vit, images=images)
+    naive = vitcompact.convert(vit, images=images, init="svd", hallucinate="copy")
+    assert error(compact, vit, fresh) < 0.9 * error(naive, vit, fresh)
+    assert torch.equal(compact(fresh), compact.train()(fresh))  # no drop rates here: silent branches change nothing
+    fidelity = compact.vitcompact_fidelity
+    assert fidelity.num_samples == 6
+    assert 0 <= fidelity.agreement <= 1
+
+
+def test_cost_in_forward_passes(vit: nn.Module) -> None:
+    """Every block sees every image at most six times, whatever the depth; runs that stop early are counted whole."""
+    images = torch.randn(128, 3, 64, 64)
+    model, seen = copy.deepcopy(vit), Counter()
+    owner = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: seen.update({type(module).__name__: len(args[0])}) if _is_block(module) else None
+    )
+    try:
+        vitcompact.convert(model, images=images, batch_size=16)
+    finally:
+        owner.remove()
+    assert seen["Block"] / (len(images) * len(model.blocks)) <= 6
+
+
+def _is_block(module: nn.Module) -> bool:
+    return type(module).__name__ == "Block"
+
+
+@torch.no_grad()
+def test_spilling_to_disk_changes_nothing(vit: nn.Module, images: Tensor) -> None:
+    kept = vitcompact.convert(vit, images=images, batch_size=16)
+    spilled = vitcompact.convert(vit, images=images, batch_size=16, cache_gb=0)
+    assert torch.equal(kept(images), spilled(images))
+
+
+def test_a_plan_is_replayed(vit: nn.Module, images: Tensor) -> None:
+    first = vitcompact.convert(vit, images=images)
+    plan = Plan.from_json(first.vitcompact_plan.to_json())
+    assert plan == first.vitcompact_plan
+    again = vitcompact.convert(vit, images=images, plan=plan)
+    assert again.vitcompact_plan == plan
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_only_and_protect(vit: nn.Module, images: Tensor) -> None:
+    heads = vitcompact.convert(vit, images=images, only="heads", protect=["blocks.1"]).vitcompact_plan
+    assert [layer.name for layer in heads.layers] == ["blocks.0.attn", "blocks.2.attn", "blocks.3.attn"]
+    assert ("blocks.1.attn", "protected by 'blocks.1'") in [(s.name, s.reason) for s in heads.skipped]
+    ffn = vitcompact.convert(vit, images=images, only="ffn").vitcompact_plan
+    assert {layer.kind for layer in ffn.layers} == {"ffn"}
+    with pytest.raises(UsageError, match="leave every layer"):
+        vitcompact.convert(vit, protect=["*"])
+
+
+def test_weights_only_warns(vit: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    compact = vitcompact.convert(vit)
+    assert "weights alone" in caplog.text
+    assert compact.vitcompact_fidelity is None
+    assert len(compact.vitcompact_plan.layers) == 8
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.5, float("nan"), 1.5])
+def test_ratio_outside(vit: nn.Module, ratio: float) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        vitcompact.convert(vit, ratio=ratio)
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        vitcompact.convert(vit, rank_ratio=ratio)
+
+
+def test_twice_is_refused(vit: nn.Module) -> None:
+    with pytest.raises(UsageError, match="converted already"):
+        vitcompact.convert(vitcompact.convert(vit))
+
+
+def test_nan_activations_name_the_layer(vit: nn.Module, images: Tensor) -> None:
+    broken = copy.deepcopy(vit)
+    with torch.no_grad():
+        broken.blocks[2].mlp.fc1.weight[0, 0] = float("nan")
+    with pytest.raises(DataError, match=r"blocks\.2\.mlp"):
+        vitcompact.convert(broken, images=images)
+
+
+def test_nothing_to_compact() -> None:
+    with pytest.raises(NothingToCompactError, match="no attention"):
+        vitcompact.convert(timm.create_model("test_resnet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "size"),
+    [
+        ("swin_tiny_patch4_window7_224", {"embed_dim": 16, "depths": (1, 2), "num_heads": (2, 2), "img_size": 56}, 56),
+        ("pvt_v2_b0", {}, 64),
+        ("beit_base_patch16_224", {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 64}, 64),
+        ("eva02_tiny_patch14_224", {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 56}, 56),
+    ],
+)
+@torch.no_grad()
+def test_other_attention_is_left_alone(name: str, kwargs: dict[str, Any], size: int) -> None:
+    """Hierarchical and rotary models: attention classes without a family stay as they are, with the reason."""
+    torch.manual_seed(0)
+    model = perturbed(timm.create_model(name, num_classes=5, **kwargs).eval(), seed=1).eval()
+    images = torch.randn(24, 3, size, size)
+    try:
+        compact = vitcompact.convert(model, images=images)
+    except NothingToCompactError as nothing:
+        pytest.skip(f"no FFN of a known class: {nothing}")
+    plan = compact.vitcompact_plan
+    assert {layer.kind for layer in plan.layers} == {"ffn"}
+    assert any("not supported yet" in item.reason for item in plan.skipped)
+    naive = vitcompact.convert(model, images=images, init="svd")
+    assert error(compact, model, images) < error(naive, model, images)
+    folded = vitcompact.fold(compact)
+    assert count(folded, (3, size, size)).macs < count(model, (3, size, size)).macs

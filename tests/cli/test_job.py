@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from commands import SMALL, Run
 
 import vitcompact.checkpoint  # noqa: F401  (registers the entrypoint)
+from vitcompact.cli.progress import PlainProgress
 
 
 def test_four_commands_leave_a_checkpoint_that_timm_loads(job: Path) -> None:
@@ -101,6 +103,33 @@ def test_resume_continues_after_an_interruption(run: Run, job: Path) -> None:
     result = run(*words, "--lr", 0.1, "--resume", "auto")
     assert result.code == 2
     assert "--lr was" in result.error
+
+
+def test_ctrl_c_leaves_a_state_to_go_on_from(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("convert", "test_vit", *SMALL, "--data-dir", images).code == 0
+    words = ("finetune", "--steps", 4, "-b", 8)
+    plain = PlainProgress.advance
+    with monkeypatch.context() as patch:
+        patch.setattr(PlainProgress, "advance", lambda self, *args, **kw: _interrupt(self) or plain(self, *args, **kw))
+        result = run(*words)
+    assert result.code == 130
+    assert "--resume auto" in result.error
+    resumed = run(*words, "--resume", "auto", "--json")
+    assert resumed.code == 0
+    assert json.loads(resumed.out)["steps"] == 4
+
+
+def _interrupt(progress: PlainProgress) -> None:
+    task = progress._tasks[-1]
+    if task.name == "finetune" and task.done == 1:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_images_used_twice_are_warned_of(run: Run, job: Path, images: Path) -> None:
+    result = run("eval", job / "folded", "--data-dir", images / "train", "--json")
+    assert result.code == 0
+    assert "at least 16 of the images" in result.err
+    assert "at least" not in run("eval").err
 
 
 def test_fold_prints_the_keys_of_the_contract(run: Run, job: Path) -> None:

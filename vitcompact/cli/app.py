@@ -77,7 +77,12 @@ def application() -> typer.Typer:
 
 def _root(
     version: bool = typer.Option(
-        False, "--version", is_eager=True, callback=lambda wanted: _version(wanted), help="Show the versions and exit."
+        False,
+        "--version",
+        is_eager=True,
+        callback=lambda wanted: _version(wanted),
+        metavar="",
+        help="Show the versions and exit.",
     ),
 ) -> None:
     pass

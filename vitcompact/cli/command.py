@@ -63,8 +63,12 @@ def command(verb: Verb) -> Callable[..., Invocation]:
 
     parse.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     parse.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    parse.__doc__ = verb.options.__doc__
+    parse.__doc__ = _one_line_a_paragraph(verb.options.__doc__ or "")
     return parse
+
+
+def _one_line_a_paragraph(text: str) -> str:
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def join_numbers(argv: Sequence[str], verbs: Sequence[Verb]) -> list[str]:

@@ -16,7 +16,7 @@ COMPACTION = "What is compacted"
 SURGERY = "How it is solved"
 TRAINING = "Training"
 MEASUREMENT = "Measurement"
-RUN = "Device"
+RUN = "Run"
 OUTPUT = "Output"
 MESSAGES = "Messages and configuration"
 PANELS = (MODEL, IMAGES, COMPACTION, SURGERY, TRAINING, MEASUREMENT, RUN, OUTPUT, MESSAGES)
@@ -35,9 +35,9 @@ def option(default: Any, *flags: str, panel: str, help: str, numbers: type | Non
         **info: what `typer.Option` takes.
     """
     if numbers is not None:
-        info.setdefault("show_default", ",".join(map(str, default)) if default else False)
-    elif isinstance(default, bool) and not flags:
         info.setdefault("show_default", False)
+    elif isinstance(default, bool):
+        info.setdefault("metavar", "")
     parameter = typer.Option(*flags, rich_help_panel=panel, help=help, **info)
     return _field(default, parameter, numbers, flags)
 

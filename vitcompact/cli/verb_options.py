@@ -30,7 +30,10 @@ _SOURCE = "A timm name, hf-hub:ORG/NAME, a directory in timm's hub layout, or a 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeOptions(Common, Workdir, Seed, Device, SelectionOptions, Calibration, DataOptions, SourceOptions):
-    """Look at a model: how alike its attention heads are, what its FFNs need, and what compaction would save."""
+    """Look at a model: how alike its attention heads are, what its FFNs need, and what compaction would save.
+
+    Example: vitcompact analyze vit_small_patch16_224 --data-dir images --report analysis.html
+    """
 
     source: str | None = argument("SOURCE", _SOURCE)
     report: Path | None = option(
@@ -45,6 +48,10 @@ class ConvertOptions(
     """Make a model smaller: hallucinate attention heads and factorize FFNs, solved on calibration images.
 
     Without images the weights alone decide, which costs far more accuracy.
+
+    Example, after analyze: vitcompact convert --ratio 0.5
+
+    Example, by itself: vitcompact convert vit_small_patch16_224 OUT --data-dir images
     """
 
     source: str | None = argument("SOURCE", f"{_SOURCE} By default what was analyzed.")
@@ -54,10 +61,10 @@ class ConvertOptions(
         None, panel=fields.COMPACTION, metavar="FILE", help="Apply this plan.json instead of choosing heads and ranks."
     )
     init: Literal["lstsq", "svd"] = option(
-        "lstsq", panel=fields.SURGERY, help="FFN factors: fitted to the images, or by plain SVD (naive)."
+        "lstsq", panel=fields.SURGERY, help="FFN factors: lstsq fits them to the images, svd is the naive way."
     )
     hallucinate: Literal["refit", "copy"] = option(
-        "refit", panel=fields.SURGERY, help="Hallucinated heads: refitted to the images, or copied (naive)."
+        "refit", panel=fields.SURGERY, help="Hallucinated heads: refit solves their values anew, copy is the naive way."
     )
     terms: str = option(
         "identity",
@@ -87,6 +94,8 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
 
     Stops after --epochs, --steps or --max-minutes, whichever comes first (10 minutes where none is given). Ctrl-C
     keeps a state from which --resume auto continues.
+
+    Example: vitcompact finetune --max-minutes 10 --eval-data-dir val
     """
 
     source: str | None = argument("MODEL", "A converted model; by default 'converted' in the workspace.")
@@ -135,7 +144,7 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
 class FoldOptions(Common, Workdir, OutOptions, Seed):
     """Merge training branches into plain layers, prove that nothing changed, and save. Needs no images.
 
-    The proof compares outputs in float32 on perturbed weights, before any cast to --dtype.
+    The proof compares outputs in float32, on the model's own and on perturbed weights, before any cast to --dtype.
     """
 
     source: str | None = argument("MODEL", "A converted or finetuned model; by default the workspace's latest.")
@@ -147,24 +156,38 @@ class EvalOptions(Common, Workdir, Seed, Amp, Device, NumSamples, DataOptions, S
     """Measure top-1 and top-5, and how closely a model follows its original.
 
     A model without a head is compared with --reference by its features.
+
+    Example: vitcompact eval vitcompact-out/folded --data-dir val
     """
 
     source: str | None = argument("MODEL", f"{_SOURCE} By default the workspace's latest.")
     reference: str | None = option(
-        None, panel=fields.MEASUREMENT, metavar="SOURCE", help="Compare the outputs with those of this model."
+        None,
+        panel=fields.MEASUREMENT,
+        metavar="SOURCE",
+        help="Compare with this model; by default the original, for a MODEL out of the workspace.",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions(Common, Workdir, Seed, Amp, Device, SourceOptions):
-    """Time a model against its original, alternately in one process, on random images."""
+    """Time a model against its original, alternately in one process, on random images.
+
+    Example: vitcompact bench vitcompact-out/folded -b 1 8 32 --min-speedup 1.1
+    """
 
     source: str | None = argument("MODEL", f"{_SOURCE} By default the workspace's latest.")
     baseline: str | None = option(
         None, panel=fields.MEASUREMENT, metavar="SOURCE", help="What to compare with; by default the recorded original."
     )
     batch_size: tuple[int, ...] = option(
-        (1, 8, 32), "--batch-size", "-b", panel=fields.MEASUREMENT, numbers=int, metavar="N,N,…", help="Images a batch."
+        (1, 8, 32),
+        "--batch-size",
+        "-b",
+        panel=fields.MEASUREMENT,
+        numbers=int,
+        metavar="N,N,…",
+        help="Images a batch; by default 1, 8 and 32.",
     )
     num_pairs: int = option(
         30, panel=fields.MEASUREMENT, min=1, metavar="N", help="Timed runs of each model, for each batch size."
@@ -174,7 +197,10 @@ class BenchOptions(Common, Workdir, Seed, Amp, Device, SourceOptions):
         60.0, panel=fields.MEASUREMENT, min=0, metavar="SECONDS", help="Limit for the timed runs of a batch size."
     )
     min_speedup: float | None = option(
-        None, panel=fields.MEASUREMENT, metavar="FACTOR", help="Exit with 6 where the speed-up is below this."
+        None,
+        panel=fields.MEASUREMENT,
+        metavar="FACTOR",
+        help="Exit with 6 where the speed-up at the largest batch size is below.",
     )
     dtype: DType | None = option(
         None, panel=fields.RUN, help="Cast both models to this number format; by default they run as loaded (float32)."

@@ -18,8 +18,8 @@ from torch import nn
 
 from vitcompact.checkpoint import load, save
 from vitcompact.errors import CheckpointError, UsageError
-from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
 from vitcompact.operators.replay import replay
+from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
 
 from .helpers import perturb
 

@@ -43,7 +43,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class FfnReport:
-    """One FFN: `energy` is the share of its output energy in the first `rank` directions (without images: of its matrix).
+    """One FFN: `energy` is the share of its output energy in the first `rank` directions.
 
     `spectrum` holds the energy shares at an eighth, a quarter, three eighths, ... of the outputs.
     """

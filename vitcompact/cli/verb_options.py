@@ -109,7 +109,16 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
         None, panel=fields.TRAINING, metavar="MINUTES", help="Wall-clock limit, evaluation included."
     )
     opt: str = option("adamw", panel=fields.TRAINING, metavar="NAME", help="timm optimizer.")
-    lr: float = option(3e-4, panel=fields.TRAINING, metavar="RATE", help="Learning rate at its height.")
+    lr: float = option(
+        5e-5, panel=fields.TRAINING, metavar="RATE", help="Learning rate at its height, relative to the weights' size."
+    )
+    branch_lr: float = option(
+        1e-3, panel=fields.TRAINING, metavar="RATE", help="That of branches and alpha, which start silent."
+    )
+    temperature: float = option(2.0, panel=fields.TRAINING, metavar="T", help="Softmax temperature of the logit loss.")
+    block_weight: float = option(
+        10.0, panel=fields.TRAINING, metavar="WEIGHT", help="Weight of the loss on block outputs; logits have 1."
+    )
     weight_decay: float = option(0.01, panel=fields.TRAINING, metavar="RATE", help="Decay of weight matrices.")
     sched: str = option(
         "cosine", panel=fields.TRAINING, metavar="NAME", help="Schedule: cosine, poly, tanh, wsd or constant."

@@ -1,0 +1,104 @@
+"""Analysis against direct computation, and the cost counter against sums by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import vitcompact
+from vitcompact.analysis import count
+from vitcompact.analysis.similarity import MapSimilarity, weight_similarity
+from vitcompact.families.vit import PlainAttention
+from vitcompact.fold.verify import perturbed
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=64, num_classes=5, num_heads=4)
+    return perturbed(model.eval(), seed=1).eval()
+
+
+def plain_vit_macs(dim: int, depth: int, tokens: int, patches: int, patch: int, classes: int, hidden: int) -> int:
+    """Patch embedding, then per block qkv, QK^T and AV, proj, fc1 and fc2, then the head on one token."""
+    block = tokens * dim * (3 * dim + dim + 2 * hidden) + 2 * tokens * tokens * dim
+    return patches * 3 * patch * patch * dim + depth * block + dim * classes
+
+
+def test_macs_of_deit_by_hand() -> None:
+    model = timm.create_model("deit_small_patch16_224")
+    cost = count(model, (3, 224, 224))
+    assert cost.macs == plain_vit_macs(384, 12, 197, 196, 16, 1000, 1536)
+    assert cost.params == sum(p.numel() for p in model.parameters())
+
+
+def test_prediction_is_what_fold_gives(vit: nn.Module) -> None:
+    images = torch.randn(16, 3, 64, 64)
+    report = vitcompact.analyze(vit, images)
+    folded = vitcompact.fold(vitcompact.convert(vit, images=images, terms=()))
+    assert report.predicted == count(folded, (3, 64, 64))
+    assert report.predicted.macs < report.cost.macs == count(vit, (3, 64, 64)).macs
+
+
+def test_similarity_and_energy(vit: nn.Module) -> None:
+    images = torch.randn(8, 3, 64, 64)
+    report = vitcompact.analyze(vit, images, batch_size=4)
+    maps, outputs = [], []
+
+    def keep(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+        x = args[0]
+        q, k, _ = module.qkv(x).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        maps.append((module.scale * q @ k.transpose(-2, -1)).softmax(-1))
+
+    vit.blocks[1].attn.register_forward_pre_hook(keep)
+    vit.blocks[1].mlp.fc2.register_forward_hook(lambda m, a, out: outputs.append(out.double()))
+    with torch.no_grad():
+        vit(images)
+    layer, ffn = report.layers[1], report.ffn[1]
+    pair = layer.hallucinated[0]
+    direct = torch.cosine_similarity(maps[0][:, pair.head], maps[0][:, pair.parents[0]], dim=-1).mean()
+    assert pair.similarity == pytest.approx(float(direct), abs=1e-5)
+    rows = outputs[0].flatten(0, 1)
+    values = torch.linalg.svdvals(rows - rows.mean(0)).square()
+    assert ffn.energy == pytest.approx(float(values[: ffn.rank].sum() / values.sum()), abs=1e-6)
+    assert ffn.spectrum[-1] == pytest.approx(1)
+    assert report.num_samples == 8
+
+
+def test_jensen_shannon_bounds() -> None:
+    similarity = MapSimilarity(3)
+    maps = torch.zeros(1, 3, 2, 4)
+    maps[:, 0, :, 0] = maps[:, 1, :, 0] = maps[:, 2, :, 3] = 1.0
+    similarity.add(maps)
+    assert similarity.jensen_shannon[0, 1] == pytest.approx(1)
+    assert similarity.jensen_shannon[0, 2] == pytest.approx(0, abs=1e-6)
+    assert similarity.cosine[0, 2] == pytest.approx(0)
+
+
+def test_weights_only(vit: nn.Module) -> None:
+    report = vitcompact.analyze(vit)
+    assert report.num_samples == 0
+    assert report.layers[0].similarity_js is None
+    parts = PlainAttention().parts(vit.blocks[0].attn)
+    forms = [
+        q.T @ k
+        for q, k in zip(
+            parts.query.double().unflatten(0, (4, -1)), parts.key.double().unflatten(0, (4, -1)), strict=True
+        )
+    ]
+    wanted = (forms[0] * forms[2]).sum() / (forms[0].norm() * forms[2].norm())
+    assert float(weight_similarity(parts)[0, 2]) == pytest.approx(float(wanted), abs=1e-6)
+    assert math.isfinite(report.ffn[0].energy)
+
+
+def test_json_keys(vit: nn.Module) -> None:
+    document = vitcompact.analyze(vit, torch.randn(4, 3, 64, 64)).to_json()
+    assert {"model", "params", "macs", "layers", "ffn", "skipped", "predicted"} <= set(document)
+    assert {"name", "num_heads", "similarity", "kept", "hallucinated"} <= set(document["layers"][0])
+    assert {"head", "parents", "similarity"} <= set(document["layers"][0]["hallucinated"][0])
+    assert {"name", "rank", "energy"} <= set(document["ffn"][0])
+    assert set(document["predicted"]) == {"params", "macs"}

@@ -97,8 +97,9 @@ class _Demo:
         times = bench(
             folded, original, batch_sizes=(BATCH_SIZE,), num_pairs=40, max_seconds=5, macs=(after.macs, before.macs)
         )
-        stages = (_timed(before, times.headline.baseline.latency_ms.p50), copied, converted, finetuned)
-        stages = (*stages, _timed(after, times.headline.model.latency_ms.p50))
+        first = _timed(before, times.headline.baseline.latency_ms.p50)
+        last = _timed(after, times.headline.model.latency_ms.p50)
+        stages = (first, copied, converted, finetuned, last)
         parity = folded.vitcompact_parity
         result = DemoResult(stages, times.speedup, after.macs / before.macs, parity.rel_diff, out)  # type: ignore[union-attr, arg-type]
         save(folded, out, provenance=self.source.provenance, results=result.to_json(), overwrite=overwrite)

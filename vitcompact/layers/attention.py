@@ -166,8 +166,11 @@ class CompactAttention(nn.Module):
             self.alpha = nn.Parameter(self.qkv.weight.new_ones(len(self.layout.hallucinated)))
 
     @torch.no_grad()
-    def fuse(self) -> None:
-        """Fold `alpha` into V's rows and drop paths that are zero, in place; a second call does nothing."""
+    def fuse(self) -> CompactAttention:
+        """Fold `alpha` into V's rows and drop paths that are zero, in place; a second call does nothing.
+
+        Returns itself: timm's `reparameterize_model` puts what `fuse` returns in the module's place.
+        """
         if self.alpha is not None:
             scale = self._per_channel(self.alpha).double()
             rows = slice(2 * self.num_maps * self.qk_dim, None)
@@ -179,6 +182,7 @@ class CompactAttention(nn.Module):
             self.beta = None
         if self.gamma is not None and not self.gamma.is_meta and not self.gamma.any():
             self.gamma = None
+        return self
 
     def _per_channel(self, alpha: Tensor) -> Tensor:
         """`alpha` of the hallucinated heads, one of the others, on every value channel."""

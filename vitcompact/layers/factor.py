@@ -73,10 +73,12 @@ class FactorizedLinear(nn.Module):
             self.expand.train(self.training)
             self.num_branches = branches
 
-    def fuse(self) -> None:
-        """Fold the branches away in place (timm's `reparameterize_model` calls this); a second call does nothing."""
+    def fuse(self) -> FactorizedLinear:
+        """Fold the branches away in place; a second call does nothing. Returns itself: timm's `reparameterize_model`
+        puts what `fuse` returns in the module's place."""
         self.reduce, self.expand = self.merged()
         self.num_branches = 0
+        return self
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"

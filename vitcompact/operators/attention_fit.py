@@ -15,7 +15,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties tried, as a fraction of the features' mean energy; held-out images choose."""
 DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the residual stream's drift that the target may take back; held-out images choose."""
-SWEEPS = 6
+SWEEPS = 3
 """Alternations between `proj` and the paths' coefficients; the error has settled by then."""
 PATH_RIDGE = 1e-3
 

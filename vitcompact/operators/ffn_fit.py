@@ -20,7 +20,6 @@ class FfnFit:
     error: float
     ridge: float | None
     drift_share: float
-    energy: float
 
 
 def fit(split: Split, weight: Tensor, bias: Tensor, rank: int) -> FfnFit:
@@ -41,19 +40,18 @@ def fit(split: Split, weight: Tensor, bias: Tensor, rank: int) -> FfnFit:
     error = judge.error(reduced)
     ridge: float | None = None
     share = 0.0
-    full: dict[tuple[float, float], Tensor] = {}
-    for candidate in RIDGES:
-        maps = [split.fit.outputs(i * outputs, (i + 1) * outputs).solve(candidate, identity) for i in (0, 1)]
-        full |= {(candidate, part): maps[0] + part * (maps[1] - maps[0]) for part in DRIFT_SHARES}
-    choice = min(full, key=lambda key: judge.error(full[key]))
-    refitted_basis, refitted = _truncate(split.fit, full[choice], rank)
+    drifted = split.fit.outputs(outputs, 2 * outputs)
+    choice = min(RIDGES, key=lambda candidate: judge.error(drifted.solve(candidate, identity)))
+    small, large = split.fit.outputs(0, outputs).solve(choice, identity), drifted.solve(choice, identity)
+    mixes = {part: small + part * (large - small) for part in DRIFT_SHARES}
+    best = min(mixes, key=lambda part: judge.error(mixes[part]))
+    refitted_basis, refitted = _truncate(split.fit, mixes[best], rank)
     if judge.error(refitted) < error:
         basis, reduced, error = refitted_basis, refitted, judge.error(refitted)
-        ridge, share = choice
+        ridge, share = choice, best
     # y -> y M is rank r: M = A U^T with U the basis, A = M U
     reduce = (reduced[:-1] @ basis).T @ weight
-    energy = _energy(split.fit, rank)
-    return FfnFit(Factors(reduce, basis, reduced[-1]), error, ridge, share, energy)
+    return FfnFit(Factors(reduce, basis, reduced[-1]), error, ridge, share)
 
 
 def _truncate(statistics: LeastSquares, full: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -71,8 +69,3 @@ def _centred(statistics: LeastSquares) -> tuple[Tensor, Tensor]:
     rows = statistics.gram[-1, -1]
     mean = statistics.gram[-1, :-1] / rows
     return statistics.gram[:-1, :-1] / rows - torch.outer(mean, mean), mean
-
-
-def _energy(statistics: LeastSquares, rank: int) -> float:
-    values = torch.linalg.eigvalsh(_centred(statistics)[0]).clamp_min(0)
-    return float(values[-rank:].sum() / values.sum().clamp_min(1e-300))

@@ -26,7 +26,7 @@ from vitcompact.surgery.stream import Streams
 HELD_OUT_SHARE = 0.125
 PAIRING_IMAGES = (32, 128)
 """Heads are paired on a quarter of the images, within these bounds: a choice among few needs fewer than solving."""
-PAIRING_CANDIDATES = 8
+PAIRING_CANDIDATES = 4
 PAIRING_RIDGE = 1e-2
 
 Init = Literal["lstsq", "svd"]

@@ -6,7 +6,7 @@ One call serves `heads` softmax maps, each applied to `slices` value heads side 
     v: (batch, heads, keys, slices * v_dim)   ->   (batch, heads, queries, slices * v_dim)
 
 All backends give the same numbers up to rounding; which is fastest depends on device, dtype and the number of
-tokens (docs/speed.md, `benchmarks/attention_backends.py`).
+tokens; `benchmarks/attention_backends.py` measures it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ BACKENDS: dict[str, Attend] = {"sdpa": sdpa, "padded": padded, "matmul": matmul}
 
 
 def choose(q: Tensor, v: Tensor) -> str:
-    """The backend that measured fastest for tensors like these.
+    """The backend expected to be fastest for tensors like these; the lengths below are not tuned by measurement yet.
 
     Equal widths always take the fused call. On the CPU an unequal pair would fall to its slow path, so short
     sequences multiply plainly and long ones pad; other devices take the wider V as it is.

@@ -19,7 +19,8 @@ from torch import nn
 from vitcompact.checkpoint import load, save
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.operators.replay import replay
-from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
+from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plan.specs import FactorizeSpec
 
 from .helpers import perturb
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from vitcompact.errors import UsageError
-from vitcompact.plan.schema import FactorizeSpec, HallucinatedHead, HallucinateSpec, LayerPlan, Plan, Skipped
+from vitcompact.plan.schema import LayerPlan, Plan, Skipped
+from vitcompact.plan.specs import FactorizeSpec, HallucinatedHead, HallucinateSpec
 
 PLAN = Plan(
     layers=(

@@ -20,8 +20,9 @@ from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
 from vitcompact.operators.scope import Wanted, wanted_layers
-from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
+from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.selection import Only, Selection
+from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.progress import Progress, silent
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,24 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     Args:
         input_size: `(channels, height, width)` of one image.
     """
+    meta, counter = _counted(model, input_size)
+    params = sum(parameter.numel() for parameter in meta.parameters())
+    return Cost(params, counter.get_total_flops() // 2)
+
+
+def count_modules(model: nn.Module, names: Iterable[str], input_size: tuple[int, int, int]) -> dict[str, Cost]:
+    """Like `count`, of single modules by their paths."""
+    meta, counter = _counted(model, input_size)
+    flops = counter.get_flop_counts()
+    found = {}
+    for name in names:
+        params = sum(parameter.numel() for parameter in meta.get_submodule(name).parameters())
+        found[name] = Cost(params, sum(flops.get(f"{type(meta).__name__}.{name}", {}).values()) // 2)
+    return found
+
+
+def _counted(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[nn.Module, FlopCounterMode]:
+    """A folded copy of the model's structure, and a counter that has seen it run on one image."""
     meta = meta_copy(model).eval()
     for module in list(meta.modules()):
         fuse = getattr(module, "fuse", None)
@@ -42,8 +61,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         meta(torch.empty(1, *input_size, device="meta"))
-    params = sum(parameter.numel() for parameter in meta.parameters())
-    return Cost(params, counter.get_total_flops() // 2)
+    return meta, counter
 
 
 def meta_copy(model: nn.Module) -> nn.Module:

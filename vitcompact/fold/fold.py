@@ -12,7 +12,8 @@ from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.fold.verify import FoldParity, compare, perturbed, require
 from vitcompact.layers.attention import CompactAttention
-from vitcompact.plan.schema import HallucinateSpec, LayerPlan, Plan
+from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plan.specs import HallucinateSpec
 
 TOLERANCE = 2e-4
 PROBES = 8

@@ -5,8 +5,16 @@ from typing import Any
 from vitcompact.operators.base import Operator
 from vitcompact.operators.factorize import Factorize
 from vitcompact.operators.hallucinate import Hallucinate
-from vitcompact.plan.schema import FactorizeSpec, HallucinateSpec
+from vitcompact.operators.neurons import Neurons
+from vitcompact.operators.thin import ThinQk, ThinVo
+from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
 
-OPERATORS: dict[str, Operator[Any]] = {HallucinateSpec.op: Hallucinate(), FactorizeSpec.op: Factorize()}
+OPERATORS: dict[str, Operator[Any]] = {
+    HallucinateSpec.op: Hallucinate(),
+    ThinQkSpec.op: ThinQk(),
+    ThinVoSpec.op: ThinVo(),
+    NeuronsSpec.op: Neurons(),
+    FactorizeSpec.op: Factorize(),
+}
 
 __all__ = ["OPERATORS", "Operator"]

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor
 
 from vitcompact.layers.attention import CompactAttention, allowed_mean
+from vitcompact.operators.choice import best_ridge, share_drift
 from vitcompact.operators.statistics import LeastSquares, Split
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Penalties tried, as a fraction of the features' mean energy; held-out images choose."""
-DRIFT_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the residual stream's drift that the target may take back; held-out images choose."""
 SWEEPS = 3
 """Alternations between `proj` and the paths' coefficients; the error has settled by then."""
 PATH_RIDGE = 1e-3
@@ -88,18 +85,13 @@ def fit(split: Split, channels: int, terms: tuple[str, ...], prior: Tensor | Non
     judge = split.judge.outputs(outputs, 2 * outputs)
     plain, full = split.fit.outputs(0, outputs), split.fit.outputs(outputs, 2 * outputs)
     paths = torch.zeros(len(terms), channels, dtype=torch.float64, device=split.fit.gram.device)
-    here, there = _project(full, paths), _project(judge, paths)
-    ridge = min(RIDGES, key=lambda candidate: there.error(here.solve(candidate, prior)))
-    solution = here.solve(ridge, prior)
+    ridge = best_ridge(_project(full, paths), _project(judge, paths), prior)
     for _ in range(SWEEPS if terms else 0):
-        paths = _solve_paths(full, solution, channels, len(terms))
         solution = _project(full, paths).solve(ridge, prior)
-    small, there = _project(plain, paths).solve(ridge, prior), _project(judge, paths)
-    mixes = {share: small + share * (solution - small) for share in DRIFT_SHARES}
-    share = min(mixes, key=lambda candidate: there.error(mixes[candidate]))
-    best = mixes[share]
+        paths = _solve_paths(full, solution, channels, len(terms))
+    best = share_drift(_project(plain, paths), _project(full, paths), _project(judge, paths), ridge, prior)
     named = dict(zip(terms, paths, strict=True))
-    return AttentionFit(best[:-1].T, best[-1], named, there.error(best), ridge, share)
+    return AttentionFit(best.solution[:-1].T, best.solution[-1], named, best.error, ridge, best.drift_share)
 
 
 def _project(statistics: LeastSquares, paths: Tensor) -> LeastSquares:

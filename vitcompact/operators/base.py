@@ -10,7 +10,8 @@ from typing import Protocol, TypeVar
 from torch import nn
 
 from vitcompact.families.base import AttentionSite, FfnSite
-from vitcompact.plan.schema import Form, OperatorSpec
+from vitcompact.plan.schema import Form
+from vitcompact.plan.specs import OperatorSpec
 
 Spec = TypeVar("Spec", bound=OperatorSpec, contravariant=True)
 

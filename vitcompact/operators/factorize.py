@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.operators.absorb import output_scale, remove_scale
-from vitcompact.plan.schema import FactorizeSpec, Form
+from vitcompact.operators.absorb import remove_scale
+from vitcompact.plan.schema import Form
+from vitcompact.plan.specs import FactorizeSpec
 
 
 class Factorize:
@@ -67,29 +68,7 @@ def plain_svd(weight: Tensor, bias: Tensor, rank: int) -> Factors:
     return Factors(root[:, None] * vh[:rank], u[:, :rank] * root, bias)
 
 
-def whitened_svd(weight: Tensor, bias: Tensor, rank: int, mean: Tensor, covariance: Tensor) -> Factors:
-    """Truncation that is best for the data: `U_r U_r^T W`, `U_r` the leading directions of the layer's outputs.
-
-    With `C` the covariance at the layer's input, `min |W x - U V x|` over the data has this solution, `U_r` the leading
-    eigenvectors of `W C W^T`, which is the covariance of the outputs. What is cut off is constant on average, so
-    the bias takes its mean.
-
-    Args:
-        weight, bias: `(out, in)` and `(out,)`, float64, a LayerScale absorbed.
-        mean, covariance: of the layer's outputs on the calibration images, `(out,)` and `(out, out)`.
-    """
-    _, vectors = torch.linalg.eigh(covariance)
-    basis = vectors[:, -rank:].flip(1)
-    kept_mean = basis @ (basis.T @ (mean - bias))
-    return Factors(basis.T @ weight, basis, mean - kept_mean)
-
-
 def spectrum(covariance: Tensor) -> Tensor:
     """Shares of the output energy by direction, largest first, `(out,)`; their sum is 1."""
     values = torch.linalg.eigvalsh(covariance).flip(0).clamp_min(0)
     return values / values.sum().clamp_min(1e-300)
-
-
-def scale_of(model: nn.Module, site: FfnSite) -> Tensor | None:
-    """LayerScale factors after the FFN, or None."""
-    return output_scale(model, site.scale)

@@ -11,7 +11,8 @@ from vitcompact.families import AttentionSite, FfnSite, family_named
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.layers.parts import AttentionParts
 from vitcompact.operators.absorb import output_scale, remove_scale, scaled
-from vitcompact.plan.schema import Form, HallucinatedHead, HallucinateSpec
+from vitcompact.plan.schema import Form
+from vitcompact.plan.specs import HallucinatedHead, HallucinateSpec
 
 
 def make_spec(
@@ -87,6 +88,17 @@ def whole_core(model: nn.Module, site: AttentionSite) -> CompactAttention:
     parts = family_named(site.family).parts(model.get_submodule(site.name))
     layout = HeadLayout(tuple(range(parts.num_heads)), ((),) * parts.num_heads)
     return build_core(parts, layout, scale=output_scale(model, site.scale))
+
+
+def core_of(model: nn.Module, site: AttentionSite) -> CompactAttention:
+    """The attention core at a site; a layer that is still timm's is replaced by one in which every head is whole."""
+    module = model.get_submodule(site.name)
+    if isinstance(module, CompactAttention):
+        return module
+    core = whole_core(model, site)
+    model.set_submodule(site.name, core)
+    remove_scale(model, site.scale)
+    return core
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from vitcompact.errors import UsageError
 from vitcompact.families import Anatomy, AttentionSite, FfnSite, inspect
 from vitcompact.operators import OPERATORS
 from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plan.specs import HallucinateSpec
 
 
 def replay(model: nn.Module, plan: Plan) -> nn.Module:
@@ -52,7 +53,7 @@ def build_layer(model: nn.Module, site: AttentionSite | FfnSite, layer: LayerPla
 
 
 def _check_heads(model: nn.Module, site: AttentionSite | FfnSite, spec: object) -> None:
-    wanted = getattr(spec, "num_heads", None)
-    actual = getattr(model.get_submodule(site.name), "num_heads", wanted)
-    if wanted != actual:
-        raise UsageError(f"the plan expects {wanted} heads in {site.name!r}, the model has {actual}")
+    if isinstance(spec, HallucinateSpec):
+        actual = getattr(model.get_submodule(site.name), "num_heads", spec.num_heads)
+        if spec.num_heads != actual:
+            raise UsageError(f"the plan expects {spec.num_heads} heads in {site.name!r}, the model has {actual}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +25,8 @@ class LeastSquares:
         self.cross: Tensor = torch.empty(0)
         self.energy: Tensor = torch.empty(0)
 
-    def add(self, phi: Tensor, target: Tensor) -> None:
-        """Add rows: `phi (..., features)`, `target (..., outputs)`.
+    def add(self, phi: Tensor, target: Tensor, weights: Tensor | None = None) -> None:
+        """Add rows: `phi (..., features)`, `target (..., outputs)`, how much each counts `(...)` (None: all alike).
 
         Raises:
             DataError: activations that are not finite; the message names the layer.
@@ -33,6 +34,9 @@ class LeastSquares:
         phi = phi.flatten(0, -2).double()
         target = target.flatten(0, -2).double()
         phi = torch.cat((phi, phi.new_ones(phi.shape[0], 1)), dim=1)
+        if weights is not None:
+            roots = weights.flatten().double().sqrt()[:, None]
+            phi, target = phi * roots, target * roots
         gram, cross, energy = phi.T @ phi, phi.T @ target, target.square().sum(0)
         if not (torch.isfinite(gram.diagonal()).all() and torch.isfinite(energy).all()):
             raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
@@ -55,6 +59,12 @@ class LeastSquares:
     def num_features(self) -> int:
         """Columns of `phi`, without the intercept."""
         return self.gram.shape[0] - 1
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """Covariance `(features, features)` and mean `(features,)` of the rows, by their weights."""
+        total = self.gram[-1, -1]
+        mean = self.gram[-1, :-1] / total
+        return self.gram[:-1, :-1] / total - torch.outer(mean, mean), mean
 
     def select(self, columns: Tensor) -> LeastSquares:
         """The same problem with some of the features (and the intercept)."""
@@ -118,13 +128,17 @@ class Split:
         """Statistics of no rows yet."""
         return cls(LeastSquares(name), LeastSquares(name))
 
-    def add(self, phi: Tensor, target: Tensor, num_held_out: int) -> None:
+    def add(self, phi: Tensor, target: Tensor, num_held_out: int, weights: Tensor | None = None) -> None:
         """Add a batch `(images, ..., features)` whose last `num_held_out` images are held out."""
         cut = phi.shape[0] - num_held_out
         if cut:
-            self.fit.add(phi[:cut], target[:cut])
+            self.fit.add(phi[:cut], target[:cut], None if weights is None else weights[:cut])
         if num_held_out:
-            self.held_out.add(phi[cut:], target[cut:])
+            self.held_out.add(phi[cut:], target[cut:], None if weights is None else weights[cut:])
+
+    def derive(self, change: Callable[[LeastSquares], LeastSquares]) -> Split:
+        """The same change of problem on both sides."""
+        return Split(change(self.fit), change(self.held_out) if self.held_out.rows else self.held_out)
 
     @property
     def judge(self) -> LeastSquares:

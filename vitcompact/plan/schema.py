@@ -8,103 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal, TypeVar
 
 from vitcompact.errors import UsageError
+from vitcompact.plan.specs import SPECS, LayerKind, OperatorSpec
 
 PLAN_VERSION = 1
 
 Form = Literal["training", "folded"]
-LayerKind = Literal["attention", "ffn"]
-
-
-@dataclass(frozen=True)
-class HallucinatedHead:
-    """One head whose attention map is made from the maps of its `parents` (indices into the original heads)."""
-
-    head: int
-    parents: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class HallucinateSpec:
-    """hMHSA of one attention layer: which heads keep Q and K, and what each other head's map is made of.
-
-    `A_g = alpha * A_p + beta * I + gamma * J`, optionally filtered over the token grid (arXiv 2306.10875, section 3.2;
-    the three terms are linear in the map and so commute with V).
-
-    Attributes:
-        num_heads: heads of the original layer.
-        kept: heads that keep their own Q and K, in the order in which the new layer stores them.
-        hallucinated: the other heads with their parents, in stored order.
-        identity: an identity path (beta) on every value channel.
-        mean: a path (gamma) from the mean of V over the keys allowed.
-        filter_rank: rank of the 3x3 map filter, 0 for none.
-    """
-
-    op: ClassVar[str] = "hallucinate"
-    kind: ClassVar[LayerKind] = "attention"
-    num_heads: int
-    kept: tuple[int, ...]
-    hallucinated: tuple[HallucinatedHead, ...]
-    identity: bool = False
-    mean: bool = False
-    filter_rank: int = 0
-
-    def __post_init__(self) -> None:
-        heads = sorted([*self.kept, *(h.head for h in self.hallucinated)])
-        if heads != list(range(self.num_heads)) or not self.kept:
-            raise UsageError(
-                f"hallucinate: kept and hallucinated heads must be 0..{self.num_heads - 1} once each, got {heads}"
-            )
-        for child in self.hallucinated:
-            if len(child.parents) != 1 or child.parents[0] not in self.kept:
-                raise UsageError(
-                    f"hallucinate: head {child.head} needs one kept head as its parent, got {list(child.parents)}"
-                )
-        if not 0 <= self.filter_rank <= 3:
-            raise UsageError(f"hallucinate: filter_rank must be 0 to 3, got {self.filter_rank}")
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> HallucinateSpec:
-        heads = tuple(HallucinatedHead(int(h["head"]), tuple(map(int, h["parents"]))) for h in data["hallucinated"])
-        return cls(
-            num_heads=int(data["num_heads"]),
-            kept=tuple(map(int, data["kept"])),
-            hallucinated=heads,
-            identity=bool(data.get("identity", False)),
-            mean=bool(data.get("mean", False)),
-            filter_rank=int(data.get("filter_rank", 0)),
-        )
-
-
-@dataclass(frozen=True)
-class FactorizeSpec:
-    """cFFN of one FFN: its hidden-to-output matrix as a product of two of inner size `rank`.
-
-    Attributes:
-        rank: inner size.
-        branches: parallel re-parameterised branches of each factor; they exist in the training form only.
-    """
-
-    op: ClassVar[str] = "factorize"
-    kind: ClassVar[LayerKind] = "ffn"
-    rank: int
-    branches: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.branches < 0:
-            raise UsageError(f"factorize: rank must be at least 1 and branches at least 0, got {self}")
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FactorizeSpec:
-        return cls(rank=int(data["rank"]), branches=int(data.get("branches", 0)))
-
-
-OperatorSpec = HallucinateSpec | FactorizeSpec
-SPECS: dict[str, type[HallucinateSpec] | type[FactorizeSpec]] = {
-    spec.op: spec for spec in (HallucinateSpec, FactorizeSpec)
-}
+Spec = TypeVar("Spec", bound=OperatorSpec)
 
 
 @dataclass(frozen=True)
@@ -114,6 +26,19 @@ class LayerPlan:
     name: str
     kind: LayerKind
     operators: tuple[OperatorSpec, ...]
+
+    def __post_init__(self) -> None:
+        order = [list(SPECS).index(spec.op) for spec in self.operators]
+        if order != sorted(set(order)):
+            names = ", ".join(spec.op for spec in self.operators)
+            raise UsageError(f"{self.name}: operators come once each, in the order {', '.join(SPECS)}; got {names}")
+        for spec in self.operators:
+            if spec.kind != self.kind:
+                raise UsageError(f"{self.name}: operator {spec.op!r} does not apply to {self.kind} layers")
+
+    def find(self, kind: type[Spec]) -> Spec | None:
+        """The layer's operator of one kind, or None."""
+        return next((spec for spec in self.operators if isinstance(spec, kind)), None)
 
 
 @dataclass(frozen=True)

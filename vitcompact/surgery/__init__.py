@@ -1,5 +1,6 @@
 """Surgery: plans applied to models, with values solved from calibration images."""
 
-from vitcompact.surgery.convert import Fidelity, convert
+from vitcompact.surgery.convert import convert
+from vitcompact.surgery.fidelity import Fidelity
 
 __all__ = ["Fidelity", "convert"]

@@ -5,48 +5,30 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcompact.analysis.similarity import weight_similarity
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
-from vitcompact.families import AttentionSite, family_named, inspect
+from vitcompact.families import inspect
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.operators.absorb import output_scale, scaled
-from vitcompact.operators.factorize import plain_svd
-from vitcompact.operators.hallucinate import make_spec
-from vitcompact.operators.pairing import shortlist
-from vitcompact.operators.replay import build_layer, site_of
+from vitcompact.operators.replay import site_of
 from vitcompact.operators.scope import wanted_layers
-from vitcompact.plan.schema import FactorizeSpec, HallucinateSpec, LayerPlan, Plan, Skipped
+from vitcompact.plan.schema import Plan, Skipped
 from vitcompact.plan.selection import Only, Selection
+from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.progress import Progress, silent
-from vitcompact.surgery.capture import Site
-from vitcompact.surgery.solve import Hallucinate, Init, Method, held_out, solve_attention, solve_ffn
-from vitcompact.surgery.store import ActivationStore
-from vitcompact.surgery.stream import Streams
-from vitcompact.surgery.walker import BlockWalker
+from vitcompact.streams.capture import Site
+from vitcompact.surgery.calibrated import convert_calibrated
+from vitcompact.surgery.fidelity import fidelity
+from vitcompact.surgery.from_weights import convert_from_weights
+from vitcompact.surgery.solve import Draft, Hallucinate, Init, Method
 
 logger = logging.getLogger("vitcompact")
 
 FEW_IMAGES = 64
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """Likeness of converted and original model on held-out calibration images (`num_samples` of them).
-
-    `agreement` is the share of equal arg max (None without a head), `cosine` the mean cosine of the outputs.
-    """
-
-    agreement: float | None
-    cosine: float
-    num_samples: int
 
 
 def convert(
@@ -63,6 +45,7 @@ def convert(
     branches: int = 1,
     init: Init = "lstsq",
     hallucinate: Hallucinate = "refit",
+    without: Iterable[str] = (),
     plan: Plan | None = None,
     batch_size: int = 64,
     cache_gb: float = 4.0,
@@ -85,6 +68,7 @@ def convert(
         terms: further paths of a hallucinated map, `identity` and `mean`.
         branches: silent branches of each FFN factor for fine-tuning.
         init, hallucinate: `svd` and `copy` are the naive methods, kept for comparison.
+        without: ingredients to leave out, for comparison; out of `INGREDIENTS`.
         plan: replay this plan's structure instead of choosing one; its values are solved anew.
         cache_gb: activations kept in memory in GB (1e9 bytes); more goes to a temporary folder.
         seed: initial values of the silent branches.
@@ -98,20 +82,20 @@ def convert(
     _check_method(init, hallucinate)
     if getattr(model, "vitcompact_plan", None) is not None and model.vitcompact_plan.layers:  # type: ignore[union-attr]
         raise UsageError("this model is converted already; convert the original checkpoint instead")
-    wanted, skipped = _wanted(model, selection, plan)
+    drafts, skipped = _drafts(model, selection, plan)
     original = _frozen_copy(model, device)
     work = copy.deepcopy(original)
     with torch.no_grad():
-        method = Method(init, hallucinate)
+        method = Method(init, hallucinate).without(without)
         if images is None:
             logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
-            layers = _from_weights(work, wanted, selection, plan, progress)
+            layers = convert_from_weights(work, drafts, progress)
         else:
             batches = from_tensor(images, batch_size)
             if batches.num_samples < FEW_IMAGES:
                 logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
-            layers, unreachable = _calibrated(
-                original, work, batches, wanted, selection, plan, method, cache_gb * 1e9, progress
+            layers, unreachable = convert_calibrated(
+                original, work, batches, drafts, selection, method, cache_gb * 1e9, progress
             )
             skipped += unreachable
     done = Plan(tuple(layers), tuple(skipped))
@@ -147,122 +131,16 @@ def _frozen_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
     return original.requires_grad_(False)
 
 
-def _wanted(
+def _drafts(
     model: nn.Module, selection: Selection, plan: Plan | None
-) -> tuple[dict[str, tuple[Site, int]], list[Skipped]]:
-    """Sites to compact in forward order with their number of hallucinated heads or rank, and what is left alone."""
+) -> tuple[dict[str, tuple[Site, Draft]], list[Skipped]]:
+    """Sites to compact in forward order with what they are to become, and what is left alone."""
     if plan is not None:
         anatomy = inspect(model)
-        return {layer.name: (site_of(anatomy, layer), 0) for layer in plan.layers}, list(plan.skipped)
+        given = {layer.name: (site_of(anatomy, layer), Draft(layer.operators)) for layer in plan.layers}
+        return given, list(plan.skipped)
     wanted = wanted_layers(model, selection)
-    sites: list[tuple[Site, int]] = [*wanted.attention, *wanted.ffn]
-    return {site.name: (site, amount) for site, amount in sites}, list(wanted.skipped)
-
-
-def _from_weights(
-    work: nn.Module,
-    wanted: dict[str, tuple[Site, int]],
-    selection: Selection,
-    plan: Plan | None,
-    progress: Progress,
-) -> list[LayerPlan]:
-    """Copied heads paired by their weights, and plain SVD."""
-    layers = []
-    progress.start("converting from weights", len(wanted))
-    for name, (site, amount) in wanted.items():
-        layer = plan.layer(name) if plan is not None else None
-        if isinstance(site, AttentionSite):
-            if layer is None:
-                parts = family_named(site.family).parts(work.get_submodule(name))
-                parents = shortlist(1.0 - weight_similarity(parts), amount, 1)[0]
-                layer = LayerPlan(name, "attention", (make_spec(parts.num_heads, parents),))
-            build_layer(work, site, layer, Plan((layer,), form="folded"))
-        else:
-            linear = work.get_submodule(site.output)
-            assert isinstance(linear, nn.Linear)
-            weight, bias = scaled(output_scale(work, site.scale), linear.weight, linear.bias)
-            layer = layer or LayerPlan(name, "ffn", (FactorizeSpec(amount, selection.branches),))
-            build_layer(work, site, layer, Plan((layer,), form="folded"))
-            factor = work.get_submodule(site.output)
-            plain_svd(weight, bias, factor.rank).load_into(factor)  # type: ignore[arg-type]
-        layers.append(layer)
-        progress.advance(note=name)
-    progress.finish()
-    return layers
-
-
-def _calibrated(
-    original: nn.Module,
-    work: nn.Module,
-    images: ImageBatches,
-    wanted: dict[str, tuple[Site, int]],
-    selection: Selection,
-    plan: Plan | None,
-    method: Method,
-    cache_bytes: float,
-    progress: Progress,
-) -> tuple[list[LayerPlan], list[Skipped]]:
-    blocks = dict.fromkeys(site.block for site, _ in wanted.values())
-    device = next(original.parameters()).device
-    walker = BlockWalker(original, _all_blocks(original, list(blocks)), next(iter(images))[:2].to(device))
-    by_block: dict[str, list[Site]] = {}
-    for site, _ in wanted.values():
-        by_block.setdefault(site.block, []).append(site)
-    last = max((i for i, name in enumerate(walker.blocks) if name in by_block), default=-1)
-    layers: list[LayerPlan] = []
-    progress.start("converting", last + 1)
-    with ActivationStore(cache_bytes) as store:
-        streams = Streams(original, work, walker, images, store)
-        for index in range(last + 1):
-            sites = by_block.get(walker.blocks[index], [])
-            streams.enter(index, sites)
-            notes = []
-            for site in sites:
-                layer, error = _solve(streams, site, wanted[site.name][1], selection, plan, method)
-                layers.append(layer)
-                notes.append(f"{site.name} {error:.3f}")
-            streams.leave(sites)
-            progress.advance(note="  ".join(notes))
-    progress.finish()
-    lost = [site for site, _ in wanted.values() if site.block in walker.unreachable]
-    return layers, [Skipped(site.name, walker.unreachable[site.block]) for site in lost]
-
-
-def _solve(
-    streams: Streams, site: Site, amount: int, selection: Selection, plan: Plan | None, method: Method
-) -> tuple[LayerPlan, float]:
-    given = plan.layer(site.name) if plan is not None else None
-    spec = given.operators[0] if given is not None else None
-    if isinstance(site, AttentionSite):
-        assert spec is None or isinstance(spec, HallucinateSpec)
-        return solve_attention(streams, site, amount, selection, method, spec)
-    assert spec is None or isinstance(spec, FactorizeSpec)
-    rank, branches = (amount, selection.branches) if spec is None else (spec.rank, spec.branches)
-    return solve_ffn(streams, site, rank, branches, method)
-
-
-def _all_blocks(model: nn.Module, blocks: list[str]) -> list[str]:
-    """The blocks with sites plus their siblings in the same container, which activations pass through as well."""
-    names = []
-    for block in blocks:
-        parent, _, _ = block.rpartition(".")
-        holder = model.get_submodule(parent)
-        siblings = [f"{parent}.{n}" if parent else n for n, m in holder.named_children()]
-        names += siblings if isinstance(holder, nn.Sequential | nn.ModuleList) else [block]
-    return list(dict.fromkeys(names))
-
-
-@torch.no_grad()
-def fidelity(original: nn.Module, converted: nn.Module, images: ImageBatches) -> Fidelity:
-    """Compare the outputs of two models on the held-out images of every batch (all images where none are held out)."""
-    equal = cosine = total = 0.0
-    device = next(original.parameters()).device
-    for batch in images:
-        chosen = batch[len(batch) - (held_out(len(batch)) or len(batch)) :].to(device)
-        first, second = original(chosen), converted(chosen)
-        first, second = first.flatten(1).double(), second.flatten(1).double()
-        equal += float((first.argmax(1) == second.argmax(1)).sum())
-        cosine += float(F.cosine_similarity(first, second).sum())
-        total += len(chosen)
-    has_head = int(getattr(original, "num_classes", 0) or 0) > 0
-    return Fidelity(equal / total if has_head else None, cosine / total, int(total))
+    drafts: dict[str, tuple[Site, Draft]] = {site.name: (site, Draft((), count)) for site, count in wanted.attention}
+    for site, rank in wanted.ffn:
+        drafts[site.name] = (site, Draft((FactorizeSpec(rank, selection.branches),)))
+    return drafts, list(wanted.skipped)

@@ -1,166 +1,159 @@
-"""Solving one site from the streams: pairing and refit of heads, truncation and refit of an FFN."""
+"""Solving one site from the streams: structure first, then values, block by block."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vitcompact.analysis.similarity import MapSimilarity
+from vitcompact.analysis.pair import most_alike, pair_heads
+from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.operators import attention_fit, ffn_fit
+from vitcompact.operators import attention_fit, ffn_fit, neurons, thin
 from vitcompact.operators.absorb import output_scale, scaled
-from vitcompact.operators.factorize import plain_svd
-from vitcompact.operators.hallucinate import make_spec, whole_core
-from vitcompact.operators.pairing import CopyCosts, Parents, attention_maps, shortlist
+from vitcompact.operators.factorize import Factors, plain_svd
+from vitcompact.operators.hallucinate import core_of, make_spec, whole_core
 from vitcompact.operators.replay import build_layer
 from vitcompact.operators.statistics import Split
-from vitcompact.plan.schema import FactorizeSpec, HallucinateSpec, LayerPlan, Plan
+from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.selection import Selection
-from vitcompact.surgery.stream import Streams
-
-HELD_OUT_SHARE = 0.125
-PAIRING_IMAGES = (32, 128)
-"""Heads are paired on a quarter of the images, within these bounds: a choice among few needs fewer than solving."""
-PAIRING_CANDIDATES = 4
-PAIRING_RIDGE = 1e-2
+from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
+from vitcompact.streams.capture import Site as Site
+from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_moments
+from vitcompact.streams.streams import Streams, held_out
 
 Init = Literal["lstsq", "svd"]
 Hallucinate = Literal["refit", "copy"]
+INGREDIENTS = ("sensitivity", "drift")
+"""What can be switched off one at a time, to see what it is worth."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How values are found: least squares and the data-optimal truncation, or the naive ways kept for comparison."""
+    """How values are found: least squares and the data-optimal truncation, or the naive ways kept for comparison.
+
+    `sensitivity` weighs errors by what they do to the model's output, `drift` lets targets take back what the residual
+    stream has drifted.
+    """
 
     init: Init = "lstsq"
     hallucinate: Hallucinate = "refit"
+    sensitivity: bool = True
+    drift: bool = True
+
+    def without(self, names: Iterable[str]) -> Method:
+        """The same method with some ingredients switched off.
+
+        Raises:
+            UsageError: there is no such ingredient.
+        """
+        unknown = sorted(set(names) - set(INGREDIENTS))
+        if unknown:
+            raise UsageError(f"--without takes {', '.join(INGREDIENTS)}; got {unknown[0]!r}")
+        return replace(self, **dict.fromkeys(names, False))  # type: ignore[arg-type]
 
 
-def held_out(batch_size: int) -> int:
-    """Images at the end of a batch that no fit sees; choices are made on them."""
-    return round(batch_size * HELD_OUT_SHARE)
+@dataclass(frozen=True)
+class Draft:
+    """What a layer is to become: its operators, and how many heads to hallucinate if the pairs are still to be found.
+
+    An attention layer without either keeps its structure and has its output projection solved again.
+    """
+
+    operators: tuple[OperatorSpec, ...] = ()
+    num_hallucinated: int = 0
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A layer's plan, and the held-out error of its output relative to the original's (nan: nothing was fitted)."""
+
+    layer: LayerPlan
+    error: float = float("nan")
 
 
 def solve_attention(
-    streams: Streams,
-    site: AttentionSite,
-    count: int,
-    selection: Selection,
-    method: Method,
-    given: HallucinateSpec | None,
-) -> tuple[LayerPlan, float]:
-    """Hallucinate `count` heads of a site in place.
-
-    Returns:
-        its plan, and the held-out error of its output relative to the original's (nan where nothing was fitted).
-    """
-    core = whole_core(streams.work, site)
-    spec = given
-    if spec is None and method.hallucinate == "copy":
-        spec = make_spec(core.num_heads, _most_alike(streams, site, core, count))
-    elif spec is None:
-        terms = selection.terms if attention_fit.has_additive_paths(core) else ()
-        spec = make_spec(core.num_heads, _pair(streams, site, core, count), terms, selection.filter_rank)
-    layer = LayerPlan(site.name, "attention", (spec,))
-    build_layer(streams.work, site, layer, Plan((layer,), form="folded"))
+    streams: Streams, site: AttentionSite, draft: Draft, selection: Selection, method: Method
+) -> Solved:
+    """Give an attention site in the converted stream its structure and values, in place."""
+    layer = LayerPlan(site.name, "attention", draft.operators)
+    if draft.num_hallucinated:
+        layer = LayerPlan(site.name, "attention", (_pairs(streams, site, draft, selection, method),))
+    spec = layer.find(HallucinateSpec)
+    if spec is not None:
+        build_layer(streams.work, site, LayerPlan(site.name, "attention", (spec,)), Plan((), form="folded"))
+    core = core_of(streams.work, site)
     if method.hallucinate == "copy":
-        return layer, float("nan")
-    new = streams.work.get_submodule(site.name)
-    assert isinstance(new, CompactAttention)
-    terms = tuple(term for term, on in (("identity", spec.identity), ("mean", spec.mean)) if on)
+        return Solved(layer)
+    if (narrow := layer.find(ThinQkSpec)) is not None and narrow.qk_dim < core.qk_dim:
+        query, key, _ = qk_moments(streams, site, core).subspaces()
+        thin.set_qk(core, query, key, narrow.qk_dim)
+    if (thinner := layer.find(ThinVoSpec)) is not None and thinner.v_dim < core.v_dim:
+        covariance = head_covariance(streams, site, core)
+        basis, _ = thin.value_bases(covariance, core.proj.weight, streams.root(site))
+        thin.set_vo(core, basis[..., : thinner.v_dim], covariance)
+    return Solved(layer, _refit(streams, site, core))
+
+
+def _refit(streams: Streams, site: AttentionSite, core: CompactAttention) -> float:
+    """Solve `proj` and the paths of hallucinated heads; returns the held-out error."""
+    paths = (("identity", core.beta), ("mean", core.gamma))
+    terms = tuple(term for term, path in paths if path is not None)
     split = Split.empty(site.name)
     for got, target in streams.inputs(site, site.name):
-        split.add(attention_fit.features(new, got.x, terms, got.kwargs), target, held_out(got.x.shape[0]))
-    copied = torch.cat((new.proj.weight.T, new.proj.bias[None])).double()
-    fitted = attention_fit.fit(split, new.attn_dim, terms, prior=copied)
-    fitted.load_into(new)
-    return layer, fitted.error
+        phi = attention_fit.features(core, got.x, terms, got.kwargs)
+        split.add(phi, target, held_out(got.x.shape[0]), got.weights)
+    copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
+    fitted = attention_fit.fit(split, core.attn_dim, terms, prior=copied)
+    fitted.load_into(core)
+    return fitted.error
 
 
-def solve_ffn(streams: Streams, site: FfnSite, rank: int, branches: int, method: Method) -> tuple[LayerPlan, float]:
-    """Factorize the output matrix of a site in place; returns as `solve_attention` does."""
+def _pairs(
+    streams: Streams, site: AttentionSite, draft: Draft, selection: Selection, method: Method
+) -> HallucinateSpec:
+    core = whole_core(streams.work, site)
+    if method.hallucinate == "copy":
+        return make_spec(core.num_heads, most_alike(streams, site, core, draft.num_hallucinated))
+    terms = selection.terms if attention_fit.has_additive_paths(core) else ()
+    parents = pair_heads(streams, site, core, draft.num_hallucinated)
+    return make_spec(core.num_heads, parents, terms, selection.filter_rank)
+
+
+def solve_ffn(streams: Streams, site: FfnSite, draft: Draft, method: Method) -> Solved:
+    """Give an FFN site in the converted stream its structure and values, in place."""
     linear = streams.work.get_submodule(site.output)
     assert isinstance(linear, nn.Linear)
     weight, bias = scaled(output_scale(streams.work, site.scale), linear.weight, linear.bias)
-    error = float("nan")
-    if method.init == "svd":
-        factors = plain_svd(weight, bias, rank)
+    layer = LayerPlan(site.name, "ffn", draft.operators)
+    spec, fewer = layer.find(FactorizeSpec), layer.find(NeuronsSpec)
+    if method.init == "svd" and spec is not None and fewer is None:
+        factorize(streams.work, site, spec, plain_svd(weight, bias, spec.rank))
+        return Solved(layer)
+    if fewer is None and spec is not None:
+        split = ffn_statistics(streams, site, weight)
     else:
-        split = Split.empty(site.name)
-        for got, target in streams.inputs(site, site.output):
-            outputs = got.x @ weight.T.to(got.x.dtype)
-            split.add(outputs, target, held_out(got.x.shape[0]))
-        fitted = ffn_fit.fit(split, weight, bias, rank)
-        factors, error = fitted.factors, fitted.error
-    layer = LayerPlan(site.name, "ffn", (FactorizeSpec(rank, branches),))
-    build_layer(streams.work, site, layer, Plan((layer,), form="folded"))
-    factor = streams.work.get_submodule(site.output)
+        split = ffn_statistics(streams, site)
+        hidden = linear.in_features if fewer is None else fewer.hidden
+        fitted = neurons.fit(split, weight, bias, hidden, streams.root(site))
+        fitted.load_into(streams.work, site)
+        if spec is None:
+            return Solved(layer, fitted.error)
+        weight, bias = fitted.weight, fitted.bias
+        split = split.derive(lambda problem: problem.select(fitted.units).map(weight.T))
+    found = ffn_fit.fit(split, weight, bias, spec.rank, streams.root(site))
+    factorize(streams.work, site, spec, found.factors)
+    return Solved(layer, found.error)
+
+
+def factorize(model: nn.Module, site: FfnSite, spec: FactorizeSpec, factors: Factors) -> None:
+    """Put a solved pair of factors into the place of an FFN's output matrix."""
+    build_layer(model, site, LayerPlan(site.name, "ffn", (spec,)), Plan((), form="folded"))
+    factor = model.get_submodule(site.output)
     assert isinstance(factor, FactorizedLinear)
     factors.load_into(factor)
-    return layer, error
-
-
-def _pairing_images(streams: Streams) -> int:
-    low, high = PAIRING_IMAGES
-    return min(max(streams.num_images // 4, low), high)
-
-
-def _pair(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
-    """Kept heads and parents: a shortlist by copy cost, then the one of least held-out error after a refit."""
-    costs = CopyCosts(core.num_heads, core.v_dim)
-    for got, _ in streams.inputs(site, site.name, _pairing_images(streams)):
-        q, k, v = core.project(got.x)
-        maps = attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
-        costs.add(maps, _per_head(v, core))
-    candidates = shortlist(costs.matrix(core.proj.weight), count, PAIRING_CANDIDATES)
-    if len(candidates) == 1 or not attention_fit.has_additive_paths(core):
-        return candidates[0]
-    return _best_after_refit(streams, site, core, candidates)
-
-
-def _best_after_refit(
-    streams: Streams, site: AttentionSite, core: CompactAttention, candidates: list[Parents]
-) -> Parents:
-    own = [(head, head) for head in range(core.num_heads)]
-    pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
-    heads, parents = (torch.tensor(side) for side in zip(*pairs, strict=True))
-    split = Split.empty(site.name)
-    for got, target in streams.inputs(site, site.name, _pairing_images(streams)):
-        q, k, v = core.project(got.x)
-        maps = attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
-        values = _per_head(v, core)
-        outputs = torch.stack([maps[:, p] @ values[:, h] for h, p in zip(heads, parents, strict=True)], dim=2)
-        if core.gate is not None:
-            gate = core.gate(got.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
-            outputs = outputs * gate[:, :, heads]
-        split.add(outputs.flatten(2), target, held_out(got.x.shape[0]))
-    outputs_dim = core.proj.out_features
-
-    def error(choice: Parents) -> float:
-        index = [pairs.index((head, choice.get(head, head))) for head in range(core.num_heads)]
-        columns = torch.cat([torch.arange(i * core.v_dim, (i + 1) * core.v_dim) for i in index])
-        fit = split.fit.outputs(outputs_dim, 2 * outputs_dim).select(columns)
-        judge = split.judge.outputs(outputs_dim, 2 * outputs_dim).select(columns)
-        return judge.error(fit.solve(PAIRING_RIDGE))
-
-    return min(candidates, key=error)
-
-
-def _most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
-    """Parents by likeness of the attention maps alone: the naive criterion."""
-    similarity = MapSimilarity(core.num_heads)
-    for got, _ in streams.inputs(site, site.name, _pairing_images(streams)):
-        q, k, _ = core.project(got.x)
-        similarity.add(
-            attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
-        )
-    return shortlist(1.0 - similarity.cosine, count, 1)[0]
-
-
-def _per_head(v: Tensor, core: CompactAttention) -> Tensor:
-    return v.unflatten(-1, (core.num_heads, core.v_dim)).transpose(1, 2)

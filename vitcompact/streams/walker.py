@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitcompact.families import AttentionSite, FfnSite
+
 
 class _Stop(Exception):
     """Ends a forward pass once what was wanted of it is known."""
@@ -192,3 +194,14 @@ def run_with_outputs(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def walked_blocks(model: nn.Module, sites: Sequence[AttentionSite | FfnSite]) -> list[str]:
+    """The blocks with sites plus their siblings in the same container, which activations pass through as well."""
+    names = []
+    for block in dict.fromkeys(site.block for site in sites):
+        parent, _, _ = block.rpartition(".")
+        holder = model.get_submodule(parent)
+        siblings = [f"{parent}.{n}" if parent else n for n, m in holder.named_children()]
+        names += siblings if isinstance(holder, nn.Sequential | nn.ModuleList) else [block]
+    return list(dict.fromkeys(names))

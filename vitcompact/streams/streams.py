@@ -8,9 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches
-from vitcompact.surgery.capture import Site, SiteInput, drift_sites, run_original, run_to
-from vitcompact.surgery.store import ActivationStore
-from vitcompact.surgery.walker import BlockCall, BlockWalker
+from vitcompact.streams.capture import Site, SiteInput, drift_sites, run_original, run_to
+from vitcompact.streams.sensitivity import Sensitivity
+from vitcompact.streams.store import ActivationStore
+from vitcompact.streams.walker import BlockCall, BlockWalker
+
+HELD_OUT_SHARE = 0.125
+
+
+def held_out(batch_size: int) -> int:
+    """Images at the end of a batch that no fit sees; choices are made on them."""
+    return round(batch_size * HELD_OUT_SHARE)
 
 
 class Streams:
@@ -24,8 +32,17 @@ class Streams:
     """
 
     def __init__(
-        self, original: nn.Module, work: nn.Module, walker: BlockWalker, images: ImageBatches, store: ActivationStore
+        self,
+        original: nn.Module,
+        work: nn.Module,
+        walker: BlockWalker,
+        images: ImageBatches,
+        store: ActivationStore,
+        sensitivity: Sensitivity | None = None,
+        drift: bool = True,
     ) -> None:
+        self._take_back = drift
+        self.sensitivity = sensitivity
         self.original, self.work, self.walker = original, work, walker
         self.device = next(original.parameters()).device
         self._images, self._store = images, store
@@ -41,7 +58,7 @@ class Streams:
         for batch, images in self._batches():
             call = self._call(batch, images, "original")
             targets = run_original(call, block, self.original, sites)
-            if batch == 0:
+            if batch == 0 and self._take_back:
                 self._drifting = drift_sites(targets, sites)
             self._keep("next-original", batch, targets.output)
             for site in sites:
@@ -68,7 +85,17 @@ class Streams:
             if got.residual is not None:
                 drifted = target + self._fetch(f"stream:{site.name}", batch) - got.residual
             seen += call.x.shape[0]
+            if self.sensitivity is not None:
+                got.weights = self.sensitivity.weights(site.name, batch)
             yield got, torch.cat((target, drifted), dim=-1)
+
+    def root(self, site: Site) -> Tensor | None:
+        """By what errors of a site's output are weighted, `(channels, channels)`; None: all channels alike."""
+        return None if self.sensitivity is None else self.sensitivity.root(site.name)
+
+    def harm_scale(self, site: Site) -> float:
+        """Expected squared change of the model's output per image for a mean squared error of one at every token."""
+        return 1.0 if self.sensitivity is None else self.sensitivity.scale(site.name)
 
     def leave(self, sites: list[Site]) -> None:
         """Run the current block, converted by now, in the converted stream; its output is the next block's input."""

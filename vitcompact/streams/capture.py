@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.operators.absorb import output_scale
-from vitcompact.surgery.walker import BlockCall, capture_input, run_with_outputs
+from vitcompact.streams.walker import BlockCall, capture_input, run_with_outputs
 
 Site = AttentionSite | FfnSite
 
@@ -28,11 +28,15 @@ class BlockTargets:
 
 @dataclass
 class SiteInput:
-    """The arguments with which a module is called in the converted stream, and the residual stream there."""
+    """The arguments with which a module is called in the converted stream, and the residual stream there.
+
+    `weights (batch, tokens)` says how much an error of the site's output matters at each token; None: all alike.
+    """
 
     x: Tensor
     kwargs: dict[str, Any]
     residual: Tensor | None
+    weights: Tensor | None = None
 
 
 def run_original(call: BlockCall, block: nn.Module, model: nn.Module, sites: list[Site]) -> BlockTargets:

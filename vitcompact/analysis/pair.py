@@ -1,0 +1,97 @@
+"""Choosing kept heads and parents of one layer from the streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from vitcompact.analysis.similarity import MapSimilarity
+from vitcompact.families import AttentionSite
+from vitcompact.layers.attention import CompactAttention
+from vitcompact.operators import attention_fit
+from vitcompact.operators.pairing import CopyCosts, Parents, attention_maps, shortlist
+from vitcompact.operators.statistics import Split
+from vitcompact.streams.capture import SiteInput
+from vitcompact.streams.streams import Streams, held_out
+
+PAIRING_IMAGES = (32, 128)
+"""Heads are paired on a quarter of the images, within these bounds: a choice among few needs fewer than solving."""
+PAIRING_CANDIDATES = 4
+PAIRING_RIDGE = 1e-2
+
+
+def _pairing_images(streams: Streams) -> int:
+    low, high = PAIRING_IMAGES
+    return min(max(streams.num_images // 4, low), high)
+
+
+def pair_heads(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
+    """Kept heads and parents: a shortlist by copy cost, then the one of least held-out error after a refit."""
+    candidates = shortlist(copy_costs(streams, site, core), count, PAIRING_CANDIDATES)
+    if len(candidates) == 1 or not attention_fit.has_additive_paths(core):
+        return candidates[0]
+    return _best_after_refit(streams, site, core, candidates)
+
+
+def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) -> Tensor:
+    """Output error of giving one head the map of another, `(heads, parents)`."""
+    costs = CopyCosts(core.num_heads, core.v_dim)
+    for got, _, maps in with_maps(streams, site, core, _pairing_images(streams)):
+        _, _, v = core.project(got.x)
+        costs.add(maps, _per_head(v, core))
+    return costs.matrix(core.proj.weight)
+
+
+def with_maps(
+    streams: Streams, site: AttentionSite, core: CompactAttention, num_images: int | None
+) -> Iterator[tuple[SiteInput, Tensor, Tensor]]:
+    """A site's inputs and targets with the maps of its heads, one batch at a time."""
+    for got, target in streams.inputs(site, site.name, num_images):
+        q, k, _ = core.project(got.x)
+        mask, causal = got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False))
+        yield got, target, attention_maps(core, q, k, mask, causal)
+
+
+def head_outputs(core: CompactAttention, x: Tensor, maps: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Inputs of `proj` if head `h` takes the map of `p` for each `(h, p)` of `pairs`, side by side."""
+    _, _, v = core.project(x)
+    values = _per_head(v, core)
+    outputs = torch.stack([maps[:, parent] @ values[:, head] for head, parent in pairs], dim=2)
+    if core.gate is not None:
+        gate = core.gate(x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
+        outputs = outputs * gate[:, :, [head for head, _ in pairs]]
+    return outputs.flatten(2)
+
+
+def _best_after_refit(
+    streams: Streams, site: AttentionSite, core: CompactAttention, candidates: list[Parents]
+) -> Parents:
+    own = [(head, head) for head in range(core.num_heads)]
+    pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
+    split = Split.empty(site.name)
+    for got, target, maps in with_maps(streams, site, core, _pairing_images(streams)):
+        split.add(head_outputs(core, got.x, maps, pairs), target, held_out(got.x.shape[0]))
+    outputs_dim = core.proj.out_features
+
+    def error(choice: Parents) -> float:
+        index = [pairs.index((head, choice.get(head, head))) for head in range(core.num_heads)]
+        columns = torch.cat([torch.arange(i * core.v_dim, (i + 1) * core.v_dim) for i in index])
+        fit = split.fit.outputs(outputs_dim, 2 * outputs_dim).select(columns)
+        judge = split.judge.outputs(outputs_dim, 2 * outputs_dim).select(columns)
+        return judge.error(fit.solve(PAIRING_RIDGE))
+
+    return min(candidates, key=error)
+
+
+def most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
+    """Parents by likeness of the attention maps alone: the naive criterion."""
+    similarity = MapSimilarity(core.num_heads)
+    for _, _, maps in with_maps(streams, site, core, _pairing_images(streams)):
+        similarity.add(maps)
+    return shortlist(1.0 - similarity.cosine, count, 1)[0]
+
+
+def _per_head(v: Tensor, core: CompactAttention) -> Tensor:
+    return v.unflatten(-1, (core.num_heads, core.v_dim)).transpose(1, 2)

@@ -1,0 +1,106 @@
+"""How much an error of each layer's output matters to the model's output: output sensitivity, without labels.
+
+For a random direction `r` of the output, `g = d(r . output) / d(branch output)` is one vector per token. `E g g^T` over
+images, tokens and directions says which channels matter, `E |g|^2` which tokens of which images do. For a classifier
+the directions have the covariance of the softened softmax (its Fisher information), so what moves the prediction
+counts; for a feature extractor they are those of the cosine of pooled features and of patch tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.data import ImageBatches
+from vitcompact.evaluate.forward import features, logits, num_classes
+from vitcompact.families import AttentionSite, FfnSite
+from vitcompact.progress import Progress, silent
+from vitcompact.streams.sensitivity import Sensitivity
+
+Site = AttentionSite | FfnSite
+MICRO_BATCH = 16
+TEMPERATURE = 2.0
+
+
+def sensitivity(
+    model: nn.Module,
+    sites: Sequence[Site],
+    images: ImageBatches,
+    *,
+    probes: int = 2,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Sensitivity:
+    """Measure the sensitivity of every site's output (LayerScale applied): a few backward passes over the images.
+
+    Args:
+        model: the original, in eval mode; its parameters get no gradient.
+        probes: random output directions per image.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    found = Sensitivity({site.name: [] for site in sites})
+    progress.start("output sensitivity", len(images))
+    for batch in images:
+        parts = [_gradients(model, sites, part.to(device), probes, generator) for part in batch.split(MICRO_BATCH)]
+        for site in sites:
+            grads = [part[site.name] for part in parts]
+            found.tokens[site.name].append(torch.cat([g.square().sum(-1).mean(0) for g in grads]).cpu())
+            rows = torch.cat([g.flatten(0, -2) for g in grads]).double()
+            found.metric[site.name] = found.metric.get(site.name, 0) + (rows.T @ rows).cpu() / probes
+        progress.advance()
+    progress.finish()
+    return found
+
+
+def _gradients(
+    model: nn.Module, sites: Sequence[Site], images: Tensor, probes: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Gradients `(probes, images, tokens, channels)` by site."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str):  # type: ignore[no-untyped-def]
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            outputs[name] = output
+
+        return hook
+
+    handles = [model.get_submodule(site.scale or site.name).register_forward_hook(keep(site.name)) for site in sites]
+    try:
+        with torch.enable_grad():
+            answer = _answer(model, images.requires_grad_(True))
+            losses = [_probe(answer, generator) for _ in range(probes)]
+            tensors = [outputs[site.name] for site in sites]
+            grads = [torch.autograd.grad(loss, tensors, retain_graph=i + 1 < probes) for i, loss in enumerate(losses)]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {site.name: torch.stack([g[i] for g in grads]).float() for i, site in enumerate(sites)}
+
+
+def _answer(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
+    return logits(model, images) if num_classes(model) else features(model, images)
+
+
+def _probe(answer: Tensor | tuple[Tensor, Tensor | None], generator: torch.Generator) -> Tensor:
+    """A scalar whose gradient at the output is a random direction of its metric."""
+    if isinstance(answer, Tensor):
+        chance = (answer.detach() / TEMPERATURE).softmax(-1)
+        signs = _random_signs(chance.shape, generator).to(chance)
+        weighted = signs * chance.sqrt()
+        return (answer * (weighted - chance * weighted.sum(-1, keepdim=True))).sum()
+    pooled, patches = answer
+    return _cosine_probe(pooled, generator) + (0.0 if patches is None else _cosine_probe(patches, generator))
+
+
+def _cosine_probe(vectors: Tensor, generator: torch.Generator) -> Tensor:
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    count = unit.shape[1] if unit.dim() == 3 else 1
+    signs = _random_signs(unit.shape, generator).to(unit)
+    return (unit * signs).sum() * count**-0.5
+
+
+def _random_signs(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1.0

@@ -1,0 +1,194 @@
+"""Fewer hidden units: removal by the optimal-brain-surgeon criterion with compensation by the units that stay.
+
+Taking unit `j` out of `y = W h` and solving the others again raises the squared error by `|w_j|^2 / [C^-1]_jj`, `C` the
+covariance of the hidden units (Hassibi and Stork 1993, for a linear layer). One greedy sweep gives the order of removal
+and the error at every size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.errors import UsageError
+from vitcompact.families import AttentionSite, FfnSite
+from vitcompact.families.ffn import fixed_hidden, hidden_layers
+from vitcompact.operators.absorb import remove_scale
+from vitcompact.operators.choice import choose
+from vitcompact.operators.statistics import LeastSquares, Split
+from vitcompact.plan.schema import Form
+from vitcompact.plan.specs import NeuronsSpec
+
+DAMPING = 1e-4
+"""Ridge of the covariance that is inverted, as a fraction of the mean variance of a hidden unit."""
+STEP = 8
+"""Units taken out at a time between two updates of the inverse."""
+
+
+class Neurons:
+    """Builds an FFN with fewer hidden units: the first ones."""
+
+    def build(self, model: nn.Module, site: AttentionSite | FfnSite, spec: NeuronsSpec, form: Form) -> nn.Module:
+        """See `Operator.build`."""
+        assert isinstance(site, FfnSite)
+        ffn = model.get_submodule(site.name)
+        output = model.get_submodule(site.output)
+        if not isinstance(output, nn.Linear) or spec.hidden > output.in_features:
+            raise UsageError(f"neurons: {site.name} has no linear output layer with {spec.hidden} inputs or more")
+        keep_units(model, site, torch.arange(spec.hidden))
+        remove_scale(model, site.scale)
+        return ffn
+
+
+@torch.no_grad()
+def keep_units(model: nn.Module, site: FfnSite, units: Tensor) -> None:
+    """Keep some hidden units of an FFN in place, in the given order; its output layer has a bias afterwards.
+
+    Raises:
+        UsageError: the FFN does not allow it.
+    """
+    ffn = model.get_submodule(site.name)
+    if reason := fixed_hidden(ffn):
+        raise UsageError(f"neurons: {site.name}: {reason}")
+    output = model.get_submodule(site.output)
+    assert isinstance(output, nn.Linear)
+    hidden = output.in_features
+    for name in hidden_layers(ffn):
+        layer = ffn.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        copies = layer.out_features // hidden
+        rows = torch.cat([units + copy * hidden for copy in range(copies)])
+        bias = None if layer.bias is None else layer.bias[rows]
+        ffn.set_submodule(name, _linear(layer, layer.weight[rows], bias))
+    bias = output.weight.new_zeros(output.out_features) if output.bias is None else output.bias
+    model.set_submodule(site.output, _linear(output, output.weight[:, units], bias))
+
+
+@torch.no_grad()
+def set_output(model: nn.Module, site: FfnSite, weight: Tensor, bias: Tensor) -> None:
+    """Give an FFN's output layer these values, a LayerScale absorbed, and take the LayerScale out."""
+    output = model.get_submodule(site.output)
+    assert isinstance(output, nn.Linear)
+    output.weight.copy_(weight)
+    output.bias.copy_(bias)
+    remove_scale(model, site.scale)
+
+
+def _linear(like: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    linear = nn.Linear(
+        weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype
+    )
+    linear.weight.copy_(weight)
+    if bias is not None:
+        linear.bias.copy_(bias)
+    linear.weight.requires_grad_(like.weight.requires_grad)
+    return linear.train(like.training)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """In which order hidden units go, and what that costs.
+
+    Attributes:
+        order: unit indices, the first to go first; units that were never considered come last.
+        error: by number of units left, the mean squared residual on the judging rows (weighted by `root`).
+    """
+
+    order: Tensor
+    error: dict[int, float]
+
+    def kept(self, count: int) -> Tensor:
+        """Indices of the `count` units that stay longest, ascending."""
+        return self.order[len(self.order) - count :].sort().values
+
+
+def removal_order(
+    statistics: LeastSquares,
+    weight: Tensor,
+    root: Tensor | None = None,
+    keep: int = 0,
+    sizes: Collection[int] = (),
+    judge: LeastSquares | None = None,
+) -> Removal:
+    """One greedy sweep from all units down to `keep`.
+
+    Args:
+        statistics: features are the hidden units.
+        weight: `(outputs, hidden)` of the layer, float64, a LayerScale absorbed.
+        root: `(outputs, outputs)` by which output errors are weighted, or None.
+        sizes: numbers of units left at which the error is measured on `judge`'s rows.
+    """
+    covariance, _ = statistics.centred()
+    damping = DAMPING * covariance.diagonal().mean().clamp_min(1e-300)
+    inverse = torch.linalg.inv(covariance + damping * torch.eye(len(covariance)).to(covariance))
+    whole = (weight if root is None else root @ weight).T
+    seen = None if judge is None else judge.centred()[0]
+    weights = whole.clone()
+    units, alive = torch.arange(len(inverse), device=inverse.device), len(inverse)
+    gone = torch.zeros(len(inverse), dtype=torch.bool, device=inverse.device)
+    order: list[Tensor] = []
+    error: dict[int, float] = {}
+    while alive > keep:
+        harm = weights.square().sum(1) / inverse.diagonal().clamp_min(1e-300)
+        going = harm.masked_fill(gone, float("inf")).topk(min(STEP, alive - keep), largest=False).indices
+        lever = torch.linalg.solve(inverse[going][:, going], torch.cat((weights[going], inverse[going]), dim=1))
+        of_weights, of_inverse = lever.split((weights.shape[1], len(inverse)), dim=1)
+        order.append(units[going])
+        column = inverse[:, going]
+        weights = weights.addmm(column, of_weights, alpha=-1)
+        inverse = inverse.addmm(column, of_inverse, alpha=-1)
+        gone[going] = True
+        alive -= len(going)
+        if alive in sizes and seen is not None:
+            lost = whole.index_add(0, units[~gone], weights[~gone], alpha=-1)
+            error[alive] = float((lost * (seen @ lost)).sum())
+        if alive < len(gone) // 2:  # smaller matrices from here on
+            units, weights, inverse, gone = units[~gone], weights[~gone], inverse[~gone][:, ~gone], gone[~gone]
+    return Removal(torch.cat([*order, units[~gone]]), error)
+
+
+@dataclass(frozen=True)
+class NeuronsFit:
+    """The units that stay, and the output layer solved for them: `weight (outputs, kept)`, `bias (outputs,)`."""
+
+    units: Tensor
+    weight: Tensor
+    bias: Tensor
+    error: float
+    ridge: float
+    drift_share: float
+
+    @torch.no_grad()
+    def load_into(self, model: nn.Module, site: FfnSite) -> None:
+        """Keep these units of an FFN and give its output layer these values, in place; LayerScale goes."""
+        keep_units(model, site, self.units)
+        set_output(model, site, self.weight, self.bias)
+
+
+def fit(split: Split, weight: Tensor, bias: Tensor, hidden: int, root: Tensor | None = None) -> NeuronsFit:
+    """Choose `hidden` units and solve the output layer for them.
+
+    Args:
+        split: features are the hidden units, target `[output | output + drift]`.
+        weight, bias: of the original layer, float64, a LayerScale absorbed.
+        root: `(outputs, outputs)` by which output errors are weighted, or None.
+    """
+    units = removal_order(split.fit, weight, root, keep=hidden).kept(hidden)
+    part = split.derive(lambda problem: problem.select(units))
+    prior = _without(split.fit, torch.cat((weight.T, bias[None])), units)
+    best = choose(part.fit, part.judge, prior)
+    return NeuronsFit(units, best.solution[:-1].T, best.solution[-1], best.error, best.ridge, best.drift_share)
+
+
+def _without(statistics: LeastSquares, solution: Tensor, units: Tensor) -> Tensor:
+    """The map of the remaining units that is closest to `solution` of all of them on the data."""
+    covariance, mean = statistics.centred()
+    kept = covariance[units][:, units]
+    damping = DAMPING * covariance.diagonal().mean().clamp_min(1e-300)
+    kept = kept + damping * torch.eye(len(units), dtype=kept.dtype, device=kept.device)
+    slope = torch.linalg.solve(kept, covariance[units] @ solution[:-1] + damping * solution[:-1][units])
+    intercept = solution[-1] + mean @ solution[:-1] - mean[units] @ slope
+    return torch.cat((slope, intercept[None]))

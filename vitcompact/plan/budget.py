@@ -1,0 +1,99 @@
+"""Spending a global budget: one option per layer so that the total harm is least (a multiple-choice knapsack)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vitcompact.plan.specs import LayerKind, OperatorSpec
+
+BINS = 4000
+"""Steps into which the whole saving is divided; savings are rounded down to them, so that a target is never missed."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One thing that can be done to a layer: its operators, what they save and the harm they are expected to do.
+
+    `harm` is the expected squared change of the model's output, `harms` its split by operator; `saving` is in the
+    budget's own unit (MACs, parameters or seconds).
+    """
+
+    operators: tuple[OperatorSpec, ...]
+    saving: float
+    harms: tuple[float, ...]
+
+    @property
+    def harm(self) -> float:
+        """Total harm."""
+        return sum(self.harms)
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What can be done to one layer. Doing nothing is always possible and need not be listed."""
+
+    name: str
+    kind: LayerKind
+    options: tuple[Option, ...]
+
+    def pareto(self) -> tuple[Option, ...]:
+        """Options that no other one beats in both saving and harm, by rising saving; the first does nothing."""
+        best: list[Option] = []
+        for option in sorted(self.options, key=lambda o: (-o.saving, o.harm)):
+            if option.saving > 0 and (not best or option.harm < best[-1].harm):
+                best.append(option)
+        return (Option((), 0.0, ()), *reversed(best))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Least expected harm at every total saving: `harm[i]` at `saving[i]`; `choices[i]` are indices into the menus."""
+
+    menus: tuple[Menu, ...]
+    saving: tuple[float, ...]
+    harm: tuple[float, ...]
+    _tables: tuple[tuple[int, ...], ...] = field(repr=False)
+    _steps: tuple[tuple[int, ...], ...] = field(repr=False)
+
+    @property
+    def reachable(self) -> float:
+        """The largest saving."""
+        return sum(menu.pareto()[-1].saving for menu in self.menus)
+
+    def choose(self, saving: float) -> list[Option] | None:
+        """The best option of every menu for a total saving of at least `saving`, or None where it is out of reach."""
+        start = next((i for i, total in enumerate(self.saving) if total >= saving and self.harm[i] < INFINITE), None)
+        if start is None:
+            return None
+        left, chosen = start, []
+        for menu, table, steps in reversed(list(zip(self.menus, self._tables, self._steps, strict=True))):
+            index = table[left]
+            chosen.append(menu.pareto()[index])
+            left = max(left - steps[index], 0)
+        return chosen[::-1]
+
+
+INFINITE = float("inf")
+
+
+def spend(menus: Sequence[Menu]) -> Curve:
+    """The best choice at every total saving, by dynamic programming over the menus."""
+    total = sum(menu.pareto()[-1].saving for menu in menus)
+    unit = total / BINS if total else 1.0
+    best = [0.0] + [INFINITE] * BINS
+    tables, all_steps = [], []
+    for menu in menus:
+        options = menu.pareto()
+        steps = [int(option.saving / unit) for option in options]
+        table, new = [0] * (BINS + 1), [INFINITE] * (BINS + 1)
+        for index, (option, step) in enumerate(zip(options, steps, strict=True)):
+            for total_step in range(BINS + 1):
+                harm = best[max(total_step - step, 0)] + option.harm
+                if harm < new[total_step]:
+                    new[total_step], table[total_step] = harm, index
+        best = new
+        tables.append(tuple(table))
+        all_steps.append(tuple(steps))
+    saving = tuple(i * unit for i in range(BINS + 1))
+    return Curve(tuple(menus), saving, tuple(best), tuple(tables), tuple(all_steps))

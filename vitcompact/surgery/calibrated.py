@@ -1,0 +1,68 @@
+"""Surgery with images: block by block, inputs from the converted stream, targets from the original one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vitcompact.analysis.sensitivity import sensitivity
+from vitcompact.data import ImageBatches
+from vitcompact.families import AttentionSite
+from vitcompact.plan.schema import LayerPlan, Skipped
+from vitcompact.plan.selection import Selection
+from vitcompact.progress import Progress
+from vitcompact.streams.store import ActivationStore
+from vitcompact.streams.streams import Streams
+from vitcompact.streams.walker import BlockWalker, walked_blocks
+from vitcompact.surgery.solve import Draft, Method, Site, Solved, solve_attention, solve_ffn
+
+
+def convert_calibrated(
+    original: nn.Module,
+    work: nn.Module,
+    images: ImageBatches,
+    drafts: dict[str, tuple[Site, Draft]],
+    selection: Selection,
+    method: Method,
+    cache_bytes: float,
+    progress: Progress,
+) -> tuple[list[LayerPlan], list[Skipped]]:
+    """Give every drafted layer of `work` its structure and solved values, in place.
+
+    Returns:
+        the layers' plans, and the layers that could not be reached with the reason.
+    """
+    sites = [site for site, _ in drafts.values()]
+    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
+    by_block: dict[str, list[Site]] = {}
+    for site in sites:
+        by_block.setdefault(site.block, []).append(site)
+    reached = [site for site in sites if site.block not in walker.unreachable]
+    last = max((i for i, name in enumerate(walker.blocks) if name in by_block), default=-1)
+    known = sensitivity(original, reached, images, progress=progress) if method.sensitivity else None
+    layers: list[LayerPlan] = []
+    progress.start("converting", last + 1)
+    with ActivationStore(cache_bytes) as store:
+        streams = Streams(original, work, walker, images, store, known, method.drift)
+        for index in range(last + 1):
+            here = by_block.get(walker.blocks[index], [])
+            streams.enter(index, here)
+            notes = []
+            for site in here:
+                solved = _solve(streams, site, drafts[site.name][1], selection, method)
+                layers.append(solved.layer)
+                notes.append(f"{site.name} {solved.error:.3f}")
+            streams.leave(here)
+            progress.advance(note="  ".join(notes))
+    progress.finish()
+    return layers, [Skipped(s.name, walker.unreachable[s.block]) for s in sites if s.block in walker.unreachable]
+
+
+def _solve(streams: Streams, site: Site, draft: Draft, selection: Selection, method: Method) -> Solved:
+    if isinstance(site, AttentionSite):
+        return solve_attention(streams, site, draft, selection, method)
+    return solve_ffn(streams, site, draft, method)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

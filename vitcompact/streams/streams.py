@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,16 @@ from vitcompact.streams.capture import Site, SiteInput, drift_sites, run_origina
 from vitcompact.streams.sensitivity import Sensitivity
 from vitcompact.streams.store import ActivationStore
 from vitcompact.streams.walker import BlockCall, BlockWalker
+
+
+@dataclass
+class BlockBatch:
+    """One call of a block in the converted stream, the original block's output, and how much each token matters."""
+
+    call: BlockCall
+    target: Tensor
+    weights: Tensor | None
+
 
 HELD_OUT_SHARE = 0.125
 
@@ -48,12 +60,15 @@ class Streams:
         self._images, self._store = images, store
         self.num_images = images.num_samples
         self._index = -1
+        self._last_site: str | None = None
+        self._extra: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self._num_batches = len(images)
         self._drifting: set[str] = set()
 
     def enter(self, index: int, sites: list[Site]) -> None:
         """Make block `index` the current one: run it in the original stream and keep its sites' targets."""
         self._index = index
+        self._last_site = sites[-1].name if sites else None
         block = self.original.get_submodule(self.walker.blocks[index])
         for batch, images in self._batches():
             call = self._call(batch, images, "original")
@@ -89,6 +104,51 @@ class Streams:
                 got.weights = self.sensitivity.weights(site.name, batch)
             yield got, torch.cat((target, drifted), dim=-1)
 
+    @property
+    def current_block(self) -> nn.Module:
+        """The current block of the converted model."""
+        return self.work.get_submodule(self.walker.blocks[self._index])
+
+    def open_block(self) -> None:
+        """Keep what the current block is called with in the converted stream, for `training_batch`."""
+        for batch, images in self._batches():
+            call = self._call(batch, images, "converted")
+            self._keep("call", batch, call.x)
+            self._extra = call.rest, call.kwargs
+
+    def training_batch(self, num_images: int, generator: torch.Generator) -> BlockBatch:
+        """Random images, none held out, of a random batch: the block's call in the converted stream and its target."""
+        batch = int(torch.randint(self._num_batches, (1,), generator=generator))
+        size = len(self._fetch("call", batch))
+        usable = torch.randperm(max(size - held_out(size), 1), generator=generator)[:num_images]
+        return self._block_batch(batch, usable)
+
+    def held_out_batches(self) -> Iterator[BlockBatch]:
+        """The held-out images of every batch (all images where none are held out)."""
+        for batch in range(self._num_batches):
+            size = len(self._fetch("call", batch))
+            yield self._block_batch(batch, torch.arange(size - (held_out(size) or size), size))
+
+    def _block_batch(self, batch: int, images: Tensor) -> BlockBatch:
+        images = images.to(self.device)
+        weights = None
+        if self.sensitivity is not None and self._last_site is not None:
+            weights = self.sensitivity.weights(self._last_site, batch).to(self.device)[images]
+        call = BlockCall(self._fetch("call", batch)[images], *self._extra)
+        return BlockBatch(call, self._fetch("next-original", batch)[images], weights)
+
+    def block_weigher(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """Squared error by token of an error of the block's output, weighted by what it does to the model's output."""
+        root: Tensor | None = None
+        if self.sensitivity is not None and self._last_site is not None:
+            root = self.sensitivity.root(self._last_site).to(self.device, torch.float32)
+
+        def weigh(error: Tensor, weights: Tensor | None) -> Tensor:
+            squared = (error if root is None else error @ root).square().mean(-1)
+            return squared if weights is None else squared * weights
+
+        return weigh
+
     def root(self, site: Site) -> Tensor | None:
         """By what errors of a site's output are weighted, `(channels, channels)`; None: all channels alike."""
         return None if self.sensitivity is None else self.sensitivity.root(site.name)
@@ -105,6 +165,7 @@ class Streams:
             self._keep("converted", batch, output)
             self._keep("original", batch, self._fetch("next-original", batch))
             self._store.drop("next-original", batch)
+            self._store.drop("call", batch)
             for site in sites:
                 self._store.drop(f"target:{site.name}", batch)
                 self._store.drop(f"stream:{site.name}", batch)

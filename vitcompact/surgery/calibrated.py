@@ -14,6 +14,7 @@ from vitcompact.progress import Progress
 from vitcompact.streams.store import ActivationStore
 from vitcompact.streams.streams import Streams
 from vitcompact.streams.walker import BlockWalker, walked_blocks
+from vitcompact.surgery.reconstruct import reconstruct_block
 from vitcompact.surgery.solve import Draft, Method, Site, Solved, solve_attention, solve_ffn
 
 
@@ -52,6 +53,9 @@ def convert_calibrated(
                 solved = _solve(streams, site, drafts[site.name][1], selection, method)
                 layers.append(solved.layer)
                 notes.append(f"{site.name} {solved.error:.3f}")
+            if here and method.reconstruct.steps:
+                done = reconstruct_block(streams, method.reconstruct, seed=index)
+                notes.append(f"reconstructed {done.before:.3f} to {done.after:.3f} at step {done.steps}")
             streams.leave(here)
             progress.advance(note="  ".join(notes))
     progress.finish()

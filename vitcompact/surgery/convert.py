@@ -24,6 +24,7 @@ from vitcompact.streams.capture import Site
 from vitcompact.surgery.calibrated import convert_calibrated
 from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.from_weights import convert_from_weights
+from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.surgery.solve import Draft, Hallucinate, Init, Method
 
 logger = logging.getLogger("vitcompact")
@@ -45,6 +46,7 @@ def convert(
     branches: int = 1,
     init: Init = "lstsq",
     hallucinate: Hallucinate = "refit",
+    reconstruct: int | ReconstructOptions = 0,
     without: Iterable[str] = (),
     plan: Plan | None = None,
     batch_size: int = 64,
@@ -68,6 +70,7 @@ def convert(
         terms: further paths of a hallucinated map, `identity` and `mean`.
         branches: silent branches of each FFN factor for fine-tuning.
         init, hallucinate: `svd` and `copy` are the naive methods, kept for comparison.
+        reconstruct: Adam steps per block after the closed form, on the same images.
         without: ingredients to leave out, for comparison; out of `INGREDIENTS`.
         plan: replay this plan's structure instead of choosing one; its values are solved anew.
         cache_gb: activations kept in memory in GB (1e9 bytes); more goes to a temporary folder.
@@ -86,7 +89,7 @@ def convert(
     original = _frozen_copy(model, device)
     work = copy.deepcopy(original)
     with torch.no_grad():
-        method = Method(init, hallucinate).without(without)
+        method = Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
         if images is None:
             logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
             layers = convert_from_weights(work, drafts, progress)
@@ -106,6 +109,10 @@ def convert(
         _grow(work, done)
     work.to(next(model.parameters()).device)
     return work
+
+
+def _reconstruct(wanted: int | ReconstructOptions) -> ReconstructOptions:
+    return wanted if isinstance(wanted, ReconstructOptions) else ReconstructOptions(steps=wanted)
 
 
 def _grow(work: nn.Module, plan: Plan) -> None:

@@ -26,6 +26,7 @@ from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, O
 from vitcompact.streams.capture import Site as Site
 from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_moments
 from vitcompact.streams.streams import Streams, held_out
+from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 
 Init = Literal["lstsq", "svd"]
 Hallucinate = Literal["refit", "copy"]
@@ -45,6 +46,7 @@ class Method:
     hallucinate: Hallucinate = "refit"
     sensitivity: bool = True
     drift: bool = True
+    reconstruct: ReconstructOptions = NO_STEPS
 
     def without(self, names: Iterable[str]) -> Method:
         """The same method with some ingredients switched off.

@@ -1,0 +1,121 @@
+"""Block-wise reconstruction: a few hundred Adam steps on one converted block so that it answers as the original did.
+
+Inputs come from the converted stream, targets are the original block's outputs, so that earlier errors are taken back
+as well. Some images are held out; the weights that do best on them are kept, the closed form's among them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.streams.streams import BlockBatch, Streams
+
+EVALUATIONS = 6
+"""How often held-out images are looked at in one block's run."""
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """How blocks are reconstructed.
+
+    Attributes:
+        steps: Adam steps per block; 0 leaves the closed form as it is.
+        lr: largest step, relative to each matrix's root mean square.
+        batch_size: images per step.
+        bf16: automatic mixed precision in bfloat16.
+    """
+
+    steps: int = 0
+    lr: float = 1e-2
+    batch_size: int = 32
+    bf16: bool = False
+
+
+NO_STEPS = ReconstructOptions()
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Held-out error of a block, relative to the energy of its residual update, before and after; steps kept."""
+
+    before: float
+    after: float
+    steps: int
+
+
+def reconstruct_block(streams: Streams, options: ReconstructOptions, seed: int) -> Reconstruction:
+    """Train the current block of the converted stream in place; its parameters are frozen again afterwards."""
+    streams.open_block()
+    block = streams.current_block
+    weigh = streams.block_weigher()
+    parameters = [p for p in block.parameters() if p.is_floating_point()]
+    groups = [{"params": [p], "lr": options.lr * _size(p)} for p in parameters]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    start_rates = [group["lr"] for group in optimizer.param_groups]
+    generator = torch.Generator().manual_seed(seed)
+    best = before = _held_out_error(streams, block, weigh, options)
+    kept, best_step = _snapshot(parameters), 0
+    every = max(1, math.ceil(options.steps / EVALUATIONS))
+    for step in range(options.steps):
+        for group, rate in zip(optimizer.param_groups, start_rates, strict=True):
+            group["lr"] = rate * _schedule(step, options.steps)
+        with torch.enable_grad():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            batch = streams.training_batch(options.batch_size, generator)
+            loss = _loss(block, batch, weigh, options)
+            optimizer.zero_grad()
+            loss.backward()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        optimizer.step()
+        if (step + 1) % every == 0 or step + 1 == options.steps:
+            error = _held_out_error(streams, block, weigh, options)
+            if error < best:
+                best, kept, best_step = error, _snapshot(parameters), step + 1
+    for parameter, value in zip(parameters, kept, strict=True):
+        parameter.copy_(value)
+    return Reconstruction(before, best, best_step)
+
+
+def _snapshot(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def _size(parameter: Tensor) -> float:
+    """Root mean square of a matrix; that of one for vectors, which may be all zero."""
+    return max(float(parameter.detach().square().mean().sqrt()), 1e-3)
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up over a twentieth, then a half cosine."""
+    warm = max(1, steps // 20)
+    return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+Weigher = Callable[[Tensor, Tensor | None], Tensor]
+
+
+def _loss(block: nn.Module, batch: BlockBatch, weigh: Weigher, options: ReconstructOptions) -> Tensor:
+    with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=options.bf16):
+        output = batch.call.run(block)
+    return weigh(output.float() - batch.target, batch.weights).mean()
+
+
+def _held_out_error(streams: Streams, block: nn.Module, weigh: Weigher, options: ReconstructOptions) -> float:
+    total = energy = 0.0
+    for batch in streams.held_out_batches():
+        with torch.no_grad(), torch.autocast(batch.target.device.type, torch.bfloat16, enabled=options.bf16):
+            output = batch.call.run(block)
+        total += float(weigh(output.float() - batch.target, batch.weights).sum())
+        energy += float(weigh(batch.target - batch.call.x, batch.weights).sum()) if _alike(batch) else 1.0
+    return total / max(energy, 1e-300)
+
+
+def _alike(batch: BlockBatch) -> bool:
+    return batch.call.x.shape == batch.target.shape

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.operators.absorb import output_scale, remove_scale
+from vitcompact.layers.pointwise import matrix
+from vitcompact.operators.absorb import remove_scale
 from vitcompact.plan.schema import FactorizeSpec, Form
 
 
@@ -22,14 +23,15 @@ class Factorize:
         """See `Operator.build`; a LayerScale after the FFN is absorbed by the solved values."""
         assert isinstance(site, FfnSite)
         linear = model.get_submodule(site.output)
-        assert isinstance(linear, nn.Linear)
+        weight, _ = matrix(linear)
         factor = FactorizedLinear(
-            linear.in_features,
-            linear.out_features,
+            weight.shape[1],
+            weight.shape[0],
             spec.rank,
             branches=spec.branches if form == "training" else 0,
-            device=linear.weight.device,
-            dtype=linear.weight.dtype,
+            channel_dim=site.channel_dim,
+            device=weight.device,
+            dtype=weight.dtype,
         )
         factor.train(linear.training)
         model.set_submodule(site.output, factor)
@@ -88,8 +90,3 @@ def spectrum(covariance: Tensor) -> Tensor:
     """Shares of the output energy by direction, largest first, `(out,)`; their sum is 1."""
     values = torch.linalg.eigvalsh(covariance).flip(0).clamp_min(0)
     return values / values.sum().clamp_min(1e-300)
-
-
-def scale_of(model: nn.Module, site: FfnSite) -> Tensor | None:
-    """LayerScale factors after the FFN, or None."""
-    return output_scale(model, site.scale)

@@ -28,11 +28,21 @@ class BlockTargets:
 
 @dataclass
 class SiteInput:
-    """The arguments with which a module is called in the converted stream, and the residual stream there."""
+    """The arguments with which a module is called in the converted stream, and the residual stream there.
 
-    x: Tensor
+    `num_images` is the batch size; the leading axis of `x` is a multiple of it where the block cuts windows.
+    """
+
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     residual: Tensor | None
+    num_images: int
+
+    @property
+    def x(self) -> Tensor:
+        """The first argument."""
+        x: Tensor = self.args[0]
+        return x
 
 
 def run_original(call: BlockCall, block: nn.Module, model: nn.Module, sites: list[Site]) -> BlockTargets:
@@ -48,7 +58,7 @@ def run_to(call: BlockCall, block: nn.Module, model: nn.Module, module: str, nor
     """Run a block of the converted stream as far as the call of `module`."""
     with _inputs_of(model, [norm]) as residuals:
         args, kwargs = capture_input(call, block, model.get_submodule(module))
-    return SiteInput(args[0], kwargs, residuals.get(norm) if norm else None)
+    return SiteInput(args, kwargs, residuals.get(norm) if norm else None, call.x.shape[0])
 
 
 def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
@@ -74,7 +84,9 @@ def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
 
 def _scaled(output: Tensor, model: nn.Module, site: Site) -> Tensor:
     gamma = output_scale(model, site.scale)
-    return output if gamma is None else output * gamma.to(output.dtype)
+    if gamma is None:
+        return output
+    return output * gamma.to(output.dtype).view(-1, *[1] * (output.dim() - 1 - site.channel_dim % output.dim()))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, family_named, inspect
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import plain_svd
 from vitcompact.operators.hallucinate import make_spec
@@ -178,9 +179,7 @@ def _from_weights(
                 layer = LayerPlan(name, "attention", (make_spec(parts.num_heads, parents),))
             build_layer(work, site, layer, Plan((layer,), form="folded"))
         else:
-            linear = work.get_submodule(site.output)
-            assert isinstance(linear, nn.Linear)
-            weight, bias = scaled(output_scale(work, site.scale), linear.weight, linear.bias)
+            weight, bias = scaled(output_scale(work, site.scale), *matrix(work.get_submodule(site.output)))
             layer = layer or LayerPlan(name, "ffn", (FactorizeSpec(amount, selection.branches),))
             build_layer(work, site, layer, Plan((layer,), form="folded"))
             factor = work.get_submodule(site.output)

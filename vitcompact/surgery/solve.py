@@ -12,6 +12,7 @@ from vitcompact.analysis.similarity import MapSimilarity
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators import attention_fit, ffn_fit
 from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import plain_svd
@@ -21,6 +22,7 @@ from vitcompact.operators.replay import build_layer
 from vitcompact.operators.statistics import Split
 from vitcompact.plan.schema import FactorizeSpec, HallucinateSpec, LayerPlan, Plan
 from vitcompact.plan.selection import Selection
+from vitcompact.surgery.capture import SiteInput
 from vitcompact.surgery.stream import Streams
 
 HELD_OUT_SHARE = 0.125
@@ -64,8 +66,8 @@ def solve_attention(
     if spec is None and method.hallucinate == "copy":
         spec = make_spec(core.num_heads, _most_alike(streams, site, core, count))
     elif spec is None:
-        terms = selection.terms if attention_fit.has_additive_paths(core) else ()
-        spec = make_spec(core.num_heads, _pair(streams, site, core, count), terms, selection.filter_rank)
+        terms, filter_rank = core.allowed_terms(selection.terms), core.allowed_filter(selection.filter_rank)
+        spec = make_spec(core.num_heads, _pair(streams, site, core, count), terms, filter_rank)
     layer = LayerPlan(site.name, "attention", (spec,))
     build_layer(streams.work, site, layer, Plan((layer,), form="folded"))
     if method.hallucinate == "copy":
@@ -75,7 +77,8 @@ def solve_attention(
     terms = tuple(term for term, on in (("identity", spec.identity), ("mean", spec.mean)) if on)
     split = Split.empty(site.name)
     for got, target in streams.inputs(site, site.name):
-        split.add(attention_fit.features(new, got.x, terms, got.kwargs), target, held_out(got.x.shape[0]))
+        phi = attention_fit.features(new, new.inputs(*got.args, **got.kwargs), terms)
+        split.add(phi, target, _held_out_rows(got, phi))
     copied = torch.cat((new.proj.weight.T, new.proj.bias[None])).double()
     fitted = attention_fit.fit(split, new.attn_dim, terms, prior=copied)
     fitted.load_into(new)
@@ -84,17 +87,15 @@ def solve_attention(
 
 def solve_ffn(streams: Streams, site: FfnSite, rank: int, branches: int, method: Method) -> tuple[LayerPlan, float]:
     """Factorize the output matrix of a site in place; returns as `solve_attention` does."""
-    linear = streams.work.get_submodule(site.output)
-    assert isinstance(linear, nn.Linear)
-    weight, bias = scaled(output_scale(streams.work, site.scale), linear.weight, linear.bias)
+    weight, bias = scaled(output_scale(streams.work, site.scale), *matrix(streams.work.get_submodule(site.output)))
     error = float("nan")
     if method.init == "svd":
         factors = plain_svd(weight, bias, rank)
     else:
         split = Split.empty(site.name)
         for got, target in streams.inputs(site, site.output):
-            outputs = got.x @ weight.T.to(got.x.dtype)
-            split.add(outputs, target, held_out(got.x.shape[0]))
+            outputs = got.x.movedim(site.channel_dim, -1) @ weight.T.to(got.x.dtype)
+            split.add(outputs, target, _held_out_rows(got, outputs))
         fitted = ffn_fit.fit(split, weight, bias, rank)
         factors, error = fitted.factors, fitted.error
     layer = LayerPlan(site.name, "ffn", (FactorizeSpec(rank, branches),))
@@ -114,11 +115,12 @@ def _pair(streams: Streams, site: AttentionSite, core: CompactAttention, count: 
     """Kept heads and parents: a shortlist by copy cost, then the one of least held-out error after a refit."""
     costs = CopyCosts(core.num_heads, core.v_dim)
     for got, _ in streams.inputs(site, site.name, _pairing_images(streams)):
-        q, k, v = core.project(got.x)
-        maps = attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
+        inputs = core.inputs(*got.args, **got.kwargs)
+        q, k, v = core.project(inputs)
+        maps = attention_maps(core, q, k, inputs)
         costs.add(maps, _per_head(v, core))
     candidates = shortlist(costs.matrix(core.proj.weight), count, PAIRING_CANDIDATES)
-    if len(candidates) == 1 or not attention_fit.has_additive_paths(core):
+    if len(candidates) == 1 or not isinstance(core.inner_norm, nn.Identity):
         return candidates[0]
     return _best_after_refit(streams, site, core, candidates)
 
@@ -131,14 +133,16 @@ def _best_after_refit(
     heads, parents = (torch.tensor(side) for side in zip(*pairs, strict=True))
     split = Split.empty(site.name)
     for got, target in streams.inputs(site, site.name, _pairing_images(streams)):
-        q, k, v = core.project(got.x)
-        maps = attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
+        inputs = core.inputs(*got.args, **got.kwargs)
+        q, k, v = core.project(inputs)
+        maps = attention_maps(core, q, k, inputs)
         values = _per_head(v, core)
         outputs = torch.stack([maps[:, p] @ values[:, h] for h, p in zip(heads, parents, strict=True)], dim=2)
         if core.gate is not None:
-            gate = core.gate(got.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
+            gate = core.gate(inputs.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
             outputs = outputs * gate[:, :, heads]
-        split.add(outputs.flatten(2), target, held_out(got.x.shape[0]))
+        phi = core.call.restore(outputs.flatten(2), inputs)
+        split.add(phi, target, _held_out_rows(got, phi))
     outputs_dim = core.proj.out_features
 
     def error(choice: Parents) -> float:
@@ -155,11 +159,15 @@ def _most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, c
     """Parents by likeness of the attention maps alone: the naive criterion."""
     similarity = MapSimilarity(core.num_heads)
     for got, _ in streams.inputs(site, site.name, _pairing_images(streams)):
-        q, k, _ = core.project(got.x)
-        similarity.add(
-            attention_maps(core, q, k, got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False)))
-        )
+        inputs = core.inputs(*got.args, **got.kwargs)
+        q, k, _ = core.project(inputs)
+        similarity.add(attention_maps(core, q, k, inputs))
     return shortlist(1.0 - similarity.cosine, count, 1)[0]
+
+
+def _held_out_rows(got: SiteInput, rows: Tensor) -> int:
+    """Entries of the leading axis of `rows` that belong to the held-out images (windows of an image lie together)."""
+    return held_out(got.num_images) * (rows.shape[0] // got.num_images)
 
 
 def _per_head(v: Tensor, core: CompactAttention) -> Tensor:

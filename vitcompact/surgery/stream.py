@@ -54,7 +54,7 @@ class Streams:
 
         Yields:
             the input, and `[output | output + drift]` `(..., 2 * channels)`: the original's branch output, without and
-            with what the residual stream has drifted from the original's.
+            with what the residual stream has drifted from the original's; channels last whatever the block's layout.
         """
         block = self.work.get_submodule(self.walker.blocks[self._index])
         seen = 0
@@ -68,7 +68,7 @@ class Streams:
             if got.residual is not None:
                 drifted = target + self._fetch(f"stream:{site.name}", batch) - got.residual
             seen += call.x.shape[0]
-            yield got, torch.cat((target, drifted), dim=-1)
+            yield got, torch.cat((target, drifted), dim=site.channel_dim).movedim(site.channel_dim, -1)
 
     def leave(self, sites: list[Site]) -> None:
         """Run the current block, converted by now, in the converted stream; its output is the next block's input."""

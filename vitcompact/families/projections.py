@@ -17,11 +17,14 @@ def rows_of(layer: nn.Module) -> Rows:
 
 
 def around(module: Any) -> dict[str, Any]:
-    """What timm calls by the same names nearly everywhere: heads, scale, dropout and output projection."""
+    """What timm calls by the same names nearly everywhere: heads, scale, dropout and output projection.
+
+    Cosine attention has no scale of its own.
+    """
     weight, bias = rows_of(module.proj)
     return {
         "num_heads": int(module.num_heads),
-        "scale": float(module.scale),
+        "scale": float(getattr(module, "scale", 1.0)),
         "proj_weight": weight,
         "proj_bias": bias,
         "training": bool(module.training),

@@ -12,8 +12,11 @@ from torch import nn
 from vitcompact.errors import NothingToCompactError
 from vitcompact.families.attention_classes import attention_class
 from vitcompact.families.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
+from vitcompact.families.beit import BeitAttention
+from vitcompact.families.eva import Eva, RopeAttention
 from vitcompact.families.nextvit import NextVitAttention
 from vitcompact.families.pvt import PvtAttention, TwinsGlobalAttention
+from vitcompact.families.swin import SwinAttention, SwinV2Attention
 from vitcompact.families.twins import TwinsLocalAttention
 from vitcompact.families.vit import PlainAttention
 from vitcompact.layers.pointwise import channel_dim, is_pointwise_map
@@ -25,6 +28,11 @@ FAMILIES: tuple[AttentionFamily, ...] = (
     TwinsGlobalAttention(),
     TwinsLocalAttention(),
     NextVitAttention(),
+    SwinAttention(),
+    SwinV2Attention(),
+    Eva(),
+    RopeAttention(),
+    BeitAttention(),
 )
 
 FFN_CLASSES: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU, ConvMlp, MlpWithDepthwiseConv)

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from vitcompact.layers.calls import Grid
 
-Tables = Callable[[Grid, Tensor], tuple[Tensor, Tensor]]
-"""New window size and old table -> new table and new index (resized tables) or coordinates and index."""
-
 
 class RelativeBias(nn.Module):
     """A learned table of biases by relative position (Swin, arXiv 2103.14030, equation 4; BEiT).
@@ -22,13 +19,21 @@ class RelativeBias(nn.Module):
     Args:
         table: `(relative positions, heads)`.
         index: rows of the table by query and key, `(queries, keys)`.
-        resize: how the table changes with the window.
+        window_size: height and width that the table is for.
+        resize: `(table, new size, old size) -> (table, index)`.
     """
 
     relative_position_index: Tensor
 
-    def __init__(self, table: Tensor, index: Tensor, resize: Tables | None = None) -> None:
+    def __init__(
+        self,
+        table: Tensor,
+        index: Tensor,
+        window_size: Grid,
+        resize: Callable[[Tensor, Grid, Grid], tuple[Tensor, Tensor]],
+    ) -> None:
         super().__init__()
+        self.window_size = (window_size[0], window_size[1])
         self.relative_position_bias_table = nn.Parameter(table)
         self.register_buffer("relative_position_index", index, persistent=False)
         self._resize = resize
@@ -46,12 +51,12 @@ class RelativeBias(nn.Module):
     @torch.no_grad()
     def set_window_size(self, size: Grid) -> None:
         """Interpolate the table for another window, as the original layer does."""
-        if self._resize is None:
+        if size == self.window_size:
             return
         table = self.relative_position_bias_table
-        resized, index = self._resize(size, table)
+        resized, index = self._resize(table, size, self.window_size)
         self.relative_position_bias_table = nn.Parameter(resized, table.requires_grad)
-        self.relative_position_index = index
+        self.relative_position_index, self.window_size = index, size
 
 
 class ContinuousBias(nn.Module):
@@ -61,13 +66,19 @@ class ContinuousBias(nn.Module):
         cpb_mlp: ends in a linear layer with one output a head.
         coords: `(1, rows, columns, 2)`.
         index: `(queries, keys)`.
-        tables: coordinates and index for another window.
+        tables: `(coords, new size) -> (coords, index)`.
     """
 
     relative_coords_table: Tensor
     relative_position_index: Tensor
 
-    def __init__(self, cpb_mlp: nn.Sequential, coords: Tensor, index: Tensor, tables: Tables) -> None:
+    def __init__(
+        self,
+        cpb_mlp: nn.Sequential,
+        coords: Tensor,
+        index: Tensor,
+        tables: Callable[[Tensor, Grid], tuple[Tensor, Tensor]],
+    ) -> None:
         super().__init__()
         self.cpb_mlp = cpb_mlp
         self.register_buffer("relative_coords_table", coords, persistent=False)
@@ -91,7 +102,7 @@ class ContinuousBias(nn.Module):
 
     def set_window_size(self, size: Grid) -> None:
         """Coordinates of another window; the MLP stays."""
-        self.relative_coords_table, self.relative_position_index = self._tables(size, self.relative_coords_table)
+        self.relative_coords_table, self.relative_position_index = self._tables(self.relative_coords_table, size)
 
 
 class Rotary(nn.Module):

@@ -77,7 +77,8 @@ def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
         if not torch.isfinite(following).all():
             continue  # the statistics will say so, and name the layer
         tolerance = 1e-4 * float(following.abs().max())
-        if any(s.shape == following.shape and torch.allclose(s, following, atol=tolerance, rtol=0) for s in streams):
+        same = [s.reshape(following.shape) for s in streams if s.numel() == following.numel()]
+        if any(torch.allclose(s, following, atol=tolerance, rtol=0) for s in same):
             known.add(site.name)
     return known
 

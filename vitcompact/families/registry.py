@@ -18,6 +18,7 @@ from vitcompact.families.nextvit import NextVitAttention
 from vitcompact.families.pvt import PvtAttention, TwinsGlobalAttention
 from vitcompact.families.swin import SwinAttention, SwinV2Attention
 from vitcompact.families.twins import TwinsLocalAttention
+from vitcompact.families.visformer import VisformerAttention
 from vitcompact.families.vit import PlainAttention
 from vitcompact.layers.pointwise import channel_dim, is_pointwise_map
 from vitcompact.plan.schema import Skipped
@@ -33,6 +34,7 @@ FAMILIES: tuple[AttentionFamily, ...] = (
     Eva(),
     RopeAttention(),
     BeitAttention(),
+    VisformerAttention(),
 )
 
 FFN_CLASSES: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU, ConvMlp, MlpWithDepthwiseConv)

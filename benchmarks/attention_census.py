@@ -1,7 +1,7 @@
 """Count how many registered timm models carry each attention class, and write the table and its documentation.
 
     python benchmarks/attention_census.py                            # counts, about five minutes on one core
-    python benchmarks/attention_census.py --markdown docs/families.md  # only the table inside that file, at once
+    python benchmarks/attention_census.py --markdown docs/families.md  # only the generated parts of that file, at once
 
 Models are built on the meta device, one at a time: no weights, no downloads. `--found FILE` keeps what was found, one
 model a line, so that a run that was cut off goes on where it stopped.
@@ -21,9 +21,11 @@ from pathlib import Path
 import timm
 import torch
 
+from vitcompact import families
 from vitcompact.families import attention_classes, census
 
-BEGIN, END = "<!-- matrix: begin -->", "<!-- matrix: end -->"
+MATRIX, EXAMPLE = "matrix", "example"
+EXAMPLE_FILE = Path(families.__file__).with_name("visformer.py")
 TABLE = Path(attention_classes.__file__).with_name(attention_classes.TABLE)
 
 
@@ -100,19 +102,27 @@ def summary() -> str:
     )
 
 
-def write_markdown(path: Path) -> None:
-    """Replace the totals and the matrix between the two markers."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+def replaced(text: str, section: str, content: str) -> str:
+    """`text` with what is between the two markers of a section replaced."""
+    begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
     if not after:
-        raise SystemExit(f"{path} has no '{BEGIN}' … '{END}' to write between")
-    matrix = census.to_markdown(census.support_matrix())
-    write_text(path, f"{before}{BEGIN}\n\n{summary()}\n{matrix}\n{END}{after}")
+        raise SystemExit(f"there is no '{begin}' … '{end}' to write between")
+    return f"{before}{begin}\n\n{content}\n{end}{after}"
+
+
+def write_markdown(path: Path) -> None:
+    """Replace the totals, the matrix and the worked example between their markers."""
+    text = path.read_text(encoding="utf-8")
+    text = replaced(text, MATRIX, f"{summary()}\n{census.to_markdown(census.support_matrix())}")
+    code = EXAMPLE_FILE.read_text(encoding="utf-8")
+    write_text(path, replaced(text, EXAMPLE, f"```python\n{code}```\n"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="only rewrite the table inside this file")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="only rewrite the generated parts of this file")
     parser.add_argument("--found", type=Path, metavar="FILE", help="keep what was found here and go on from it")
     args = parser.parse_args()
     if args.markdown:

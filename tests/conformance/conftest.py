@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import vitcompact
 from tests.conformance.suite import Case
@@ -18,7 +19,21 @@ from vitcompact.fold.verify import perturbed
 def original(case: Case) -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model(case.name, pretrained=False, num_classes=7, **case.kwargs)
-    return perturbed(model.eval(), seed=1)
+    return perturbed(with_statistics(model, case.size).eval(), seed=1)
+
+
+@torch.no_grad()
+def with_statistics(model: nn.Module, size: int) -> nn.Module:
+    """Batch norms that normalise: with their initial statistics an untrained network forgets its input."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None
+    if norms:
+        model.train()(torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(4)))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model
 
 
 @pytest.fixture(scope="class")

@@ -22,7 +22,8 @@ import vitcompact
 class Case:
     """A timm model small enough for a fast test.
 
-    `size` is its image side; `other_size` one that it also takes after `set_input_size` (None: none).
+    `size` is its image side; `other_size` one that it also takes, after `set_input_size` where it has that (None:
+    none). `checkpointing`: whether the model can recompute activations. `features`: stages to extract.
     """
 
     id: str
@@ -31,6 +32,8 @@ class Case:
     size: int = 64
     other_size: int | None = 96
     compile: bool = False
+    checkpointing: bool = True
+    features: tuple[int, int] = (0, 2)
 
 
 class ConformanceSuite:
@@ -41,6 +44,12 @@ class ConformanceSuite:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "case" in metafunc.fixturenames:
             metafunc.parametrize("case", self.cases, ids=lambda case: case.id, scope="class")
+
+    def test_outputs_depend_on_the_image(self, original: nn.Module, trained: nn.Module, images: Tensor) -> None:
+        """Else nothing below could fail."""
+        for model in (original, trained):
+            got = model(images)
+            assert got.std(dim=0).mean() > 0.02 * got.abs().max(), float(got.std(dim=0).mean() / got.abs().max())
 
     def test_closer_than_copying(self, original: nn.Module, compact: nn.Module, images: Tensor) -> None:
         naive = vitcompact.convert(original, images=images, init="svd", hallucinate="copy")
@@ -75,7 +84,10 @@ class ConformanceSuite:
         model.reset_classifier(3)
         assert model(images).shape == (len(images), 3)
 
-    def test_grad_checkpointing_changes_nothing(self, trained: nn.Module, images: Tensor) -> None:
+    def test_grad_checkpointing_changes_nothing(self, case: Case, trained: nn.Module, images: Tensor) -> None:
+        if not case.checkpointing:
+            pytest.skip("this model cannot recompute activations")
+        ours = tuple(f"{layer.name}." for layer in trained.vitcompact_plan.layers)
         plain, saving = copy.deepcopy(trained).train(), copy.deepcopy(trained).train()
         saving.set_grad_checkpointing(True)
         for model in (plain, saving):
@@ -83,7 +95,8 @@ class ConformanceSuite:
         for (name, first), second in zip(plain.named_parameters(), saving.parameters(), strict=True):
             torch.testing.assert_close(first.grad, second.grad, msg=name, rtol=1e-3, atol=1e-5)
         for (name, first), second in zip(plain.named_buffers(), saving.buffers(), strict=True):
-            torch.testing.assert_close(first, second, msg=f"{name} was updated twice")
+            if name.startswith(ours):  # timm's own batch norms do see each batch twice
+                torch.testing.assert_close(first, second, msg=f"{name} was updated twice")
 
     def test_bfloat16(self, folded: nn.Module, images: Tensor) -> None:
         got = copy.deepcopy(folded).bfloat16()(images.bfloat16()).float()
@@ -94,20 +107,23 @@ class ConformanceSuite:
         if case.other_size is None:
             pytest.skip("this model has one image size")
         model = copy.deepcopy(folded)
-        model.set_input_size((case.other_size, case.other_size))
+        if hasattr(model, "set_input_size"):
+            model.set_input_size((case.other_size, case.other_size))
         images = torch.randn(2, 3, case.other_size, case.other_size)
         out = vitcompact.save(model, tmp_path / "resized")
         assert torch.equal(vitcompact.load(out)(images), model(images))
 
-    def test_features_only(self, folded: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    def test_features_only(self, case: Case, folded: nn.Module, images: Tensor, tmp_path: Path) -> None:
         out = vitcompact.save(folded, tmp_path / "out")
-        features = timm.create_model(f"local-dir:{out}", pretrained=True, features_only=True, out_indices=(0, 2)).eval()
-        wanted = folded.forward_intermediates(images, indices=(0, 2), norm=True, intermediates_only=True)
-        got = features(images)
+        chosen = {"features_only": True, "out_indices": case.features}
+        features = timm.create_model(f"local-dir:{out}", pretrained=True, **chosen).eval()
+        wanted = folded.forward_intermediates(images, indices=case.features, norm=True, intermediates_only=True)
+        got = [
+            f.permute(0, 3, 1, 2) if f.shape != w.shape else f for f, w in zip(features(images), wanted, strict=True)
+        ]
         assert [f.shape for f in got] == [w.shape for w in wanted]
-        assert torch.equal(got[-1], wanted[-1]) or torch.equal(
-            got[-1], folded.forward_intermediates(images, indices=(2,), intermediates_only=True)[-1]
-        )
+        plain = folded.forward_intermediates(images, indices=case.features, intermediates_only=True)
+        assert torch.equal(got[-1], wanted[-1]) or torch.equal(got[-1], plain[-1])
 
     def test_compile(self, case: Case, folded: nn.Module, images: Tensor) -> None:
         compiled = torch.compile(folded, backend="inductor" if case.compile else "aot_eager", fullgraph=True)

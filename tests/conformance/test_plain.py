@@ -8,6 +8,7 @@ SMALL = {"embed_dim": 48, "depth": 3, "img_size": 56}
 class TestPlainAttention(ConformanceSuite):
     cases = (
         Case("deit_tiny", "deit_tiny_patch16_224", {"img_size": 64, "depth": 3}),
+        Case("distilled", "deit_tiny_distilled_patch16_224", {"img_size": 64, "depth": 3}),
         Case("test_vit", "test_vit", {"img_size": 64}),
         Case("test_vit2", "test_vit2", {"img_size": 64}),
         Case("test_vit3", "test_vit3", {"img_size": 64}),

@@ -9,6 +9,7 @@ import timm
 import timm.layers
 import torch
 
+import vitcompact.families
 from vitcompact.families import census
 from vitcompact.families.attention_classes import REASONS, attention_class, attention_table, class_name
 from vitcompact.families.census import FamilyRow, attention_like, support_matrix, to_markdown, unclassified
@@ -127,3 +128,11 @@ def test_the_documented_matrix_is_the_current_one() -> None:
     assert to_markdown(support_matrix()) in DOCS.read_text(encoding="utf-8"), (
         "run: python benchmarks/attention_census.py --markdown docs/families.md"
     )
+
+
+def test_the_worked_example_is_the_file_it_shows() -> None:
+    code = Path(vitcompact.families.__file__).with_name("visformer.py").read_text(encoding="utf-8")
+    assert f"```python\n{code}```" in DOCS.read_text(encoding="utf-8"), (
+        "run: python benchmarks/attention_census.py --markdown docs/families.md"
+    )
+    assert len(code.splitlines()) < 60

@@ -77,7 +77,7 @@ def oracle(module: CompactAttention, x: Tensor, mask: Tensor | None = None, caus
             if module.gamma is not None:
                 out = out + (uniform @ values) * module.gamma[columns]
             heads.append(alpha * out)
-    out = module.norm(torch.cat(heads, dim=-1))
+    out = module.inner_norm(torch.cat(heads, dim=-1))
     if module.gate is not None:
         out = out * module.gate(x).sigmoid()
     return module.proj(out)
@@ -142,10 +142,11 @@ def test_parent_and_children_share_one_dropout_mask() -> None:
         module.qkv.weight[17:] = module.qkv.weight[10:17]
         module.qkv.bias[17:] = module.qkv.bias[10:17]
     module.train()
-    q, k, v = module.project(torch.randn(2, TOKENS, 24))
-    own, child = module.mix(q, k, v, None, False).chunk(2, dim=-1)
+    inputs = module.inputs(torch.randn(2, TOKENS, 24))
+    q, k, v = module.project(inputs)
+    own, child = module.mix(q, k, v, inputs).chunk(2, dim=-1)
     assert torch.equal(own, child)
-    assert not torch.equal(own, module.mix(q, k, v, None, False)[..., :7])
+    assert not torch.equal(own, module.mix(q, k, v, inputs)[..., :7])
 
 
 def test_fuse_folds_alpha_and_drops_zero_paths() -> None:

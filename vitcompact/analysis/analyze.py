@@ -14,6 +14,7 @@ from vitcompact.analysis.similarity import weight_similarity
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
 from vitcompact.data import ImageBatches, from_tensor, resolve_input
 from vitcompact.families import AttentionSite, FfnSite, family_named
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import spectrum
 from vitcompact.operators.hallucinate import make_spec
@@ -130,18 +131,14 @@ def _ffn(model: nn.Module, site: FfnSite, rank: int, watch: FfnWatch) -> FfnRepo
 
 
 def _matrix_spectrum(model: nn.Module, site: FfnSite, rank: int) -> FfnReport:
-    linear = model.get_submodule(site.output)
-    assert isinstance(linear, nn.Linear)
-    weight, _ = scaled(output_scale(model, site.scale), linear.weight, linear.bias)
+    weight, _ = scaled(output_scale(model, site.scale), *matrix(model.get_submodule(site.output)))
     return _spectrum_report(model, site, rank, spectrum(weight @ weight.T))
 
 
 def _spectrum_report(model: nn.Module, site: FfnSite, rank: int, shares: Tensor) -> FfnReport:
-    linear = model.get_submodule(site.output)
-    assert isinstance(linear, nn.Linear)
-    outputs = linear.out_features
+    outputs, inputs = matrix(model.get_submodule(site.output))[0].shape
     steps = tuple(float(shares[: outputs * i // 8].sum()) for i in range(1, 9))
-    return FfnReport(site.name, linear.in_features, outputs, rank, float(shares[:rank].sum()), steps)
+    return FfnReport(site.name, inputs, outputs, rank, float(shares[:rank].sum()), steps)
 
 
 def _plan(wanted: Wanted, layers: list[LayerReport]) -> Plan:

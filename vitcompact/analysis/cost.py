@@ -49,7 +49,7 @@ def count_modules(model: nn.Module, names: Iterable[str], input_size: tuple[int,
 
 def _counted(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[nn.Module, FlopCounterMode]:
     """A folded copy of the model's structure, and a counter that has seen it run on one image."""
-    meta = meta_copy(model).eval()
+    meta = meta_copy(model).eval().requires_grad_(False)  # the counter trips over parameters given to modules
     for module in list(meta.modules()):
         fuse = getattr(module, "fuse", None)
         if callable(fuse):

@@ -12,6 +12,7 @@ from vitcompact.analysis.pair import copy_costs, head_outputs, with_maps
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.families.ffn import fixed_hidden
 from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators import attention_fit, thin
 from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.hallucinate import make_spec, whole_core
@@ -20,7 +21,7 @@ from vitcompact.operators.pairing import shortlist
 from vitcompact.operators.statistics import LeastSquares, Split
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
 from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_moments
-from vitcompact.streams.streams import Streams, held_out
+from vitcompact.streams.streams import Streams, held_out_rows
 
 CURVE_IMAGES = 64
 """Images on which attention is run again for every size of its queries and keys."""
@@ -55,7 +56,7 @@ def attention_curve(streams: Streams, site: AttentionSite, ops: Iterable[str]) -
     ops = tuple(ops)
     thin_qk = ThinQkSpec.op in ops and core.fixed_qk_dim is None
     thin_vo = ThinVoSpec.op in ops and core.fixed_v_dim is None
-    additive = attention_fit.has_additive_paths(core)
+    additive = isinstance(core.inner_norm, nn.Identity)
     return AttentionCurve(
         qk=_qk_curve(streams, site, core, root) if thin_qk else {},
         v=_v_curve(streams, site, core, root) if thin_vo else {},
@@ -76,15 +77,15 @@ def _qk_curve(streams: Streams, site: AttentionSite, core: CompactAttention, roo
     query, key, _ = qk_moments(streams, site, core).subspaces()
     splits = {width: Split.empty(site.name) for width in _widths(core.qk_dim)}
     for got, target in streams.inputs(site, site.name, CURVE_IMAGES):
-        mask, causal = got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False))
-        q, k, v = core.project(got.x)
+        inputs = core.inputs(*got.args, **got.kwargs)
+        q, k, v = core.project(inputs)
         for width, split in splits.items():
             thin_q, thin_k = (t @ basis[..., :width].to(t.dtype) for t, basis in ((q, query), (k, key)))
-            phi = core.attend(thin_q, thin_k, v, mask, causal)
-            phi = core.norm(phi)
+            phi = core.inner_norm(core.attend(thin_q, thin_k, v, inputs))
             if core.gate is not None:
-                phi = phi * core.gate(got.x).sigmoid()
-            split.add(phi, _weighted(target, root), held_out(got.x.shape[0]), got.weights)
+                phi = phi * core.gate(inputs.x).sigmoid()
+            phi = core.call.restore(phi, inputs)
+            split.add(phi, _weighted(target, root), held_out_rows(got, phi), got.weights)
     prior = _prior(core, root)
     return {width: _harm(streams, site, split, prior) for width, split in splits.items()}
 
@@ -94,8 +95,8 @@ def _v_curve(streams: Streams, site: AttentionSite, core: CompactAttention, root
     bases, _ = thin.value_bases(covariance, core.proj.weight, root)
     split = Split.empty(site.name)
     for got, target in streams.inputs(site, site.name):
-        phi = attention_fit.features(core, got.x, (), got.kwargs)
-        split.add(phi, _weighted(target, root), held_out(got.x.shape[0]), got.weights)
+        phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), ())
+        split.add(phi, _weighted(target, root), held_out_rows(got, phi), got.weights)
 
     def harm(width: int) -> float:
         narrow = torch.block_diag(*bases[..., :width])
@@ -107,36 +108,36 @@ def _v_curve(streams: Streams, site: AttentionSite, core: CompactAttention, root
 def _hallucinate_curve(
     streams: Streams, site: AttentionSite, core: CompactAttention, root: Tensor | None
 ) -> tuple[tuple[HallucinateSpec, float], ...]:
-    """A quarter and a half of the heads, each from its cheapest parent, with the identity path."""
+    """A quarter and a half of the heads, each from its cheapest parent, with the identity path where it can be."""
+    terms = core.allowed_terms(("identity",))
     costs = copy_costs(streams, site, core)
     counts = sorted({max(1, core.num_heads // 4), core.num_heads // 2})
     choices = {count: shortlist(costs, count, 1)[0] for count in counts}
     splits = {count: Split.empty(site.name) for count in counts}
-    for got, target, maps in with_maps(streams, site, core, CURVE_IMAGES):
-        own = attention_fit.features(core, got.x, ("identity",), got.kwargs)[..., core.attn_dim :]
-        both = _weighted(target, root).repeat(1, 1, 2)
+    for got, target, inputs, maps in with_maps(streams, site, core, CURVE_IMAGES):
+        own = attention_fit.features(core, inputs, terms)[..., core.attn_dim :]
+        both = torch.cat([_weighted(target, root)] * 2, dim=-1)
         for count, parents in choices.items():
             pairs = [(head, parents.get(head, head)) for head in range(core.num_heads)]
-            phi = torch.cat((head_outputs(core, got.x, maps, pairs), own), dim=-1)
-            splits[count].add(phi, both, held_out(got.x.shape[0]), got.weights)
+            phi = torch.cat((head_outputs(core, inputs, maps, pairs), own), dim=-1)
+            splits[count].add(phi, both, held_out_rows(got, phi), got.weights)
     prior, found = _prior(core, root), []
     for count, parents in choices.items():
-        fitted = attention_fit.fit(splits[count], core.attn_dim, ("identity",), prior)
+        fitted = attention_fit.fit(splits[count], core.attn_dim, terms, prior)
         harm = _total(streams, site, fitted.error * _energy(splits[count].judge) / 2)
-        found.append((make_spec(core.num_heads, parents, ("identity",)), harm))
+        found.append((make_spec(core.num_heads, parents, terms), harm))
     return tuple(found)
 
 
 def ffn_curve(streams: Streams, site: FfnSite, ops: Iterable[str]) -> FfnCurve:
     """Harm of fewer hidden units (the rest solved again) and of lower rank."""
-    linear = streams.original.get_submodule(site.output)
-    assert isinstance(linear, nn.Linear)
-    weight, _ = scaled(output_scale(streams.original, site.scale), linear.weight, linear.bias)
+    weight, _ = scaled(output_scale(streams.original, site.scale), *matrix(streams.original.get_submodule(site.output)))
+    full, width = weight.shape
     root = streams.root(site)
     ops = tuple(ops)
     hidden: dict[int, float] = {}
     if NeuronsSpec.op in ops and fixed_hidden(streams.original.get_submodule(site.name)) is None:
-        split, sizes = ffn_statistics(streams, site), _steps(linear.in_features)
+        split, sizes = ffn_statistics(streams, site), _steps(width)
         removal = removal_order(split.fit, weight, root, min(sizes, default=0), sizes, split.judge)
         hidden = {size: _total(streams, site, error) for size, error in removal.error.items()}
         split = split.derive(lambda problem: problem.map(weight.T))
@@ -144,8 +145,7 @@ def ffn_curve(streams: Streams, site: FfnSite, ops: Iterable[str]) -> FfnCurve:
         split = ffn_statistics(streams, site, weight)
     if FactorizeSpec.op not in ops:
         return FfnCurve(hidden)
-    full = linear.out_features
-    limit = linear.in_features * full / (linear.in_features + full)
+    limit = width * full / (width + full)
     lost = _truncation_errors(split, root)
     return FfnCurve(hidden, {r: _total(streams, site, float(lost[r])) for r in _steps(full) if r < limit})
 

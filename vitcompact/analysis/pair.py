@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitcompact.analysis.similarity import MapSimilarity
 from vitcompact.families import AttentionSite
 from vitcompact.layers.attention import CompactAttention
-from vitcompact.operators import attention_fit
+from vitcompact.layers.calls import AttentionInputs
 from vitcompact.operators.pairing import CopyCosts, Parents, attention_maps, shortlist
 from vitcompact.operators.statistics import Split
 from vitcompact.streams.capture import SiteInput
-from vitcompact.streams.streams import Streams, held_out
+from vitcompact.streams.streams import Streams, held_out_rows
 
 PAIRING_IMAGES = (32, 128)
 """Heads are paired on a quarter of the images, within these bounds: a choice among few needs fewer than solving."""
@@ -30,7 +30,7 @@ def _pairing_images(streams: Streams) -> int:
 def pair_heads(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
     """Kept heads and parents: a shortlist by copy cost, then the one of least held-out error after a refit."""
     candidates = shortlist(copy_costs(streams, site, core), count, PAIRING_CANDIDATES)
-    if len(candidates) == 1 or not attention_fit.has_additive_paths(core):
+    if len(candidates) == 1 or not isinstance(core.inner_norm, nn.Identity):
         return candidates[0]
     return _best_after_refit(streams, site, core, candidates)
 
@@ -38,31 +38,33 @@ def pair_heads(streams: Streams, site: AttentionSite, core: CompactAttention, co
 def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) -> Tensor:
     """Output error of giving one head the map of another, `(heads, parents)`."""
     costs = CopyCosts(core.num_heads, core.v_dim)
-    for got, _, maps in with_maps(streams, site, core, _pairing_images(streams)):
-        _, _, v = core.project(got.x)
+    for _, _, inputs, maps in with_maps(streams, site, core, _pairing_images(streams)):
+        _, _, v = core.project(inputs)
         costs.add(maps, _per_head(v, core))
     return costs.matrix(core.proj.weight)
 
 
 def with_maps(
     streams: Streams, site: AttentionSite, core: CompactAttention, num_images: int | None
-) -> Iterator[tuple[SiteInput, Tensor, Tensor]]:
-    """A site's inputs and targets with the maps of its heads, one batch at a time."""
+) -> Iterator[tuple[SiteInput, Tensor, AttentionInputs, Tensor]]:
+    """A site's calls and targets, what the calls mean, and the maps of its heads, one batch at a time."""
     for got, target in streams.inputs(site, site.name, num_images):
-        q, k, _ = core.project(got.x)
-        mask, causal = got.kwargs.get("attn_mask"), bool(got.kwargs.get("is_causal", False))
-        yield got, target, attention_maps(core, q, k, mask, causal)
+        inputs = core.inputs(*got.args, **got.kwargs)
+        q, k, _ = core.project(inputs)
+        yield got, target, inputs, attention_maps(core, q, k, inputs)
 
 
-def head_outputs(core: CompactAttention, x: Tensor, maps: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+def head_outputs(
+    core: CompactAttention, inputs: AttentionInputs, maps: Tensor, pairs: Sequence[tuple[int, int]]
+) -> Tensor:
     """Inputs of `proj` if head `h` takes the map of `p` for each `(h, p)` of `pairs`, side by side."""
-    _, _, v = core.project(x)
+    _, _, v = core.project(inputs)
     values = _per_head(v, core)
     outputs = torch.stack([maps[:, parent] @ values[:, head] for head, parent in pairs], dim=2)
     if core.gate is not None:
-        gate = core.gate(x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
+        gate = core.gate(inputs.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
         outputs = outputs * gate[:, :, [head for head, _ in pairs]]
-    return outputs.flatten(2)
+    return core.call.restore(outputs.flatten(2), inputs)
 
 
 def _best_after_refit(
@@ -71,8 +73,9 @@ def _best_after_refit(
     own = [(head, head) for head in range(core.num_heads)]
     pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
     split = Split.empty(site.name)
-    for got, target, maps in with_maps(streams, site, core, _pairing_images(streams)):
-        split.add(head_outputs(core, got.x, maps, pairs), target, held_out(got.x.shape[0]))
+    for got, target, inputs, maps in with_maps(streams, site, core, _pairing_images(streams)):
+        phi = head_outputs(core, inputs, maps, pairs)
+        split.add(phi, target, held_out_rows(got, phi))
     outputs_dim = core.proj.out_features
 
     def error(choice: Parents) -> float:
@@ -88,7 +91,7 @@ def _best_after_refit(
 def most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
     """Parents by likeness of the attention maps alone: the naive criterion."""
     similarity = MapSimilarity(core.num_heads)
-    for _, _, maps in with_maps(streams, site, core, _pairing_images(streams)):
+    for _, _, _, maps in with_maps(streams, site, core, _pairing_images(streams)):
         similarity.add(maps)
     return shortlist(1.0 - similarity.cosine, count, 1)[0]
 

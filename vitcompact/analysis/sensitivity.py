@@ -8,7 +8,8 @@ counts; for a feature extractor they are those of the cosine of pooled features 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,26 +59,46 @@ def sensitivity(
 def _gradients(
     model: nn.Module, sites: Sequence[Site], images: Tensor, probes: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Gradients `(probes, images, tokens, channels)` by site."""
-    outputs: dict[str, Tensor] = {}
+    """Gradients `(probes, images, tokens, channels)` by site, at the site's output after its LayerScale."""
+    branches: dict[str, Tensor] = {}
 
-    def keep(name: str):  # type: ignore[no-untyped-def]
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            outputs[name] = output
+    def keep(site: Site, gamma: Tensor | None) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            branches[site.name] = output if gamma is None else output * gamma
+            return branches[site.name]
 
         return hook
 
-    handles = [model.get_submodule(site.scale or site.name).register_forward_hook(keep(site.name)) for site in sites]
+    with contextlib.ExitStack() as stack, torch.enable_grad():
+        for site in sites:
+            gamma = stack.enter_context(_bare_scale(model, site))
+            module = model.get_submodule(site.name if gamma is not None or site.scale is None else site.scale)
+            handle = module.register_forward_hook(keep(site, gamma))
+            stack.callback(handle.remove)
+        answer = _answer(model, images.requires_grad_(True))
+        tensors = [branches[site.name] for site in sites]
+        losses = [_probe(answer, generator) for _ in range(probes)]
+        grads = [torch.autograd.grad(loss, tensors, retain_graph=i + 1 < probes) for i, loss in enumerate(losses)]
+    return {
+        site.name: torch.stack([g[i].movedim(site.channel_dim, -1) for g in grads]).float()
+        for i, site in enumerate(sites)
+    }
+
+
+@contextlib.contextmanager
+def _bare_scale(model: nn.Module, site: Site) -> Iterator[Tensor | None]:
+    """The LayerScale of a block that multiplies with a bare parameter, which is one meanwhile; else None."""
+    holder, _, name = (site.scale or "").rpartition(".")
+    found = getattr(model.get_submodule(holder), name) if site.scale else None
+    if not isinstance(found, nn.Parameter):
+        yield None
+        return
+    values = found.detach().clone()
+    found.data = torch.ones_like(values)
     try:
-        with torch.enable_grad():
-            answer = _answer(model, images.requires_grad_(True))
-            losses = [_probe(answer, generator) for _ in range(probes)]
-            tensors = [outputs[site.name] for site in sites]
-            grads = [torch.autograd.grad(loss, tensors, retain_graph=i + 1 < probes) for i, loss in enumerate(losses)]
+        yield values
     finally:
-        for handle in handles:
-            handle.remove()
-    return {site.name: torch.stack([g[i] for g in grads]).float() for i, site in enumerate(sites)}
+        found.data = values
 
 
 def _answer(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:

@@ -9,6 +9,7 @@ from torch import nn
 from vitcompact.analysis.cost import Cost, count_modules, meta_copy
 from vitcompact.families import AttentionSite, FfnSite, family_named
 from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.hallucinate import build_core, whole_core
 
 
@@ -97,9 +98,8 @@ def ffn_costs(model: nn.Module, sites: list[FfnSite], input_size: tuple[int, int
     costs = count_modules(model, names, input_size) if sites else {}
     found = {}
     for site in sites:
-        linear = model.get_submodule(site.output)
-        assert isinstance(linear, nn.Linear)
-        whole, matrix = costs[site.name], costs[site.output]
-        rest = Cost(whole.params - matrix.params, whole.macs - matrix.macs)
-        found[site.name] = FfnCost(linear.in_features, linear.out_features, rest, matrix)
+        weight, _ = matrix(model.get_submodule(site.output))
+        whole, output = costs[site.name], costs[site.output]
+        rest = Cost(whole.params - output.params, whole.macs - output.macs)
+        found[site.name] = FfnCost(weight.shape[1], weight.shape[0], rest, output)
     return found

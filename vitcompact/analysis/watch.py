@@ -27,23 +27,25 @@ class AttentionWatch:
 
     def hook(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """A forward hook of the attention layer."""
-        q, k, v = self.core.project(args[0])
-        maps = attention_maps(self.core, q, k, kwargs.get("attn_mask"), bool(kwargs.get("is_causal", False)))
+        inputs = self.core.inputs(*args, **kwargs)
+        q, k, v = self.core.project(inputs)
+        maps = attention_maps(self.core, q, k, inputs)
         self.similarity.add(maps)
         self.costs.add(maps, v.unflatten(-1, (self.core.num_heads, self.core.v_dim)).transpose(1, 2))
-        self.outputs.add(self.core(args[0], **kwargs))
+        self.outputs.add(self.core(*args, **kwargs))
 
 
 class FfnWatch:
     """Moments of one FFN's output, its LayerScale applied."""
 
     def __init__(self, model: nn.Module, site: FfnSite) -> None:
-        self.scale = output_scale(model, site.scale)
+        self.scale, self.channel_dim = output_scale(model, site.scale), site.channel_dim
         self.outputs = Moments(site.name)
 
     def hook(self, _: nn.Module, __: Any, output: Tensor) -> None:
         """A forward hook of the output layer."""
-        self.outputs.add(output if self.scale is None else output * self.scale.to(output))
+        rows = output.movedim(self.channel_dim, -1)
+        self.outputs.add(rows if self.scale is None else rows * self.scale.to(rows))
 
 
 @contextmanager

@@ -18,9 +18,10 @@ class AttentionSite:
     Attributes:
         name: module path of the attention layer.
         block: module path of the residual block around it.
-        scale: module path of the LayerScale right after it, or None.
+        scale: path of the LayerScale right after it (a module or a bare parameter of the block), or None.
         norm: module path of the norm before it, whose input is the residual stream, or None.
         family: name of the adapter that knows its parts.
+        channel_dim: axis of the channels of its output, -1 or (on feature maps) 1.
     """
 
     name: str
@@ -28,6 +29,7 @@ class AttentionSite:
     scale: str | None
     norm: str | None
     family: str
+    channel_dim: int = -1
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,11 @@ class FfnSite:
 
     Attributes:
         name: module path of the FFN.
-        output: module path of its hidden-to-output linear layer.
+        output: module path of its hidden-to-output layer, a linear layer or a 1x1 convolution.
         block: module path of the residual block around it.
-        scale: module path of the LayerScale right after it, or None.
+        scale: path of the LayerScale right after it (a module or a bare parameter of the block), or None.
         norm: module path of the norm before it, whose input is the residual stream, or None.
+        channel_dim: axis of the channels of its input and output, -1 or (on feature maps) 1.
     """
 
     name: str
@@ -47,6 +50,7 @@ class FfnSite:
     block: str
     scale: str | None
     norm: str | None
+    channel_dim: int = -1
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class AttentionFamily(ABC):
     attention: type[nn.Module]
     known_parts: frozenset[str]
     """Names of the children and parameters that `parts` accounts for; any other part is refused."""
+    channel_dim: int = -1
+    """Axis of the channels of the layer's input and output: -1, or 1 where blocks work on feature maps."""
 
     def matches(self, module: nn.Module) -> bool:
         """Whether `module` is of this family: the class itself, or a subclass that did not change its forward."""

@@ -5,19 +5,40 @@ A new attention family is one file beside this one and one line in `FAMILIES`.
 
 from __future__ import annotations
 
-from timm.layers import AttentionPoolLatent, GluMlp, LayerScale, Mlp, SwiGLU
+from timm.layers import AttentionPoolLatent, ConvMlp, GluMlp, LayerScale, LayerScale2d, Mlp, SwiGLU
+from timm.models.pvt_v2 import MlpWithDepthwiseConv
 from torch import nn
 
 from vitcompact.errors import NothingToCompactError
 from vitcompact.families.attention_classes import attention_class
 from vitcompact.families.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
+from vitcompact.families.beit import BeitAttention
+from vitcompact.families.eva import Eva, RopeAttention
+from vitcompact.families.nextvit import NextVitAttention
+from vitcompact.families.pvt import PvtAttention, TwinsGlobalAttention
+from vitcompact.families.swin import SwinAttention, SwinV2Attention
+from vitcompact.families.twins import TwinsLocalAttention
+from vitcompact.families.visformer import VisformerAttention
 from vitcompact.families.vit import PlainAttention
+from vitcompact.layers.pointwise import channel_dim, is_pointwise_map
 from vitcompact.plan.schema import Skipped
 
-FAMILIES: tuple[AttentionFamily, ...] = (PlainAttention(),)
+FAMILIES: tuple[AttentionFamily, ...] = (
+    PlainAttention(),
+    PvtAttention(),
+    TwinsGlobalAttention(),
+    TwinsLocalAttention(),
+    NextVitAttention(),
+    SwinAttention(),
+    SwinV2Attention(),
+    Eva(),
+    RopeAttention(),
+    BeitAttention(),
+    VisformerAttention(),
+)
 
-FFN_CLASSES: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU)
-"""FFNs whose forward ends in a linear `fc2` (then dropout), packed or not (timm/layers/mlp.py)."""
+FFN_CLASSES: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU, ConvMlp, MlpWithDepthwiseConv)
+"""FFNs whose forward ends in `fc2`, linear or a 1x1 convolution, then dropout (timm/layers/mlp.py, pvt_v2.py)."""
 
 POOLING = (AttentionPoolLatent,)
 """Attention pooling has one learned query and no block around it: it is left alone."""
@@ -57,7 +78,7 @@ def inspect(model: nn.Module) -> Anatomy:
             if reason is None and family.parts(module).num_heads < 2:
                 reason = "one head has no other to be hallucinated from"
             if reason is None:
-                attention.append(AttentionSite(name, *_around(model, name), family.name))
+                attention.append(AttentionSite(name, *_around(model, name), family.name, family.channel_dim))
             else:
                 skipped.append(Skipped(name, reason))
         elif name and (known := attention_class(module)) is not None:
@@ -66,7 +87,8 @@ def inspect(model: nn.Module) -> Anatomy:
             inside.append(f"{name}.")
             reason = _refuse_ffn(module)
             if reason is None:
-                ffn.append(FfnSite(name, f"{name}.fc2", *_around(model, name)))
+                layout = channel_dim(model.get_submodule(f"{name}.fc2"))
+                ffn.append(FfnSite(name, f"{name}.fc2", *_around(model, name), layout))
             else:
                 skipped.append(Skipped(name, reason))
     if not attention and not ffn:
@@ -79,8 +101,10 @@ def _refuse_ffn(module: nn.Module) -> str | None:
     known = next(cls for cls in FFN_CLASSES if isinstance(module, cls))
     if type(module).forward is not known.forward:
         return f"{type(module).__name__} is a {known.__name__} with a forward of its own"
-    if not isinstance(module.fc2, nn.Linear):
-        return f"its output layer is a {type(module.fc2).__name__}, not a linear layer"
+    fc2 = module.fc2
+    assert isinstance(fc2, nn.Module)
+    if not is_pointwise_map(fc2):
+        return f"its output layer is a {type(fc2).__name__} that is no linear map of the channels"
     return None
 
 
@@ -99,17 +123,19 @@ def _block(model: nn.Module, name: str) -> str:
 def _around(model: nn.Module, name: str) -> tuple[str, str | None, str | None]:
     """The block of a layer, the LayerScale right after it and the norm right before it, by timm's naming.
 
-    timm's blocks hold `norm1, attn, ls1` and `norm2, mlp, ls2`; parallel branches hold `norm, attn or mlp, ls`.
+    timm's blocks hold `norm1, attn, ls1` and `norm2, mlp, ls2`, or bare parameters `gamma_1` and `gamma_2`; parallel
+    branches hold `norm, attn or mlp, ls`.
     """
     parent, _, child = name.rpartition(".")
     holder = model.get_submodule(parent)
-    number = {"attn": "1", "mlp": "2"}.get(child, "")
+    number = {"attn": "1", "e_mhsa": "1", "mlp": "2"}.get(child, "")
 
-    def beside(*names: str) -> str | None:
-        found = next((n for n in names if isinstance(getattr(holder, n, None), nn.Module)), None)
+    def beside(kind: type, *names: str) -> str | None:
+        found = next((n for n in names if isinstance(getattr(holder, n, None), kind)), None)
         return f"{parent}.{found}" if found else None
 
-    scale = beside(f"ls{number}", "ls")
-    if scale is not None and type(model.get_submodule(scale)) is not LayerScale:
+    scale = beside(nn.Module, f"ls{number}", "ls")
+    if scale is not None and type(model.get_submodule(scale)) not in (LayerScale, LayerScale2d):
         scale = None
-    return _block(model, name), scale, beside(f"norm{number}", "norm")
+    scale = scale or beside(nn.Parameter, f"gamma_{number}")
+    return _block(model, name), scale, beside(nn.Module, f"norm{number}", "norm")

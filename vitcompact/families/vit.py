@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from timm.layers import Attention
-from torch import nn
 
 from vitcompact.families.base import AttentionFamily
+from vitcompact.families.projections import around, fused
 from vitcompact.layers.parts import AttentionParts
 
 
@@ -16,26 +18,12 @@ class PlainAttention(AttentionFamily):
     attention = Attention
     known_parts = frozenset({"qkv", "q_norm", "k_norm", "attn_drop", "norm", "gate", "proj", "proj_drop"})
 
-    def parts(self, module: nn.Module) -> AttentionParts:
-        qkv, proj = module.qkv, module.proj
-        assert isinstance(qkv, nn.Linear)
-        assert isinstance(proj, nn.Linear)
-        query, key, value = qkv.weight.chunk(3)
-        biases = qkv.bias.chunk(3) if qkv.bias is not None else (None, None, None)
+    def parts(self, module: Any) -> AttentionParts:
         return AttentionParts(
-            num_heads=int(module.num_heads),  # type: ignore[arg-type]
-            query=query,
-            key=key,
-            value=value,
-            query_bias=biases[0],
-            key_bias=biases[1],
-            value_bias=biases[2],
-            scale=float(module.scale),  # type: ignore[arg-type]
-            query_norm=module.q_norm,  # type: ignore[arg-type]
-            key_norm=module.k_norm,  # type: ignore[arg-type]
-            inner_norm=module.norm,  # type: ignore[arg-type]
-            gate=module.gate,  # type: ignore[arg-type]
-            proj=proj,
-            attention_dropout=float(module.attn_drop.p),  # type: ignore[union-attr, arg-type]
-            output_dropout=module.proj_drop,  # type: ignore[arg-type]
+            **around(module),
+            **fused(module.qkv),
+            query_norm=module.q_norm,
+            key_norm=module.k_norm,
+            inner_norm=module.norm,
+            gate=module.gate,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitcompact.errors import VerificationError
 
@@ -45,7 +46,10 @@ def compare(reference: nn.Module, other: nn.Module, images: Tensor) -> tuple[flo
 
 @torch.no_grad()
 def perturbed(model: nn.Module, seed: int) -> nn.Module:
-    """A copy whose every parameter and running statistic is moved, so that no branch is silent and no term zero."""
+    """A copy whose every parameter and running statistic is moved, so that no branch is silent and no term zero.
+
+    Wide matrices move less than vectors: noise that adds up over many inputs would only make every softmax hard.
+    """
     moved = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
 
@@ -54,10 +58,11 @@ def perturbed(model: nn.Module, seed: int) -> nn.Module:
 
     for parameter in moved.parameters():
         spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
-        parameter.add_(noise(parameter) * max(0.1 * spread, 0.05))
+        inputs = parameter[0].numel() if parameter.dim() > 1 else 1
+        parameter.add_(noise(parameter) * max(0.1 * spread, min(0.05, 0.5 * inputs**-0.5)))
     for module in moved.modules():
-        if isinstance(module, nn.BatchNorm1d) and module.running_mean is not None and module.running_var is not None:
-            module.running_mean.add_(noise(module.running_mean))
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.add_(noise(module.running_mean) * module.running_var.sqrt())
             module.running_var.mul_(noise(module.running_var).abs() + 0.5)
     return moved
 

@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
 from vitcompact.layers.backends import BACKENDS, choose
+from vitcompact.layers.calls import AttentionInputs, Grid, TokenCall
 from vitcompact.layers.filters import MapFilter
+from vitcompact.layers.layout import HeadLayout
+from vitcompact.layers.masks import allowed_mean, logit_mask
+from vitcompact.layers.position import Rotary
 
-
-@dataclass(frozen=True)
-class HeadLayout:
-    """How value heads are stored: each map's own value head, then those of the heads hallucinated from it.
-
-    Attributes:
-        maps: original indices of the heads that compute a softmax map, most children first.
-        children: per map, the original indices of the heads hallucinated from it.
-    """
-
-    maps: tuple[int, ...]
-    children: tuple[tuple[int, ...], ...]
-
-    @property
-    def heads(self) -> tuple[int, ...]:
-        """Original index of every value head in stored order."""
-        return tuple(head for own, rest in zip(self.maps, self.children, strict=True) for head in (own, *rest))
-
-    @property
-    def hallucinated(self) -> tuple[int, ...]:
-        """Positions (in stored order) of the hallucinated value heads."""
-        flags = [head in self.maps for head in self.heads]
-        return tuple(i for i, kept in enumerate(flags) if not kept)
-
-    @property
-    def groups(self) -> tuple[tuple[int, int], ...]:
-        """Runs of `(number of maps, value heads per map)`: one attention call each."""
-        runs: list[list[int]] = []
-        for rest in self.children:
-            if runs and runs[-1][1] == 1 + len(rest):
-                runs[-1][0] += 1
-            else:
-                runs.append([1, 1 + len(rest)])
-        return tuple((count, width) for count, width in runs)
+__all__ = ["CompactAttention", "HeadLayout", "allowed_mean"]
 
 
 class CompactAttention(nn.Module):
-    """Multi-head self-attention whose hallucinated heads never have a map.
+    """Multi-head self-attention whose hallucinated heads never have a map, assembled from parts.
 
     A hallucinated head `g` of parent `p` has the map `A_g = alpha (A_p + beta I + gamma J)`, `J` the uniform map over
     the allowed keys and `beta`, `gamma` one number per value channel; every term is linear in the map, so it acts on V
@@ -56,7 +27,17 @@ class CompactAttention(nn.Module):
     children with V side by side. An optional 3x3 map filter is applied on both sides (`MapFilter`).
     Source: arXiv 2306.10875, section 3.2; the commuted form is this project's.
 
-    Shapes: `(batch, tokens, dim) -> (batch, tokens, dim_out)`.
+    The path from tokens to outputs is `call` (what the block hands over), `reduction` and `norm` (fewer keys),
+    projections, `q_norm`, `k_norm`, `rotary`, logits with `position_bias` and mask, softmax, V, `inner_norm`, `gate`,
+    `proj`. What a layer does not have is None or an identity.
+
+    Shapes: `(batch, tokens, dim) -> (batch, tokens, dim_out)`, or the layout that `call` knows.
+
+    Args:
+        packing: which projections share a linear layer: `("qkv",)`, `("q", "kv")`, `("q", "k", "v")`; each group is an
+            attribute of that name, its rows in the order of its letters.
+        biases: the letters of the projections that have a bias.
+        norm: of the reduced tokens, before keys and values.
     """
 
     def __init__(
@@ -68,9 +49,15 @@ class CompactAttention(nn.Module):
         *,
         dim_out: int | None = None,
         scale: float | None = None,
-        qkv_bias: bool = True,
+        packing: tuple[str, ...] = ("qkv",),
+        biases: str = "qkv",
+        call: TokenCall | None = None,
+        reduction: nn.Module | None = None,
+        norm: nn.Module | None = None,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
+        rotary: Rotary | None = None,
+        position_bias: nn.Module | None = None,
         inner_norm: nn.Module | None = None,
         gate: bool = False,
         gate_bias: bool = True,
@@ -84,18 +71,25 @@ class CompactAttention(nn.Module):
         grid_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self.packing = layout, packing
         self.num_maps, self.num_heads = len(layout.maps), len(layout.heads)
         self.qk_dim, self.v_dim = qk_dim, v_dim
         self.attn_dim = self.num_heads * v_dim
         self.scale = qk_dim**-0.5 if scale is None else scale
         self.backend = "auto"
 
-        self.qkv = nn.Linear(dim, 2 * self.num_maps * qk_dim + self.attn_dim, bias=qkv_bias)
+        self.call = call or TokenCall()
+        self.reduction, self.norm = reduction, norm
+        self._check_paths(identity, filter_rank)
+        for group in packing:
+            width = sum(self.width(part) for part in group)
+            self.add_module(group, nn.Linear(dim, width, bias=any(part in biases for part in group)))
         self.q_norm = query_norm or nn.Identity()
         self.k_norm = key_norm or nn.Identity()
+        self.rotary = rotary
+        self.position_bias = position_bias
         self.attn_drop = nn.Dropout(attention_dropout)
-        self.norm = inner_norm or nn.Identity()
+        self.inner_norm = inner_norm or nn.Identity()
         self.gate = nn.Linear(dim, self.attn_dim, bias=gate_bias) if gate else None
         self.proj = nn.Linear(self.attn_dim, dim_out or dim)
         self.proj_drop = output_dropout or nn.Identity()
@@ -110,74 +104,137 @@ class CompactAttention(nn.Module):
             else None
         )
 
+    def _check_paths(self, identity: bool, filter_rank: int) -> None:
+        if self.reduction is None:
+            return
+        if any("q" in group and len(group) > 1 for group in self.packing):
+            raise UsageError(f"reduced keys cannot share a projection with the queries, got packing {self.packing}")
+        if identity:
+            raise UsageError("an identity path needs query i to be key i, but this layer reduces its keys")
+        if filter_rank and not self.reduction.keeps_grid:
+            raise UsageError("a map filter needs keys on a grid, but this layer reduces its keys along the sequence")
+
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, num_maps={self.num_maps}, qk_dim={self.qk_dim}, v_dim={self.v_dim}"
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        q, k, v = self.project(x)
-        out = self.mix(q, k, v, attn_mask, is_causal)
-        out = self.norm(out)
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        inputs = self.inputs(x, *args, **kwargs)
+        q, k, v = self.project(inputs)
+        out = self.inner_norm(self.mix(q, k, v, inputs))
         if self.gate is not None:
-            out = out * self.gate(x).sigmoid()
-        result: Tensor = self.proj_drop(self.proj(out))
-        return result
+            out = out * self.gate(inputs.x).sigmoid()
+        out = self.proj_drop(self.proj(self.call.restore(out, inputs)))
+        return self.call.leave(out, inputs)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised queries and keys `(batch, maps, tokens, qk_dim)` and values `(batch, tokens, heads * v_dim)`."""
-        batch, tokens, _ = x.shape
-        width = self.num_maps * self.qk_dim
-        q, k, v = self.qkv(x).split((width, width, self.attn_dim), dim=-1)
-        q, k = (t.view(batch, tokens, self.num_maps, self.qk_dim).transpose(1, 2) for t in (q, k))
+    def inputs(self, x: Tensor, *args: Any, **kwargs: Any) -> AttentionInputs:
+        """What a call with the block's arguments means; reduced keys and the position bias are computed here."""
+        inputs: AttentionInputs = self.call(x, *args, **kwargs)
+        if inputs.bias is not None:
+            inputs.bias = self.layout.of_maps(inputs.bias)
+        if self.position_bias is not None:
+            own = self.position_bias()
+            inputs.bias = own if inputs.bias is None else own + inputs.bias
+        inputs.key_grid = inputs.grid
+        if self.reduction is not None:
+            context, inputs.key_grid = self.reduction(inputs.x, inputs.grid)
+            inputs.context = context if self.norm is None else self.norm(context)
+        return inputs
+
+    def width(self, part: str) -> int:
+        """Rows that make the queries ("q"), keys ("k") or values ("v") of the stored heads."""
+        return self.attn_dim if part == "v" else self.num_maps * self.qk_dim
+
+    def rows(self, part: str) -> tuple[Tensor, Tensor | None]:
+        """Weight `(rows, dim)` and bias `(rows,)` or None of the queries, keys or values: views, to read and write."""
+        group = next(group for group in self.packing if part in group)
+        linear = self.get_submodule(group)
+        assert isinstance(linear, nn.Linear)
+        start = sum(self.width(before) for before in group[: group.index(part)])
+        place = slice(start, start + self.width(part))
+        return linear.weight[place], None if linear.bias is None else linear.bias[place]
+
+    def project(self, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys as they meet, `(batch, maps, tokens, qk_dim)`, and values `(batch, keys, heads * v_dim)`."""
+        made: dict[str, Tensor] = {}
+        for group in self.packing:
+            source = inputs.x if "q" in group else inputs.context
+            pieces = getattr(self, group)(source).split([self.width(part) for part in group], dim=-1)
+            made.update(zip(group, pieces, strict=True))
+        q, k, v = (made[part] for part in "qkv")
+        q, k = (t.unflatten(-1, (self.num_maps, self.qk_dim)).transpose(1, 2) for t in (q, k))
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotary is not None and inputs.rope is not None:
+            rope = self.layout.of_maps(inputs.rope)
+            q, k = self.rotary(q, rope).type_as(v), self.rotary(k, rope).type_as(v)
         if self.alpha is not None:
             v = v * self._per_channel(self.alpha)
-        return self.q_norm(q), self.k_norm(k), v
+        return q, k, v
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-        """All heads' outputs `(batch, tokens, heads * v_dim)` in stored order, before norm and gate."""
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
+        """All heads' outputs `(batch, queries, heads * v_dim)` in stored order, before norm and gate."""
         if self.filter is None:
-            out = self.attend(q, k, v, mask, causal)
+            out = self.attend(q, k, v, inputs)
         else:
-            out = self.filter(v, lambda values: self.attend(q, k, values, mask, causal))
+            out = self.filter(v, lambda values: self.attend(q, k, values, inputs), inputs.grid, inputs.key_grid)
         if self.beta is not None:
             out = torch.addcmul(out, v, self.beta.to(v.dtype))
         if self.gamma is not None:
-            out = torch.addcmul(out, allowed_mean(v, mask, causal), self.gamma.to(v.dtype))
+            out = torch.addcmul(out, allowed_mean(v, inputs), self.gamma.to(v.dtype))
         return out
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
         """`A_p V` for every value head under its map, one call for each run of equally wide maps."""
         batch, keys, _ = v.shape
         dropout = self.attn_drop.p if self.training else 0.0
+        mask, causal = logit_mask(inputs, q.dtype), inputs.causal and inputs.bias is None
         outs, first, start = [], 0, 0
         for count, heads in self.layout.groups:
             width = heads * self.v_dim
             values = v[..., start : start + count * width].reshape(batch, keys, count, width).transpose(1, 2)
             queries, keys_ = q[:, first : first + count], k[:, first : first + count]
-            group_mask = mask[:, first : first + count] if mask is not None and _per_head(mask) else mask
+            part = mask[:, first : first + count] if mask is not None and _per_map(mask) else mask
             run = BACKENDS[choose(queries, values) if self.backend == "auto" else self.backend]
-            out = run(queries, keys_, values, scale=self.scale, mask=group_mask, causal=causal, dropout=dropout)
+            out = run(queries, keys_, values, scale=self.scale, mask=part, causal=causal, dropout=dropout)
             outs.append(out.transpose(1, 2).reshape(batch, q.shape[-2], count * width))
             first, start = first + count, start + count * width
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
+    def allowed_terms(self, terms: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the paths `identity` and `mean` that a hallucinated map of this layer can have.
+
+        With a norm between the heads and `proj` none is additive; with reduced keys no query is a key.
+        """
+        if not isinstance(self.inner_norm, nn.Identity):
+            return ()
+        return tuple(term for term in terms if term != "identity" or self.reduction is None)
+
+    def allowed_filter(self, rank: int) -> int:
+        """`rank`, or 0 where a map filter cannot be because the keys lie on no grid."""
+        return rank if self.reduction is None or self.reduction.keeps_grid else 0
+
+    def set_window_size(self, size: Grid) -> None:
+        """Change the window of the position bias: blocks with windows call this for another image size."""
+        if self.position_bias is not None:
+            self.position_bias.set_window_size((size[0], size[1]))  # type: ignore[operator]
+
     def grow(self) -> None:
         """Turn the folded form into the training form in place: the same map, with an explicit `alpha` of one."""
         if self.alpha is None and self.layout.hallucinated:
-            self.alpha = nn.Parameter(self.qkv.weight.new_ones(len(self.layout.hallucinated)))
+            self.alpha = nn.Parameter(self.proj.weight.new_ones(len(self.layout.hallucinated)))
 
     @property
     def fixed_qk_dim(self) -> str | None:
         """Why queries and keys cannot be narrowed by absorbing a projection into their weights, or None."""
         if not (isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)):
             return "queries and keys are normalised"
-        return None
+        return None if self.rotary is None else "queries and keys are rotated by their positions"
 
     @property
     def fixed_v_dim(self) -> str | None:
         """Why values cannot be narrowed by absorbing a projection into their weights, or None."""
         if self.gate is not None:
             return "a gate multiplies the heads' outputs"
-        if not isinstance(self.norm, nn.Identity):
+        if not isinstance(self.inner_norm, nn.Identity):
             return "the heads' outputs are normalised"
         return None
 
@@ -197,14 +254,14 @@ class CompactAttention(nn.Module):
         ):
             if width != old and (fixed is not None or width > old):
                 raise UsageError(f"{name}: {fixed or f'heads are {old} wide, {width} is not narrower'}")
-        rows = torch.cat(
-            [
-                _leading(2 * self.num_maps, self.qk_dim, qk),
-                2 * self.num_maps * self.qk_dim + _leading(self.num_heads, self.v_dim, v),
-            ]
-        )
         columns = _leading(self.num_heads, self.v_dim, v)
-        self.qkv = _part(self.qkv, rows, None)
+        for group in self.packing:
+            rows, start = [], 0
+            for part in group:
+                heads, old, new = (self.num_heads, self.v_dim, v) if part == "v" else (self.num_maps, self.qk_dim, qk)
+                rows.append(start + _leading(heads, old, new))
+                start += heads * old
+            self.set_submodule(group, _part(self.get_submodule(group), torch.cat(rows), None))
         self.proj = _part(self.proj, None, columns)
         self.beta = None if self.beta is None else nn.Parameter(self.beta[columns])
         self.gamma = None if self.gamma is None else nn.Parameter(self.gamma[columns])
@@ -220,10 +277,10 @@ class CompactAttention(nn.Module):
         """
         if self.alpha is not None:
             scale = self._per_channel(self.alpha).double()
-            rows = slice(2 * self.num_maps * self.qk_dim, None)
-            for parameter in self.qkv.parameters():
-                values = parameter[rows].double()
-                parameter[rows] = values * scale.view(-1, *[1] * (values.dim() - 1))
+            weight, bias = self.rows("v")
+            weight.copy_(weight.double() * scale[:, None])
+            if bias is not None:
+                bias.copy_(bias.double() * scale)
             self.alpha = None
         if self.beta is not None and not self.beta.is_meta and not self.beta.any():
             self.beta = None
@@ -243,8 +300,9 @@ def _leading(heads: int, old: int, new: int) -> Tensor:
     return (torch.arange(heads)[:, None] * old + torch.arange(new)).flatten()
 
 
-def _part(linear: nn.Linear, rows: Tensor | None, columns: Tensor | None) -> nn.Linear:
+def _part(linear: nn.Module, rows: Tensor | None, columns: Tensor | None) -> nn.Linear:
     """A linear layer with some of the outputs and inputs of another."""
+    assert isinstance(linear, nn.Linear)
     weight = linear.weight if rows is None else linear.weight[rows]
     weight = weight if columns is None else weight[:, columns]
     part = nn.Linear(
@@ -256,28 +314,5 @@ def _part(linear: nn.Linear, rows: Tensor | None, columns: Tensor | None) -> nn.
     return part.train(linear.training)
 
 
-def _per_head(mask: Tensor) -> bool:
+def _per_map(mask: Tensor) -> bool:
     return mask.dim() == 4 and mask.shape[1] > 1
-
-
-def allowed_mean(v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Mean of `v (batch, keys, channels)` over the keys each query may see: the map `J`, row-normalised.
-
-    A boolean mask allows where it is True; an additive one where it is above minus infinity. Masks that differ
-    between heads have no single `J`.
-
-    Raises:
-        UsageError: the mask differs between heads.
-    """
-    if causal:
-        count = torch.arange(1, v.shape[1] + 1, device=v.device, dtype=v.dtype)
-        return v.cumsum(dim=1) / count[:, None]
-    if mask is None:
-        return v.mean(dim=1, keepdim=True).expand_as(v)
-    if _per_head(mask):
-        raise UsageError("the mean path of a hallucinated map needs one attention mask for all heads")
-    allowed = mask if mask.dtype == torch.bool else mask > float("-inf")
-    allowed = allowed[:, 0] if allowed.dim() == 4 else allowed
-    weights = allowed.to(v.dtype)
-    weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1)
-    return weights @ v

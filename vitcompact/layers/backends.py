@@ -41,13 +41,18 @@ def matmul(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
     """Two batched products with the kept heads' maps in between (never a hallucinated head's)."""
+    return F.dropout(maps(q, k, scale=scale, mask=mask, causal=causal), dropout) @ v
+
+
+def maps(q: Tensor, k: Tensor, *, scale: float, mask: Tensor | None, causal: bool) -> Tensor:
+    """The softmax maps `(batch, heads, queries, keys)` themselves."""
     scores = (q * scale) @ k.transpose(-2, -1)
     if causal:
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
         scores = scores.masked_fill(~allowed, float("-inf"))
     elif mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return F.dropout(scores.softmax(dim=-1), dropout) @ v
+    return scores.softmax(dim=-1)
 
 
 BACKENDS: dict[str, Attend] = {"sdpa": sdpa, "padded": padded, "matmul": matmul}

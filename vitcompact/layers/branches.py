@@ -5,13 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vitcompact.layers.pointwise import linear_class
+
 
 class TokenBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last axis over every token, `(..., channels)`.
+    """Batch normalisation of the last axis over every token, `(..., channels)`; or of axis 1 of a feature map.
 
     Its scale starts at zero, so a branch that ends in it adds nothing at first. The recomputation of a forward
     pass under activation checkpointing runs inside backward and does not update the running statistics again.
     """
+
+    channel_dim = -1
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -20,7 +24,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
     def forward(self, x: Tensor) -> Tensor:
         momentum = 0.0 if self.training and _is_recomputing() else self.momentum
         mean, variance = self.running_mean, self.running_var
-        flat = x.reshape(-1, x.shape[-1])
+        flat = x if self.channel_dim == 1 else x.reshape(-1, x.shape[-1])
         out = nn.functional.batch_norm(
             flat, mean, variance, self.weight, self.bias, self.training, momentum or 0.0, self.eps
         )
@@ -35,12 +39,13 @@ def _is_recomputing() -> bool:
 
 
 class LinearBranch(nn.Module):
-    """`BN(B x)`: one silent branch from `(..., in_features)` to `(..., out_features)`."""
+    """`BN(B x)`: one silent branch from `(..., in_features)` to `(..., out_features)`, or over axis 1."""
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, channel_dim: int = -1) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, out_features, bias=False)
+        self.linear = linear_class(channel_dim)(in_features, out_features, bias=False)
         self.norm = TokenBatchNorm(out_features)
+        self.norm.channel_dim = channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(self.linear(x))
@@ -58,11 +63,13 @@ class LinearBranch(nn.Module):
 class BranchedLinear(nn.Module):
     """`y = W x + b + sum_i BN_i(B_i x)`, the training form of one FFN factor (arXiv 2306.10875, section 3.3)."""
 
-    def __init__(self, in_features: int, out_features: int, branches: int, bias: bool = True) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, branches: int, bias: bool = True, channel_dim: int = -1
+    ) -> None:
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.main = nn.Linear(in_features, out_features, bias=bias)
-        self.branches = nn.ModuleList(LinearBranch(in_features, out_features) for _ in range(branches))
+        self.in_features, self.out_features, self.channel_dim = in_features, out_features, channel_dim
+        self.main = linear_class(channel_dim)(in_features, out_features, bias=bias)
+        self.branches = nn.ModuleList(LinearBranch(in_features, out_features, channel_dim) for _ in range(branches))
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.main(x)
@@ -80,7 +87,8 @@ class BranchedLinear(nn.Module):
         for branch in self.branches:
             branch_weight, branch_bias = branch.merged()  # type: ignore[operator]
             weight, bias = weight + branch_weight, bias + branch_bias
-        linear = nn.Linear(self.in_features, self.out_features, device=weight.device, dtype=self.main.weight.dtype)
+        layer = linear_class(self.channel_dim)
+        linear = layer(self.in_features, self.out_features, device=weight.device, dtype=self.main.weight.dtype)
         linear.weight.copy_(weight)
         linear.bias.copy_(bias)
         return linear

@@ -8,27 +8,40 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.layers.branches import BranchedLinear
+from vitcompact.layers.pointwise import linear_class
 
 
 class FactorizedLinear(nn.Module):
     """`y = U (V x) + b` with `V (rank, in)` and `U (out, rank)`; stands where an FFN had its `fc2`.
+
+    Channels are the last axis, or with `channel_dim` 1 that of a feature map `(batch, channels, height, width)`, where
+    both factors are 1x1 convolutions.
 
     In the training form each factor carries `branches` silent branches; in the folded form (`branches` 0) both
     factors are plain linear layers. Only `U` has a bias once folded: `V`'s goes through `U` into it.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, rank: int, branches: int = 0, device: Any = None, dtype: Any = None
+        self,
+        in_features: int,
+        out_features: int,
+        rank: int,
+        branches: int = 0,
+        *,
+        channel_dim: int = -1,
+        device: Any = None,
+        dtype: Any = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.rank = in_features, out_features, rank
-        self.num_branches = branches
+        self.num_branches, self.channel_dim = branches, channel_dim
         if branches:
-            self.reduce: nn.Module = BranchedLinear(in_features, rank, branches, bias=False)
-            self.expand: nn.Module = BranchedLinear(rank, out_features, branches)
+            self.reduce: nn.Module = BranchedLinear(in_features, rank, branches, False, channel_dim)
+            self.expand: nn.Module = BranchedLinear(rank, out_features, branches, True, channel_dim)
         else:
-            self.reduce = nn.Linear(in_features, rank, bias=False)
-            self.expand = nn.Linear(rank, out_features)
+            layer = linear_class(channel_dim)
+            self.reduce = layer(in_features, rank, bias=False)
+            self.expand = layer(rank, out_features)
         self.to(device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +69,7 @@ class FactorizedLinear(nn.Module):
             return self.solved
         reduce, expand = self.reduce.merged(), self.expand.merged()
         expand.bias.add_((expand.weight.double() @ reduce.bias.double()).to(expand.bias.dtype))
-        plain = nn.Linear(
+        plain = linear_class(self.channel_dim)(
             self.in_features, self.rank, bias=False, device=expand.weight.device, dtype=expand.weight.dtype
         )
         plain.weight.copy_(reduce.weight)
@@ -66,8 +79,9 @@ class FactorizedLinear(nn.Module):
         """Turn the folded form into the training form in place: the same map, with silent branches beside it."""
         reduce, expand = self.solved
         if branches and reduce is self.reduce:
-            self.reduce = BranchedLinear(self.in_features, self.rank, branches, bias=False).to(reduce.weight)
-            self.expand = BranchedLinear(self.rank, self.out_features, branches).to(expand.weight)
+            layout = self.channel_dim
+            self.reduce = BranchedLinear(self.in_features, self.rank, branches, False, layout).to(reduce.weight)
+            self.expand = BranchedLinear(self.rank, self.out_features, branches, True, layout).to(expand.weight)
             self.reduce.main, self.expand.main = reduce, expand
             self.reduce.train(self.training)
             self.expand.train(self.training)

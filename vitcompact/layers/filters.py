@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
+from vitcompact.layers.calls import Grid
 
 
 class MapFilter(nn.Module):
@@ -43,25 +44,32 @@ class MapFilter(nn.Module):
         """Number of separable terms."""
         return self.query.shape[0]
 
-    def forward(self, v: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """`v (batch, tokens, heads * v_dim)` to the filtered maps applied to it, same shape."""
-        out = self._along_tokens(attend(self._along_tokens(v, self.key[0], True)), self.query[0], True)
+    def forward(
+        self, v: Tensor, attend: Callable[[Tensor], Tensor], grid: Grid | None = None, key_grid: Grid | None = None
+    ) -> Tensor:
+        """`v (batch, keys, heads * v_dim)` to the filtered maps applied to it, `(batch, queries, heads * v_dim)`.
+
+        Args:
+            grid, key_grid: of this call's queries and keys, where known.
+        """
+        values = self._along_tokens(v, self.key[0], True, key_grid)
+        out = self._along_tokens(attend(values), self.query[0], True, grid)
         for term in range(1, self.rank):
-            values = self._along_tokens(v, self.key[term], False)
-            out = out + self._along_tokens(attend(values), self.query[term], False)
+            values = self._along_tokens(v, self.key[term], False, key_grid)
+            out = out + self._along_tokens(attend(values), self.query[term], False, grid)
         return out
 
-    def _along_tokens(self, x: Tensor, kernel: Tensor, first: bool) -> Tensor:
+    def _along_tokens(self, x: Tensor, kernel: Tensor, first: bool, grid: Grid | None) -> Tensor:
         """Filter the hallucinated heads' channels of `x (batch, tokens, channels)` over the token grid."""
         batch, tokens, channels = x.shape
-        height, width = self._grid(tokens - self.num_prefix_tokens)
+        height, width = grid or self._grid(tokens - self.num_prefix_tokens)
         full = torch.zeros(self.num_heads, 3, 3, dtype=x.dtype, device=x.device)
         if first:
             full[:, 1, 1] = 1.0
         full = full.index_put((torch.tensor(self.hallucinated, device=x.device),), kernel.to(x.dtype))
         weight = full.repeat_interleave(self.v_dim, dim=0)[:, None]
-        prefix, grid = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
-        image = grid.transpose(1, 2).reshape(batch, channels, height, width)
+        prefix, patches = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        image = patches.transpose(1, 2).reshape(batch, channels, height, width)
         filtered = F.conv2d(image, weight, padding=1, groups=channels).flatten(2).transpose(1, 2)
         return torch.cat((prefix if first else torch.zeros_like(prefix), filtered), dim=1)
 

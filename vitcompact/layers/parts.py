@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+
+from vitcompact.layers.calls import TokenCall
+from vitcompact.layers.position import Rotary
 
 
 @dataclass
 class AttentionParts:
     """The parts of one multi-head self-attention layer, views of the original's own tensors.
+
+    A module with values of its own for each head (a bias table, temperatures) has `keep_heads(heads)`, which leaves it
+    with those of some heads, in that order.
 
     Attributes:
         num_heads: softmax maps of the layer.
@@ -17,12 +23,19 @@ class AttentionParts:
         value: weight `(num_heads * v_dim, dim)`.
         query_bias, key_bias, value_bias: their biases, or None.
         scale: factor of the logits.
-        query_norm, key_norm: normalisation over `qk_dim`, shared by all heads (`nn.Identity` where there is none).
-        inner_norm: normalisation of the concatenated heads before `proj` (`nn.Identity` where there is none).
-        gate: linear layer whose sigmoid multiplies the concatenated heads, or None.
-        proj: output projection `(dim_out, num_heads * v_dim)`.
+        proj_weight, proj_bias: output projection `(dim_out, num_heads * v_dim)`, and its bias or None.
+        training: whether the layer is in training mode.
         attention_dropout: probability with which an entry of a map is dropped in training.
         output_dropout: module after `proj`.
+        packing: which projections the core keeps in one linear layer (see `CompactAttention`).
+        call: the calling convention of the blocks around the layer.
+        reduction: makes fewer keys and values than queries, or None.
+        reduced_norm: normalisation of the reduced tokens, over the last axis, or None.
+        query_norm, key_norm: normalisation over `qk_dim` (`nn.Identity` where there is none).
+        rotary: rotary embedding of queries and keys, or None.
+        position_bias: what is added to each map's logits, or None.
+        inner_norm: normalisation of the concatenated heads before `proj` (`nn.Identity` where there is none).
+        gate: linear layer whose sigmoid multiplies the concatenated heads, or None.
     """
 
     num_heads: int
@@ -33,13 +46,21 @@ class AttentionParts:
     key_bias: Tensor | None
     value_bias: Tensor | None
     scale: float
-    query_norm: nn.Module
-    key_norm: nn.Module
-    inner_norm: nn.Module
-    gate: nn.Linear | None
-    proj: nn.Linear
+    proj_weight: Tensor
+    proj_bias: Tensor | None
+    training: bool
     attention_dropout: float
     output_dropout: nn.Module
+    packing: tuple[str, ...] = ("qkv",)
+    call: TokenCall = field(default_factory=TokenCall)
+    reduction: nn.Module | None = None
+    reduced_norm: nn.Module | None = None
+    query_norm: nn.Module = field(default_factory=nn.Identity)
+    key_norm: nn.Module = field(default_factory=nn.Identity)
+    rotary: Rotary | None = None
+    position_bias: nn.Module | None = None
+    inner_norm: nn.Module = field(default_factory=nn.Identity)
+    gate: nn.Linear | None = None
 
     @property
     def qk_dim(self) -> int:

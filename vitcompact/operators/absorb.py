@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -9,8 +10,9 @@ def output_scale(model: nn.Module, scale: str | None) -> Tensor | None:
     """The LayerScale factors `(channels,)` after a site, in float64, or None where there is none (any more)."""
     if scale is None:
         return None
-    module = model.get_submodule(scale)
-    gamma = getattr(module, "gamma", None)
+    holder, _, name = scale.rpartition(".")
+    found = getattr(model.get_submodule(holder), name)
+    gamma = found if isinstance(found, Tensor) else getattr(found, "gamma", None)
     return gamma.detach().double() if isinstance(gamma, Tensor) else None
 
 
@@ -22,6 +24,15 @@ def scaled(gamma: Tensor | None, weight: Tensor, bias: Tensor | None) -> tuple[T
 
 
 def remove_scale(model: nn.Module, scale: str | None) -> None:
-    """Replace a LayerScale by an identity; its factors must be in the layer before it by now."""
-    if scale is not None:
+    """Replace a LayerScale by an identity; its factors must be in the layer before it by now.
+
+    A bare parameter of the block becomes ones: the block's own forward multiplies with it.
+    """
+    if scale is None:
+        return
+    holder, _, name = scale.rpartition(".")
+    found = getattr(model.get_submodule(holder), name)
+    if isinstance(found, nn.Parameter):
+        found.data = torch.ones_like(found)
+    else:
         model.set_submodule(scale, nn.Identity())

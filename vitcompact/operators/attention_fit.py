@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitcompact.layers.attention import CompactAttention, allowed_mean
+from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.calls import AttentionInputs
+from vitcompact.layers.masks import allowed_mean
 from vitcompact.operators.choice import best_ridge, share_drift
 from vitcompact.operators.statistics import LeastSquares, Split
 
@@ -46,27 +47,21 @@ class AttentionFit:
             core.gamma.copy_(self.paths["mean"])
 
 
-def features(core: CompactAttention, x: Tensor, terms: tuple[str, ...], kwargs: dict[str, Any]) -> Tensor:
+def features(core: CompactAttention, inputs: AttentionInputs, terms: tuple[str, ...]) -> Tensor:
     """The inputs of `proj` without any path, then each path's own contribution.
 
     Shape `(batch, tokens, (1 + terms) * channels)`.
 
     With a norm between the heads and `proj` the paths are not additive: then there is only the first part.
     """
-    mask, causal = kwargs.get("attn_mask"), bool(kwargs.get("is_causal", False))
-    q, k, v = core.project(x)
-    plain = core.norm(core.attend(q, k, v, mask, causal))
-    sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, mask, causal)}
+    q, k, v = core.project(inputs)
+    plain = core.inner_norm(core.attend(q, k, v, inputs))
+    sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, inputs)}
     parts = [plain, *(sources[term]() for term in terms)]
     if core.gate is not None:
-        gate = core.gate(x).sigmoid()
+        gate = core.gate(inputs.x).sigmoid()
         parts = [part * gate for part in parts]
-    return torch.cat(parts, dim=-1)
-
-
-def has_additive_paths(core: CompactAttention) -> bool:
-    """Whether identity and mean paths add up linearly before `proj` (no norm in between)."""
-    return isinstance(core.norm, torch.nn.Identity)
+    return core.call.restore(torch.cat(parts, dim=-1), inputs)
 
 
 def fit(split: Split, channels: int, terms: tuple[str, ...], prior: Tensor | None = None) -> AttentionFit:

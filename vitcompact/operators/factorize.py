@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.factor import FactorizedLinear
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.absorb import remove_scale
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import FactorizeSpec
@@ -23,14 +24,15 @@ class Factorize:
         """See `Operator.build`; a LayerScale after the FFN is absorbed by the solved values."""
         assert isinstance(site, FfnSite)
         linear = model.get_submodule(site.output)
-        assert isinstance(linear, nn.Linear)
+        weight, _ = matrix(linear)
         factor = FactorizedLinear(
-            linear.in_features,
-            linear.out_features,
+            weight.shape[1],
+            weight.shape[0],
             spec.rank,
             branches=spec.branches if form == "training" else 0,
-            device=linear.weight.device,
-            dtype=linear.weight.dtype,
+            channel_dim=site.channel_dim,
+            device=weight.device,
+            dtype=weight.dtype,
         )
         factor.train(linear.training)
         model.set_submodule(site.output, factor)

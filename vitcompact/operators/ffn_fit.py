@@ -22,7 +22,7 @@ class FfnFit:
     drift_share: float
 
 
-def fit(split: Split, weight: Tensor, bias: Tensor, rank: int, root: Tensor | None = None) -> FfnFit:
+def fit(split: Split, weight: Tensor, bias: Tensor, rank: int) -> FfnFit:
     """Reduced-rank regression within the span of the original matrix.
 
     With `y = W h` the layer's output before its bias, every candidate is `U V h = U Q y`: the data-optimal
@@ -32,32 +32,29 @@ def fit(split: Split, weight: Tensor, bias: Tensor, rank: int, root: Tensor | No
     Args:
         split: features `y (.., outputs)`, target `[output | output + drift]`.
         weight, bias: of the original layer, float64, a LayerScale absorbed.
-        root: symmetric `(outputs, outputs)` by which output errors are weighted, or None.
     """
     outputs = weight.shape[0]
     judge = split.judge.outputs(outputs, 2 * outputs)
     identity = torch.cat((torch.eye(outputs, dtype=weight.dtype, device=weight.device), bias[None]))
-    left, right, reduced = _truncate(split.fit, identity, rank, root)
+    left, right, reduced = _truncate(split.fit, identity, rank)
     error = judge.error(reduced)
     ridge: float | None = None
     share = 0.0
     best = choose(split.fit, split.judge, identity)
-    other_left, other_right, refitted = _truncate(split.fit, best.solution, rank, root)
+    other_left, other_right, refitted = _truncate(split.fit, best.solution, rank)
     if judge.error(refitted) < error:
         left, right, reduced, error = other_left, other_right, refitted, judge.error(refitted)
         ridge, share = best.ridge, best.drift_share
     return FfnFit(Factors(left.T @ weight, right, reduced[-1]), error, ridge, share)
 
 
-def _truncate(statistics: LeastSquares, full: Tensor, rank: int, root: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The best rank-`rank` approximation of `y M` over the data, `y A U^T`: `A`, `U` and the map with intercept."""
+def _truncate(statistics: LeastSquares, full: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best rank-`rank` approximation `y A U^T` of `y M` over the data: `A`, `U`, and the map with its intercept."""
     covariance, mean = statistics.centred()
     slope = full[:-1]
-    weighted = slope if root is None else slope @ root
-    _, vectors = torch.linalg.eigh(weighted.T @ covariance @ weighted)
+    _, vectors = torch.linalg.eigh(slope.T @ covariance @ slope)
     basis = vectors[:, -rank:].flip(1)
-    left = weighted @ basis
-    right = basis if root is None else torch.linalg.solve(root, basis)
-    reduced = left @ right.T
+    left = slope @ basis
+    reduced = left @ basis.T
     intercept = full[-1] + mean @ (slope - reduced)
-    return left, right, torch.cat((reduced, intercept[None]))
+    return left, basis, torch.cat((reduced, intercept[None]))

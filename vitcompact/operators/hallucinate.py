@@ -51,18 +51,24 @@ def build_core(
     Args:
         scale: LayerScale factors to absorb into `proj`, or None.
     """
-    heads = list(layout.heads)
-    biases = [parts.query_bias, parts.key_bias, parts.value_bias]
+    maps, heads = list(layout.maps), list(layout.heads)
+    biases = {"q": parts.query_bias, "k": parts.key_bias, "v": parts.value_bias}
     core = CompactAttention(
         parts.dim,
         layout,
         parts.qk_dim,
         parts.v_dim,
-        dim_out=parts.proj.out_features,
+        dim_out=parts.proj_weight.shape[0],
         scale=parts.scale,
-        qkv_bias=any(bias is not None for bias in biases),
-        query_norm=copy.deepcopy(parts.query_norm),
-        key_norm=copy.deepcopy(parts.key_norm),
+        packing=parts.packing,
+        biases="".join(part for part, bias in biases.items() if bias is not None),
+        call=copy.deepcopy(parts.call),
+        reduction=copy.deepcopy(parts.reduction),
+        norm=copy.deepcopy(parts.reduced_norm),
+        query_norm=of_heads(parts.query_norm, maps),
+        key_norm=of_heads(parts.key_norm, maps),
+        rotary=copy.deepcopy(parts.rotary),
+        position_bias=None if parts.position_bias is None else of_heads(parts.position_bias, maps),
         inner_norm=copy.deepcopy(parts.inner_norm),
         gate=parts.gate is not None,
         gate_bias=parts.gate is not None and parts.gate.bias is not None,
@@ -75,12 +81,21 @@ def build_core(
         num_prefix_tokens=num_prefix_tokens,
         grid_size=grid_size,
     ).to(device=parts.query.device, dtype=parts.query.dtype)
-    core.train(parts.proj.training)
+    core.train(parts.training)
     _copy_values(core, parts, layout, biases, scale)
-    for parameter in core.norm.parameters():
+    for parameter in core.inner_norm.parameters():
         if parameter.shape == (core.attn_dim,):
             parameter.data = take_heads(parameter.data, heads, parts.v_dim)
     return core
+
+
+def of_heads(module: nn.Module, heads: list[int]) -> nn.Module:
+    """A copy of a part; where it has values for each head, those of some heads in that order."""
+    copied = copy.deepcopy(module)
+    keep = getattr(copied, "keep_heads", None)
+    if callable(keep):
+        keep(heads)
+    return copied
 
 
 def whole_core(model: nn.Module, site: AttentionSite) -> CompactAttention:
@@ -106,21 +121,26 @@ def _copy_values(
     core: CompactAttention,
     parts: AttentionParts,
     layout: HeadLayout,
-    biases: list[Tensor | None],
+    biases: dict[str, Tensor | None],
     scale: Tensor | None,
 ) -> None:
     maps, heads = list(layout.maps), list(layout.heads)
-    picks = ((parts.query, maps, parts.qk_dim), (parts.key, maps, parts.qk_dim), (parts.value, heads, parts.v_dim))
-    core.qkv.weight.copy_(torch.cat([take_heads(weight, index, width) for weight, index, width in picks]))
-    if core.qkv.bias is not None:
-        filled = [w.new_zeros(w.shape[0]) if b is None else b for b, (w, _, _) in zip(biases, picks, strict=True)]
-        rows = [take_heads(bias, index, width) for bias, (_, index, width) in zip(filled, picks, strict=True)]
-        core.qkv.bias.copy_(torch.cat(rows))
+    picks = {
+        "q": (parts.query, maps, parts.qk_dim),
+        "k": (parts.key, maps, parts.qk_dim),
+        "v": (parts.value, heads, parts.v_dim),
+    }
+    for part, (values, index, width) in picks.items():
+        weight, bias = core.rows(part)
+        weight.copy_(take_heads(values, index, width))
+        if bias is not None:  # a layer shared with a biased part has one, which is zero here
+            given = biases[part]
+            bias.copy_(torch.zeros_like(bias) if given is None else take_heads(given, index, width))
     if core.gate is not None and parts.gate is not None:
         core.gate.weight.copy_(take_heads(parts.gate.weight, heads, parts.v_dim))
         if core.gate.bias is not None:
             core.gate.bias.copy_(take_heads(parts.gate.bias, heads, parts.v_dim))
-    weight, bias = scaled(scale, parts.proj.weight, parts.proj.bias)
+    weight, bias = scaled(scale, parts.proj_weight, parts.proj_bias)
     core.proj.weight.copy_(take_heads(weight.T, heads, parts.v_dim).T)
     core.proj.bias.copy_(bias)
 

@@ -7,6 +7,7 @@ and the error at every size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.families.ffn import fixed_hidden, hidden_layers
+from vitcompact.layers.pointwise import is_pointwise_map, linear_like, matrix
 from vitcompact.operators.absorb import remove_scale
 from vitcompact.operators.choice import choose
 from vitcompact.operators.statistics import LeastSquares, Split
@@ -35,9 +37,9 @@ class Neurons:
         """See `Operator.build`."""
         assert isinstance(site, FfnSite)
         ffn = model.get_submodule(site.name)
-        output = model.get_submodule(site.output)
-        if not isinstance(output, nn.Linear) or spec.hidden > output.in_features:
-            raise UsageError(f"neurons: {site.name} has no linear output layer with {spec.hidden} inputs or more")
+        hidden = matrix(model.get_submodule(site.output))[0].shape[1]
+        if spec.hidden > hidden:
+            raise UsageError(f"neurons: {site.name} has {hidden} hidden units, {spec.hidden} is not fewer")
         keep_units(model, site, torch.arange(spec.hidden))
         remove_scale(model, site.scale)
         return ffn
@@ -54,38 +56,39 @@ def keep_units(model: nn.Module, site: FfnSite, units: Tensor) -> None:
     if reason := fixed_hidden(ffn):
         raise UsageError(f"neurons: {site.name}: {reason}")
     output = model.get_submodule(site.output)
-    assert isinstance(output, nn.Linear)
-    hidden = output.in_features
+    weight, bias = matrix(output)
     for name in hidden_layers(ffn):
         layer = ffn.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        copies = layer.out_features // hidden
-        rows = torch.cat([units + copy * hidden for copy in range(copies)])
-        bias = None if layer.bias is None else layer.bias[rows]
-        ffn.set_submodule(name, _linear(layer, layer.weight[rows], bias))
-    bias = output.weight.new_zeros(output.out_features) if output.bias is None else output.bias
-    model.set_submodule(site.output, _linear(output, output.weight[:, units], bias))
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        copies = layer.weight.shape[0] // weight.shape[1]
+        rows = torch.cat([units + i * weight.shape[1] for i in range(copies)])
+        ffn.set_submodule(name, _fewer_outputs(layer, rows))
+    thin = linear_like(output, weight[:, units], weight.new_zeros(len(weight)) if bias is None else bias)
+    model.set_submodule(site.output, thin)
 
 
 @torch.no_grad()
 def set_output(model: nn.Module, site: FfnSite, weight: Tensor, bias: Tensor) -> None:
     """Give an FFN's output layer these values, a LayerScale absorbed, and take the LayerScale out."""
     output = model.get_submodule(site.output)
-    assert isinstance(output, nn.Linear)
-    output.weight.copy_(weight)
-    output.bias.copy_(bias)
+    rows, old = matrix(output)
+    assert old is not None
+    rows.copy_(weight)
+    old.copy_(bias)
     remove_scale(model, site.scale)
 
 
-def _linear(like: nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    linear = nn.Linear(
-        weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype
-    )
-    linear.weight.copy_(weight)
-    if bias is not None:
-        linear.bias.copy_(bias)
-    linear.weight.requires_grad_(like.weight.requires_grad)
-    return linear.train(like.training)
+def _fewer_outputs(layer: nn.Linear | nn.Conv2d, rows: Tensor) -> nn.Module:
+    """A linear layer, 1x1 or depthwise convolution with some of its outputs."""
+    if is_pointwise_map(layer):
+        weight, bias = matrix(layer)
+        return linear_like(layer, weight[rows], None if bias is None else bias[rows])
+    assert isinstance(layer, nn.Conv2d)
+    thin = copy.deepcopy(layer)
+    thin.in_channels = thin.out_channels = thin.groups = len(rows)
+    thin.weight = nn.Parameter(layer.weight[rows], layer.weight.requires_grad)
+    thin.bias = None if layer.bias is None else nn.Parameter(layer.bias[rows], layer.bias.requires_grad)
+    return thin
 
 
 @dataclass(frozen=True)
@@ -168,15 +171,14 @@ class NeuronsFit:
         set_output(model, site, self.weight, self.bias)
 
 
-def fit(split: Split, weight: Tensor, bias: Tensor, hidden: int, root: Tensor | None = None) -> NeuronsFit:
+def fit(split: Split, weight: Tensor, bias: Tensor, hidden: int) -> NeuronsFit:
     """Choose `hidden` units and solve the output layer for them.
 
     Args:
         split: features are the hidden units, target `[output | output + drift]`.
         weight, bias: of the original layer, float64, a LayerScale absorbed.
-        root: `(outputs, outputs)` by which output errors are weighted, or None.
     """
-    units = removal_order(split.fit, weight, root, keep=hidden).kept(hidden)
+    units = removal_order(split.fit, weight, keep=hidden).kept(hidden)
     part = split.derive(lambda problem: problem.select(units))
     prior = _without(split.fit, torch.cat((weight.T, bias[None])), units)
     best = choose(part.fit, part.judge, prior)

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.backends import maps
+from vitcompact.layers.calls import AttentionInputs
+from vitcompact.layers.masks import logit_mask
 
 EXHAUSTIVE_LIMIT = 2000
 """Kept sets are all tried up to this many, else improved by swaps."""
@@ -40,15 +43,10 @@ class CopyCosts:
         return torch.einsum("hoi,hpij,hoj->hp", blocks, self.gram, blocks)
 
 
-def attention_maps(core: CompactAttention, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+def attention_maps(core: CompactAttention, q: Tensor, k: Tensor, inputs: AttentionInputs) -> Tensor:
     """The maps `(batch, maps, queries, keys)` of a core, for statistics over one batch only."""
-    scores = (q * core.scale) @ k.transpose(-2, -1)
-    if causal:
-        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        scores = scores.masked_fill(~allowed, float("-inf"))
-    elif mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(dim=-1)
+    mask, causal = logit_mask(inputs, q.dtype), inputs.causal and inputs.bias is None
+    return maps(q, k, scale=core.scale, mask=mask, causal=causal)
 
 
 def shortlist(costs: Tensor, count: int, size: int) -> list[Parents]:

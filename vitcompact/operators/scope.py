@@ -8,6 +8,7 @@ from torch import nn
 
 from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, FfnSite, family_named, inspect
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.factorize import rank_for
 from vitcompact.operators.pairing import num_hallucinated
 from vitcompact.plan.schema import Skipped
@@ -42,9 +43,8 @@ def wanted_layers(model: nn.Module, selection: Selection) -> Wanted:
                 skipped.append(Skipped(site.name, f"ratio {selection.ratio:g} of {heads} heads is less than one head"))
     for output in anatomy.ffn:
         if selection.covers(output.name, "ffn"):
-            linear = model.get_submodule(output.output)
-            assert isinstance(linear, nn.Linear)
-            if rank := rank_for(selection.rank_ratio, linear.in_features, linear.out_features):
+            weight, _ = matrix(model.get_submodule(output.output))
+            if rank := rank_for(selection.rank_ratio, weight.shape[1], weight.shape[0]):
                 ffn.append((output, rank))
             else:
                 reason = f"rank ratio {selection.rank_ratio:g} would not make it smaller"

@@ -82,9 +82,8 @@ class QkMoments:
 @torch.no_grad()
 def set_qk(core: CompactAttention, query: Tensor, key: Tensor, qk_dim: int) -> None:
     """Narrow a core's queries and keys to the first `qk_dim` columns of two projections `(maps, old, columns)`."""
-    old, width = core.qk_dim, core.num_maps * core.qk_dim
-    for start, basis in ((0, query), (width, key)):
-        _project_rows(core.qkv, start, basis[..., :qk_dim], old)
+    _project_rows(core, "q", query[..., :qk_dim])
+    _project_rows(core, "k", key[..., :qk_dim])
     core.narrow(qk_dim=qk_dim)
 
 
@@ -96,7 +95,7 @@ def set_vo(core: CompactAttention, basis: Tensor, covariance: Tensor) -> None:
         covariance: of the heads' outputs before `proj`, `(heads, old, old)`.
     """
     old, new = basis.shape[1:]
-    _project_rows(core.qkv, 2 * core.num_maps * core.qk_dim, basis, old)
+    _project_rows(core, "v", basis)
     blocks = core.proj.weight.double().unflatten(1, (core.num_heads, old))
     back = torch.linalg.pinv(basis.mT @ covariance @ basis, rtol=FLOOR, hermitian=True) @ basis.mT @ covariance
     thin = torch.einsum("ohv,hrv->ohr", blocks, back)
@@ -123,14 +122,13 @@ def value_bases(covariance: Tensor, proj: Tensor, root: Tensor | None = None) ->
     return basis, values.square()
 
 
-def _project_rows(linear: nn.Linear, start: int, basis: Tensor, old: int) -> None:
-    """Replace every head's leading rows by their projection `(heads, old, new)`; the rest is left to be cut off."""
-    heads, _, new = basis.shape
-    rows = slice(start, start + heads * old)
-    for parameter in linear.parameters():
-        values = parameter[rows].double().reshape(heads, old, -1)
-        values = torch.cat((basis.mT @ values, torch.zeros_like(values[:, new:])), dim=1)
-        parameter[rows] = values.reshape(parameter[rows].shape).to(parameter.dtype)
+def _project_rows(core: CompactAttention, part: str, basis: Tensor) -> None:
+    """Replace every head's leading rows of a projection by `basis (heads, old, new)` of them; the rest is cut later."""
+    heads, old, new = basis.shape
+    for rows in core.rows(part):
+        if rows is not None:
+            values = rows.double().reshape(heads, old, -1)
+            rows.copy_(torch.cat((basis.mT @ values, values[:, new:]), dim=1).reshape(rows.shape))
 
 
 def _root(moment: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,13 +30,21 @@ class BlockTargets:
 class SiteInput:
     """The arguments with which a module is called in the converted stream, and the residual stream there.
 
-    `weights (batch, tokens)` says how much an error of the site's output matters at each token; None: all alike.
+    `num_images` is the batch size; the leading axis of `x` is a multiple of it where the block cuts windows. `weights
+    (batch, tokens)` says how much an error of the site's output matters at each token; None: all alike.
     """
 
-    x: Tensor
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     residual: Tensor | None
+    num_images: int
     weights: Tensor | None = None
+
+    @property
+    def x(self) -> Tensor:
+        """The first argument."""
+        x: Tensor = self.args[0]
+        return x
 
 
 def run_original(call: BlockCall, block: nn.Module, model: nn.Module, sites: list[Site]) -> BlockTargets:
@@ -52,7 +60,7 @@ def run_to(call: BlockCall, block: nn.Module, model: nn.Module, module: str, nor
     """Run a block of the converted stream as far as the call of `module`."""
     with _inputs_of(model, [norm]) as residuals:
         args, kwargs = capture_input(call, block, model.get_submodule(module))
-    return SiteInput(args[0], kwargs, residuals.get(norm) if norm else None)
+    return SiteInput(args, kwargs, residuals.get(norm) if norm else None, call.x.shape[0])
 
 
 def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,10 @@ from vitcompact.streams.walker import BlockCall, BlockWalker
 
 @dataclass
 class BlockBatch:
-    """One call of a block in the converted stream, the original block's output, and how much each token matters."""
+    """One call of a block in the converted stream, and the original block's output."""
 
     call: BlockCall
     target: Tensor
-    weights: Tensor | None
 
 
 HELD_OUT_SHARE = 0.125
@@ -31,6 +30,11 @@ HELD_OUT_SHARE = 0.125
 def held_out(batch_size: int) -> int:
     """Images at the end of a batch that no fit sees; choices are made on them."""
     return round(batch_size * HELD_OUT_SHARE)
+
+
+def held_out_rows(got: SiteInput, rows: Tensor) -> int:
+    """Entries of the leading axis of `rows` that belong to the held-out images (windows of an image lie together)."""
+    return held_out(got.num_images) * (rows.shape[0] // got.num_images)
 
 
 class Streams:
@@ -60,7 +64,6 @@ class Streams:
         self._images, self._store = images, store
         self.num_images = images.num_samples
         self._index = -1
-        self._last_site: str | None = None
         self._extra: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self._num_batches = len(images)
         self._drifting: set[str] = set()
@@ -68,7 +71,6 @@ class Streams:
     def enter(self, index: int, sites: list[Site]) -> None:
         """Make block `index` the current one: run it in the original stream and keep its sites' targets."""
         self._index = index
-        self._last_site = sites[-1].name if sites else None
         block = self.original.get_submodule(self.walker.blocks[index])
         for batch, images in self._batches():
             call = self._call(batch, images, "original")
@@ -86,7 +88,7 @@ class Streams:
 
         Yields:
             the input, and `[output | output + drift]` `(..., 2 * channels)`: the original's branch output, without and
-            with what the residual stream has drifted from the original's.
+            with what the residual stream has drifted from the original's; channels last whatever the block's layout.
         """
         block = self.work.get_submodule(self.walker.blocks[self._index])
         seen = 0
@@ -102,7 +104,7 @@ class Streams:
             seen += call.x.shape[0]
             if self.sensitivity is not None:
                 got.weights = self.sensitivity.weights(site.name, batch)
-            yield got, torch.cat((target, drifted), dim=-1)
+            yield got, torch.cat((target, drifted), dim=site.channel_dim).movedim(site.channel_dim, -1)
 
     @property
     def current_block(self) -> nn.Module:
@@ -131,23 +133,8 @@ class Streams:
 
     def _block_batch(self, batch: int, images: Tensor) -> BlockBatch:
         images = images.to(self.device)
-        weights = None
-        if self.sensitivity is not None and self._last_site is not None:
-            weights = self.sensitivity.weights(self._last_site, batch).to(self.device)[images]
         call = BlockCall(self._fetch("call", batch)[images], *self._extra)
-        return BlockBatch(call, self._fetch("next-original", batch)[images], weights)
-
-    def block_weigher(self) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """Squared error by token of an error of the block's output, weighted by what it does to the model's output."""
-        root: Tensor | None = None
-        if self.sensitivity is not None and self._last_site is not None:
-            root = self.sensitivity.root(self._last_site).to(self.device, torch.float32)
-
-        def weigh(error: Tensor, weights: Tensor | None) -> Tensor:
-            squared = (error if root is None else error @ root).square().mean(-1)
-            return squared if weights is None else squared * weights
-
-        return weigh
+        return BlockBatch(call, self._fetch("next-original", batch)[images])
 
     def root(self, site: Site) -> Tensor | None:
         """By what errors of a site's output are weighted, `(channels, channels)`; None: all channels alike."""

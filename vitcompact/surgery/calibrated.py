@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vitcompact.analysis.sensitivity import sensitivity
 from vitcompact.data import ImageBatches
 from vitcompact.families import AttentionSite
 from vitcompact.plan.schema import LayerPlan, Skipped
@@ -38,13 +37,11 @@ def convert_calibrated(
     by_block: dict[str, list[Site]] = {}
     for site in sites:
         by_block.setdefault(site.block, []).append(site)
-    reached = [site for site in sites if site.block not in walker.unreachable]
     last = max((i for i, name in enumerate(walker.blocks) if name in by_block), default=-1)
-    known = sensitivity(original, reached, images, progress=progress) if method.sensitivity else None
     layers: list[LayerPlan] = []
     progress.start("converting", last + 1)
     with ActivationStore(cache_bytes) as store:
-        streams = Streams(original, work, walker, images, store, known, method.drift)
+        streams = Streams(original, work, walker, images, store, drift=method.drift)
         for index in range(last + 1):
             here = by_block.get(walker.blocks[index], [])
             streams.enter(index, here)

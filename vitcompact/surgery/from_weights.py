@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vitcompact.analysis.similarity import weight_similarity
 from vitcompact.families import AttentionSite, FfnSite, family_named
 from vitcompact.families.ffn import hidden_layers
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators import thin
 from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import plain_svd
@@ -44,11 +45,10 @@ def _attention(work: nn.Module, site: AttentionSite, draft: Draft) -> LayerPlan:
     if (spec := layer.find(HallucinateSpec)) is not None:
         build_layer(work, site, LayerPlan(site.name, "attention", (spec,)), Plan((), form="folded"))
     core = core_of(work, site)
-    maps, width = core.num_maps, core.num_maps * core.qk_dim
-    query, key, value = core.qkv.weight.double().split((width, width, core.attn_dim))
+    query, key, value = (core.rows(part)[0].double() for part in "qkv")
     if (narrow := layer.find(ThinQkSpec)) is not None:
         moments = thin.QkMoments(site.name)
-        moments.query, moments.key = _grams(query, maps), _grams(key, maps)
+        moments.query, moments.key = _grams(query, core.num_maps), _grams(key, core.num_maps)
         thin.set_qk(core, *moments.subspaces()[:2], narrow.qk_dim)
     if (thinner := layer.find(ThinVoSpec)) is not None:
         covariance = _grams(value, core.num_heads)
@@ -66,16 +66,12 @@ def _grams(weight: Tensor, heads: int) -> Tensor:
 def _ffn(work: nn.Module, site: FfnSite, draft: Draft) -> LayerPlan:
     layer = LayerPlan(site.name, "ffn", draft.operators)
     if (fewer := layer.find(NeuronsSpec)) is not None:
-        linear = work.get_submodule(site.output)
-        assert isinstance(linear, nn.Linear)
-        weight, bias = scaled(output_scale(work, site.scale), linear.weight, linear.bias)
+        weight, bias = scaled(output_scale(work, site.scale), *matrix(work.get_submodule(site.output)))
         units = _strongest(work.get_submodule(site.name), weight, fewer.hidden)
         keep_units(work, site, units)
         set_output(work, site, weight[:, units], bias)
     if (spec := layer.find(FactorizeSpec)) is not None:
-        linear = work.get_submodule(site.output)
-        assert isinstance(linear, nn.Linear)
-        weight, bias = scaled(output_scale(work, site.scale), linear.weight, linear.bias)
+        weight, bias = scaled(output_scale(work, site.scale), *matrix(work.get_submodule(site.output)))
         factorize(work, site, spec, plain_svd(weight, bias, spec.rank))
     return layer
 

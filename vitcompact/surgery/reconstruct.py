@@ -7,7 +7,6 @@ as well. Some images are held out; the weights that do best on them are kept, th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +40,7 @@ NO_STEPS = ReconstructOptions()
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Held-out error of a block, relative to the energy of its residual update, before and after; steps kept."""
+    """Held-out error of a block, relative to what it adds to the residual stream, before and after; steps kept."""
 
     before: float
     after: float
@@ -52,13 +51,12 @@ def reconstruct_block(streams: Streams, options: ReconstructOptions, seed: int) 
     """Train the current block of the converted stream in place; its parameters are frozen again afterwards."""
     streams.open_block()
     block = streams.current_block
-    weigh = streams.block_weigher()
     parameters = [p for p in block.parameters() if p.is_floating_point()]
     groups = [{"params": [p], "lr": options.lr * _size(p)} for p in parameters]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     start_rates = [group["lr"] for group in optimizer.param_groups]
     generator = torch.Generator().manual_seed(seed)
-    best = before = _held_out_error(streams, block, weigh, options)
+    best = before = _held_out_error(streams, block, options)
     kept, best_step = _snapshot(parameters), 0
     every = max(1, math.ceil(options.steps / EVALUATIONS))
     for step in range(options.steps):
@@ -68,14 +66,14 @@ def reconstruct_block(streams: Streams, options: ReconstructOptions, seed: int) 
             for parameter in parameters:
                 parameter.requires_grad_(True)
             batch = streams.training_batch(options.batch_size, generator)
-            loss = _loss(block, batch, weigh, options)
+            loss = _loss(block, batch, options)
             optimizer.zero_grad()
             loss.backward()
         for parameter in parameters:
             parameter.requires_grad_(False)
         optimizer.step()
         if (step + 1) % every == 0 or step + 1 == options.steps:
-            error = _held_out_error(streams, block, weigh, options)
+            error = _held_out_error(streams, block, options)
             if error < best:
                 best, kept, best_step = error, _snapshot(parameters), step + 1
     for parameter, value in zip(parameters, kept, strict=True):
@@ -98,24 +96,19 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-Weigher = Callable[[Tensor, Tensor | None], Tensor]
-
-
-def _loss(block: nn.Module, batch: BlockBatch, weigh: Weigher, options: ReconstructOptions) -> Tensor:
+def _loss(block: nn.Module, batch: BlockBatch, options: ReconstructOptions) -> Tensor:
     with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=options.bf16):
         output = batch.call.run(block)
-    return weigh(output.float() - batch.target, batch.weights).mean()
+    return (output.float() - batch.target).square().mean()
 
 
-def _held_out_error(streams: Streams, block: nn.Module, weigh: Weigher, options: ReconstructOptions) -> float:
+def _held_out_error(streams: Streams, block: nn.Module, options: ReconstructOptions) -> float:
+    """Squared error over that of the block's update of the stream (over the output's energy where shapes change)."""
     total = energy = 0.0
     for batch in streams.held_out_batches():
         with torch.no_grad(), torch.autocast(batch.target.device.type, torch.bfloat16, enabled=options.bf16):
             output = batch.call.run(block)
-        total += float(weigh(output.float() - batch.target, batch.weights).sum())
-        energy += float(weigh(batch.target - batch.call.x, batch.weights).sum()) if _alike(batch) else 1.0
+        start = batch.call.x if batch.call.x.shape == batch.target.shape else 0.0
+        total += float((output.float() - batch.target).square().sum())
+        energy += float((batch.target - start).square().sum())
     return total / max(energy, 1e-300)
-
-
-def _alike(batch: BlockBatch) -> bool:
-    return batch.call.x.shape == batch.target.shape

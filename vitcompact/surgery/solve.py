@@ -14,6 +14,7 @@ from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators import attention_fit, ffn_fit, neurons, thin
 from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import Factors, plain_svd
@@ -25,7 +26,7 @@ from vitcompact.plan.selection import Selection
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
 from vitcompact.streams.capture import Site as Site
 from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_moments
-from vitcompact.streams.streams import Streams, held_out
+from vitcompact.streams.streams import Streams, held_out_rows
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 
 Init = Literal["lstsq", "svd"]
@@ -38,8 +39,8 @@ INGREDIENTS = ("sensitivity", "drift")
 class Method:
     """How values are found: least squares and the data-optimal truncation, or the naive ways kept for comparison.
 
-    `sensitivity` weighs errors by what they do to the model's output, `drift` lets targets take back what the residual
-    stream has drifted.
+    `drift` lets targets take back what the residual stream has drifted; `sensitivity` lets a budget weigh errors by
+    what they do to the model's output (weighing the fits themselves by it was measured and did not help).
     """
 
     init: Init = "lstsq"
@@ -97,7 +98,7 @@ def solve_attention(
         thin.set_qk(core, query, key, narrow.qk_dim)
     if (thinner := layer.find(ThinVoSpec)) is not None and thinner.v_dim < core.v_dim:
         covariance = head_covariance(streams, site, core)
-        basis, _ = thin.value_bases(covariance, core.proj.weight, streams.root(site))
+        basis, _ = thin.value_bases(covariance, core.proj.weight)
         thin.set_vo(core, basis[..., : thinner.v_dim], covariance)
     return Solved(layer, _refit(streams, site, core))
 
@@ -108,8 +109,8 @@ def _refit(streams: Streams, site: AttentionSite, core: CompactAttention) -> flo
     terms = tuple(term for term, path in paths if path is not None)
     split = Split.empty(site.name)
     for got, target in streams.inputs(site, site.name):
-        phi = attention_fit.features(core, got.x, terms, got.kwargs)
-        split.add(phi, target, held_out(got.x.shape[0]), got.weights)
+        phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), terms)
+        split.add(phi, target, held_out_rows(got, phi))
     copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
     fitted = attention_fit.fit(split, core.attn_dim, terms, prior=copied)
     fitted.load_into(core)
@@ -122,16 +123,14 @@ def _pairs(
     core = whole_core(streams.work, site)
     if method.hallucinate == "copy":
         return make_spec(core.num_heads, most_alike(streams, site, core, draft.num_hallucinated))
-    terms = selection.terms if attention_fit.has_additive_paths(core) else ()
     parents = pair_heads(streams, site, core, draft.num_hallucinated)
-    return make_spec(core.num_heads, parents, terms, selection.filter_rank)
+    terms, filter_rank = core.allowed_terms(selection.terms), core.allowed_filter(selection.filter_rank)
+    return make_spec(core.num_heads, parents, terms, filter_rank)
 
 
 def solve_ffn(streams: Streams, site: FfnSite, draft: Draft, method: Method) -> Solved:
     """Give an FFN site in the converted stream its structure and values, in place."""
-    linear = streams.work.get_submodule(site.output)
-    assert isinstance(linear, nn.Linear)
-    weight, bias = scaled(output_scale(streams.work, site.scale), linear.weight, linear.bias)
+    weight, bias = scaled(output_scale(streams.work, site.scale), *matrix(streams.work.get_submodule(site.output)))
     layer = LayerPlan(site.name, "ffn", draft.operators)
     spec, fewer = layer.find(FactorizeSpec), layer.find(NeuronsSpec)
     if method.init == "svd" and spec is not None and fewer is None:
@@ -141,14 +140,14 @@ def solve_ffn(streams: Streams, site: FfnSite, draft: Draft, method: Method) -> 
         split = ffn_statistics(streams, site, weight)
     else:
         split = ffn_statistics(streams, site)
-        hidden = linear.in_features if fewer is None else fewer.hidden
-        fitted = neurons.fit(split, weight, bias, hidden, streams.root(site))
+        hidden = weight.shape[1] if fewer is None else fewer.hidden
+        fitted = neurons.fit(split, weight, bias, hidden)
         fitted.load_into(streams.work, site)
         if spec is None:
             return Solved(layer, fitted.error)
         weight, bias = fitted.weight, fitted.bias
         split = split.derive(lambda problem: problem.select(fitted.units).map(weight.T))
-    found = ffn_fit.fit(split, weight, bias, spec.rank, streams.root(site))
+    found = ffn_fit.fit(split, weight, bias, spec.rank)
     factorize(streams.work, site, spec, found.factors)
     return Solved(layer, found.error)
 

@@ -1,0 +1,152 @@
+"""Positions inside an attention layer: biases added to the logits, and rotary embeddings.
+
+A bias module returns `(maps, queries, keys)`; `keep_heads` leaves it with the rows of some heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.layers.calls import Grid
+
+
+class RelativeBias(nn.Module):
+    """A learned table of biases by relative position (Swin, arXiv 2103.14030, equation 4; BEiT).
+
+    Args:
+        table: `(relative positions, heads)`.
+        index: rows of the table by query and key, `(queries, keys)`.
+        window_size: height and width that the table is for.
+        resize: `(table, new size, old size) -> (table, index)`.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(
+        self,
+        table: Tensor,
+        index: Tensor,
+        window_size: Grid,
+        resize: Callable[[Tensor, Grid, Grid], tuple[Tensor, Tensor]],
+    ) -> None:
+        super().__init__()
+        self.window_size = (window_size[0], window_size[1])
+        self.relative_position_bias_table = nn.Parameter(table)
+        self.register_buffer("relative_position_index", index, persistent=False)
+        self._resize = resize
+
+    def forward(self) -> Tensor:
+        index = self.relative_position_index
+        bias = self.relative_position_bias_table[index.view(-1)].view(*index.shape, -1)
+        return bias.permute(2, 0, 1)
+
+    def keep_heads(self, heads: list[int]) -> None:
+        """Leave only the columns of some heads, in that order."""
+        table = self.relative_position_bias_table
+        self.relative_position_bias_table = nn.Parameter(table.detach()[:, heads].clone(), table.requires_grad)
+
+    @torch.no_grad()
+    def set_window_size(self, size: Grid) -> None:
+        """Interpolate the table for another window, as the original layer does."""
+        if size == self.window_size:
+            return
+        table = self.relative_position_bias_table
+        resized, index = self._resize(table, size, self.window_size)
+        self.relative_position_bias_table = nn.Parameter(resized, table.requires_grad)
+        self.relative_position_index, self.window_size = index, size
+
+
+class ContinuousBias(nn.Module):
+    """Biases from relative coordinates by a small MLP, `16 sigmoid(MLP(dx, dy))` (Swin V2, arXiv 2111.09883, 3.3).
+
+    Args:
+        cpb_mlp: ends in a linear layer with one output a head.
+        coords: `(1, rows, columns, 2)`.
+        index: `(queries, keys)`.
+        tables: `(coords, new size) -> (coords, index)`.
+    """
+
+    relative_coords_table: Tensor
+    relative_position_index: Tensor
+
+    def __init__(
+        self,
+        cpb_mlp: nn.Sequential,
+        coords: Tensor,
+        index: Tensor,
+        tables: Callable[[Tensor, Grid], tuple[Tensor, Tensor]],
+    ) -> None:
+        super().__init__()
+        self.cpb_mlp = cpb_mlp
+        self.register_buffer("relative_coords_table", coords, persistent=False)
+        self.register_buffer("relative_position_index", index, persistent=False)
+        self._tables = tables
+
+    def forward(self) -> Tensor:
+        index = self.relative_position_index
+        table = self.cpb_mlp(self.relative_coords_table).flatten(0, -2)
+        return 16 * table[index.view(-1)].view(*index.shape, -1).permute(2, 0, 1).sigmoid()
+
+    def keep_heads(self, heads: list[int]) -> None:
+        """Leave the MLP with the outputs of some heads, in that order."""
+        old = self.cpb_mlp[-1]
+        assert isinstance(old, nn.Linear)
+        new = nn.Linear(old.in_features, len(heads), bias=old.bias is not None, device=old.weight.device)
+        new.weight = nn.Parameter(old.weight.detach()[heads].clone(), old.weight.requires_grad)
+        if old.bias is not None:
+            new.bias = nn.Parameter(old.bias.detach()[heads].clone(), old.bias.requires_grad)
+        self.cpb_mlp[-1] = new
+
+    def set_window_size(self, size: Grid) -> None:
+        """Coordinates of another window; the MLP stays."""
+        self.relative_coords_table, self.relative_position_index = self._tables(self.relative_coords_table, size)
+
+
+class Rotary(nn.Module):
+    """Rotary embedding of queries or keys `(batch, maps, tokens, qk_dim)`; prefix tokens are left alone.
+
+    Pairs of channels are turned: neighbours, or with `half` the first half with the second (arXiv 2104.09864).
+    """
+
+    def __init__(self, num_prefix_tokens: int, half: bool) -> None:
+        super().__init__()
+        self.num_prefix_tokens, self.rotate_half = num_prefix_tokens, half
+
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
+        prefix, patches = x[:, :, : self.num_prefix_tokens], x[:, :, self.num_prefix_tokens :]
+        sine, cosine = rope.chunk(2, dim=-1)
+        turned = patches * cosine + self._quarter_turn(patches) * sine
+        return torch.cat((prefix, turned.to(x.dtype)), dim=2)
+
+    def _quarter_turn(self, x: Tensor) -> Tensor:
+        if self.rotate_half:
+            first, second = x.chunk(2, dim=-1)
+            return torch.cat((-second, first), dim=-1)
+        return torch.stack((-x[..., 1::2], x[..., ::2]), dim=-1).reshape(x.shape)
+
+
+class CosineNorm(nn.Module):
+    """Unit length, times a learned temperature a head where there is one: cosine attention (arXiv 2111.09883, eq. 2).
+
+    Args:
+        logit_scale: logarithm of the temperature, `(heads, 1, 1)`; None for the keys.
+        largest: the logarithm is clamped to this.
+    """
+
+    def __init__(self, logit_scale: Tensor | None = None, largest: float = 0.0) -> None:
+        super().__init__()
+        self.logit_scale = None if logit_scale is None else nn.Parameter(logit_scale)
+        self.largest = largest
+
+    def forward(self, x: Tensor) -> Tensor:
+        unit = nn.functional.normalize(x, dim=-1)
+        return unit if self.logit_scale is None else unit * self.logit_scale.clamp(max=self.largest).exp()
+
+    def keep_heads(self, heads: list[int]) -> None:
+        """Leave the temperatures of some heads, in that order."""
+        if self.logit_scale is not None:
+            scale = self.logit_scale
+            self.logit_scale = nn.Parameter(scale.detach()[heads].clone(), scale.requires_grad)

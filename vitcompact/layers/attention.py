@@ -198,8 +198,8 @@ def _per_head(mask: Tensor) -> bool:
 def allowed_mean(v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """Mean of `v (batch, keys, channels)` over the keys each query may see: the map `J`, row-normalised.
 
-    A boolean mask allows where it is True; an additive one where it is above minus infinity. Masks that differ
-    between heads have no single `J`.
+    A boolean mask allows where it is True; an additive one weighs keys as it does at equal logits, which is even over
+    the keys allowed, and by size over merged tokens. Masks that differ between heads have no single `J`.
 
     Raises:
         UsageError: the mask differs between heads.
@@ -211,8 +211,9 @@ def allowed_mean(v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         return v.mean(dim=1, keepdim=True).expand_as(v)
     if _per_head(mask):
         raise UsageError("the mean path of a hallucinated map needs one attention mask for all heads")
-    allowed = mask if mask.dtype == torch.bool else mask > float("-inf")
-    allowed = allowed[:, 0] if allowed.dim() == 4 else allowed
-    weights = allowed.to(v.dtype)
+    mask = mask[:, 0] if mask.dim() == 4 else mask
+    if mask.dtype != torch.bool:
+        return mask.softmax(dim=-1).to(v.dtype) @ v
+    weights = mask.to(v.dtype)
     weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1)
     return weights @ v

@@ -15,6 +15,8 @@ import torch
 from commands import SMALL, Run, write_images
 from safetensors.torch import save_file
 
+import vitcompact
+
 
 def test_unknown_timm_name_shows_close_matches(run: Run) -> None:
     result = run("analyze", "deit_tiny_patch16_22")
@@ -266,3 +268,10 @@ def test_a_folder_of_nothing_but_unreadable_images(run: Run, tmp_path: Path) -> 
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(b"")
     assert run("convert", "test_vit", "out", *SMALL, "--data-dir", "images").code == 2
+
+
+def test_merging_tokens_where_it_cannot_be_done(run: Run, tmp_path: Path) -> None:
+    vitcompact.save(timm.create_model("test_resnet"), tmp_path / "plain")
+    assert "cannot be merged" in run("fold", "plain", "out", "--merge-tokens", 2).error
+    assert "merge-tokens" in run("fold", "plain", "out", "--merge-tokens", "-2").error
+    assert "1,8,32" in run("fold", "plain", "out", "--merge-tokens", "many").error

@@ -11,7 +11,7 @@ import timm
 import torch
 from commands import SMALL, Run
 
-import vitcompact.checkpoint  # noqa: F401  (registers the entrypoint)
+import vitcompact
 from vitcompact.cli.progress import PlainProgress
 
 
@@ -137,6 +137,31 @@ def test_fold_prints_the_keys_of_the_contract(run: Run, job: Path) -> None:
     assert {"max_abs_diff", "rel_diff", "cast_max_abs_diff", "agreement", "params", "macs", "out"} <= document.keys()
     assert document["rel_diff"] <= 2e-4
     assert document["cast_max_abs_diff"] > 0
+
+
+def test_fold_merges_tokens_and_says_what_that_does(run: Run, job: Path, images: Path) -> None:
+    plain = json.loads(run("fold", "--overwrite", "--json").out)
+    assert "merging" not in plain
+    result = run("fold", "--overwrite", "--merge-tokens", 1, "--json")
+    document = json.loads(result.out)
+    assert document["merging"]["num_samples"] == 8  # the evaluation images of the workspace
+    assert 0 < document["merging"]["cosine"] < 1
+    assert document["macs"] < plain["macs"]
+    assert document["rel_diff"] <= 2e-4  # merging is no part of the proof
+    model = timm.create_model(f"local-dir:{job / 'folded'}", pretrained=True).eval()
+    assert model.vitcompact_plan.merge_tokens == tuple(document["merging"]["merge_tokens"])
+    assert "similar tokens are merged" in (job / "folded" / "README.md").read_text()
+    assert "pairs of tokens merged" in run("fold", "--overwrite", "--merge-tokens", "1,0,1,0,1,0").out
+    without = run("fold", "--overwrite", "--merge-tokens", 0, "--json")
+    assert json.loads(without.out)["macs"] == plain["macs"]
+
+
+def test_fold_merges_tokens_of_a_model_that_was_never_converted(run: Run, weights: Path, tmp_path: Path) -> None:
+    vitcompact.save(timm.create_model("test_vit", num_classes=2, img_size=32), tmp_path / "plain")
+    assert "run convert first" in run("fold", "plain", "out").error
+    result = run("fold", "plain", "out", "--merge-tokens", 1)
+    assert result.code == 0
+    assert "measured on noise" in result.err
 
 
 def test_fold_without_finetune_folds_what_was_converted_and_says_so(run: Run, images: Path) -> None:

@@ -90,7 +90,10 @@ def test_finetune_fold_and_eval() -> None:
     assert "91.23 %" in text
     assert "1 min 1 s" in text
     parity = {"max_abs_diff": 1.5e-6, "rel_diff": 2e-7, "cast_max_abs_diff": 0.0, "agreement": 1.0}
-    assert "1.5e-06" in drawn(fold_table({**parity, "params": 1000, "macs": 2000}))
+    folded = {**parity, "params": 1000, "macs": 2000}
+    assert "1.5e-06" in drawn(fold_table(folded))
+    merging = {"merge_tokens": [4, 4], "agreement": None, "cosine": 0.987, "num_samples": 8}
+    assert "0.987" in drawn(fold_table({**folded, "merging": merging}))
     scores = {"top1": 93.38, "top5": 99.0, "num_samples": 5000, "agreement": None, "cosine": 0.99, "skipped": 2}
     text = drawn(eval_table({**scores, "model": "m[1]", "images": "val.tar"}))
     assert "2 unreadable" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,9 @@ def test_round_trip() -> None:
         ({"form": "melted"}, "melted"),
         ({"layers": [{"name": "x"}]}, "malformed"),
         ({"layers": 3}, "malformed"),
+        ({"merge_tokens": 3}, "malformed"),
+        ({"merge_tokens": [1, -1]}, "merge_tokens"),
+        ({"merge_tokens": ["1"]}, "merge_tokens"),
         ({"layers": [{"name": "x", "kind": "ffn", "operators": [{"op": "shrink"}]}]}, "unknown operator 'shrink'"),
         ({"layers": [{"name": "x", "kind": "ffn", "operators": [{"op": "factorize", "rank": 0}]}]}, "at least 1"),
     ],
@@ -48,3 +52,9 @@ def test_bad_documents(change: dict[str, object], message: str) -> None:
 def test_heads_must_add_up(kept: tuple[int, ...], hallucinated: tuple[tuple[int, int], ...]) -> None:
     with pytest.raises(UsageError, match="hallucinate"):
         HallucinateSpec(3, kept, tuple(HallucinatedHead(child, (parent,)) for child, parent in hallucinated))
+
+
+def test_token_merging_is_in_the_document_only_where_there_is_any() -> None:
+    assert "merge_tokens" not in PLAN.to_json()
+    merging = replace(PLAN, merge_tokens=(2, 0, 1))
+    assert Plan.from_json(json.loads(json.dumps(merging.to_json()))) == merging

@@ -150,14 +150,27 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldOptions(Common, Workdir, OutOptions, Seed):
+class FoldOptions(Common, Workdir, OutOptions, Seed, DataOptions):
     """Merge training branches into plain layers, prove that nothing changed, and save. Needs no images.
 
     The proof compares outputs in float32, on the model's own and on perturbed weights, before any cast to --dtype.
+
+    --merge-tokens goes further and changes outputs, after the proof: how much is measured on --data-dir, or on the
+    images that the workspace recorded. A MODEL that was never converted is taken too.
+
+    Example: vitcompact fold --merge-tokens 8
     """
 
     source: str | None = argument("MODEL", "A converted or finetuned model; by default the workspace's latest.")
     out: str | None = argument("OUT", "Directory to write; by default 'folded' in the workspace.")
+    merge_tokens: tuple[int, ...] | None = option(
+        None,
+        "--merge-tokens",
+        panel=fields.COMPACTION,
+        numbers=int,
+        metavar="N",
+        help="Pairs of similar tokens that each block of a plain ViT merges, or one number for each block; 0 for none.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

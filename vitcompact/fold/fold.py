@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError
-from vitcompact.fold.verify import FoldParity, compare, perturbed, require
+from vitcompact.fold.verify import FoldParity, compare, merging_effect, perturbed, require
 from vitcompact.layers.attention import CompactAttention
+from vitcompact.operators.merge import install_merging, merge_schedule, stop_merging
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import HallucinateSpec
 
@@ -25,26 +27,34 @@ def fold(
     tolerance: float = TOLERANCE,
     images: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    merge_tokens: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> nn.Module:
     """Fold a converted model into plain layers; returns a new module in eval mode with `vitcompact_parity`.
 
-    Merging is done in float64. The result is compared with `model` in float32 on `images` (or on seeded noise), and
+    Weights are merged in float64. The result is compared with `model` in float32 on `images` (or on seeded noise), and
     the same fold is proven on a copy with every parameter perturbed. Folding a folded model changes nothing.
+
+    Token merging is switched on after that proof: it is not part of it, since it changes outputs. What it does to them
+    is measured on `images` and kept as `vitcompact_merging`.
 
     Args:
         tolerance: largest relative difference allowed, `max |difference| / max |output|`.
         images: normalised images `(n, channels, height, width)` to compare on.
         dtype: the type that weights will be stored in, for `cast_max_abs_diff`; None is float32.
+        merge_tokens: pairs of tokens that each block of a plain ViT merges (one number, or one for each block), 0 for
+            none; None leaves it as it is in `model`. With a number, a model that was not converted is taken too.
 
     Raises:
-        UsageError: the model was not converted.
+        UsageError: the model was not converted, or its tokens cannot be merged.
         VerificationError: the folded model differs by more than `tolerance`.
     """
-    plan = getattr(model, "vitcompact_plan", None)
-    if not isinstance(plan, Plan) or not plan.layers:
+    plan = getattr(model, "vitcompact_plan", None) or Plan(layers=())
+    if not plan.layers and not plan.merge_tokens and merge_tokens is None:
         raise UsageError("this model was not converted by vitcompact, so there is nothing to fold; run convert first")
+    schedule = plan.merge_tokens if merge_tokens is None else merge_schedule(model, merge_tokens)
     reference = copy.deepcopy(model).eval().float()
+    stop_merging(reference)
     probes = _probes(reference, images, seed)
     folded = fused(reference)
     max_abs_diff, rel_diff, agreement = compare(reference, folded, probes)
@@ -53,7 +63,10 @@ def fold(
     _, moved_diff, _ = compare(moved, fused(moved), probes)
     require(moved_diff, tolerance, "on perturbed weights")
     cast = 0.0 if dtype in (None, torch.float32) else compare(folded, _stored_in(folded, dtype), probes)[0]
-    folded.vitcompact_plan = _folded_plan(folded, plan)  # type: ignore[assignment]
+    if schedule:
+        install_merging(folded, schedule)
+        folded.vitcompact_merging = merging_effect(reference, folded, probes, schedule)  # type: ignore[assignment]
+    folded.vitcompact_plan = replace(_folded_plan(folded, plan), merge_tokens=schedule)  # type: ignore[assignment]
     folded.vitcompact_parity = FoldParity(max_abs_diff, max(rel_diff, moved_diff), cast, agreement)  # type: ignore[assignment]
     return folded
 

@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -27,6 +28,35 @@ class FoldParity:
     rel_diff: float
     cast_max_abs_diff: float
     agreement: float
+
+
+@dataclass(frozen=True)
+class MergingEffect:
+    """What merging tokens does to the outputs of a folded model.
+
+    Attributes:
+        merge_tokens: pairs of tokens merged in each block.
+        agreement: share of equal arg max with and without merging (None without a head).
+        cosine: mean cosine of the outputs with and without.
+        num_samples: images compared on.
+    """
+
+    merge_tokens: tuple[int, ...]
+    agreement: float | None
+    cosine: float
+    num_samples: int
+
+
+@torch.no_grad()
+def merging_effect(
+    reference: nn.Module, merging: nn.Module, images: Tensor, schedule: tuple[int, ...]
+) -> MergingEffect:
+    """Compare a model that merges tokens with one that does not, on `images`."""
+    first, second = reference(images).flatten(1).double(), merging(images).flatten(1).double()
+    agreement = float((first.argmax(1) == second.argmax(1)).double().mean())
+    has_head = int(getattr(reference, "num_classes", 0) or 0) > 0
+    cosine = float(F.cosine_similarity(first, second).mean())
+    return MergingEffect(schedule, agreement if has_head else None, cosine, len(images))
 
 
 @torch.no_grad()

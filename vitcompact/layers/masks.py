@@ -8,9 +8,6 @@ from torch import Tensor
 from vitcompact.errors import UsageError
 from vitcompact.layers.calls import AttentionInputs
 
-BLOCKED = -99.0
-"""An additive mask at or below this allows nothing: `exp(-99)` is zero in float32. timm's windows use -100."""
-
 
 def logit_mask(inputs: AttentionInputs, dtype: torch.dtype) -> Tensor | None:
     """Mask and bias of a call as one tensor for the attention kernels, boolean only where there is no bias.
@@ -31,8 +28,9 @@ def logit_mask(inputs: AttentionInputs, dtype: torch.dtype) -> Tensor | None:
 def allowed_mean(v: Tensor, inputs: AttentionInputs) -> Tensor:
     """Mean of `v (batch, keys, channels)` over the keys each query may see: the map `J`, row-normalised.
 
-    A boolean mask allows where it is True; an additive one where it is above `BLOCKED`. Biases block nothing. Masks
-    that differ between heads have no single `J`.
+    A boolean mask allows where it is True; an additive one weighs keys as it does at equal logits, which is even over
+    the keys allowed, and by size over merged tokens. Biases count for nothing. Masks that differ between heads have no
+    single `J`.
 
     Returns:
         `(batch, queries, channels)`.
@@ -48,8 +46,9 @@ def allowed_mean(v: Tensor, inputs: AttentionInputs) -> Tensor:
         return v.mean(dim=1, keepdim=True).expand(-1, inputs.x.shape[1], -1)
     if mask.dim() == 4 and mask.shape[1] > 1:
         raise UsageError("the mean path of a hallucinated map needs one attention mask for all heads")
-    allowed = mask if mask.dtype == torch.bool else mask > BLOCKED
-    allowed = allowed[:, 0] if allowed.dim() == 4 else allowed
-    weights = allowed.to(v.dtype)
+    mask = mask[:, 0] if mask.dim() == 4 else mask
+    if mask.dtype != torch.bool:
+        return mask.softmax(dim=-1).to(v.dtype) @ v
+    weights = mask.to(v.dtype)
     weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1)
     return weights @ v

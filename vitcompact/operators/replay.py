@@ -7,6 +7,7 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.families import Anatomy, AttentionSite, FfnSite, inspect
 from vitcompact.operators import OPERATORS
+from vitcompact.operators.merge import install_merging
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import HallucinateSpec
 
@@ -23,6 +24,8 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     for layer in plan.layers:
         assert anatomy is not None
         build_layer(model, site_of(anatomy, layer), layer, plan)
+    if plan.merge_tokens:
+        install_merging(model, plan.merge_tokens)
     model.vitcompact_plan = plan  # type: ignore[assignment]
     return model
 

@@ -51,12 +51,25 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything needed to rebuild the structure of a converted model from its timm skeleton."""
+    """Everything needed to rebuild the structure of a converted model from its timm skeleton.
+
+    Attributes:
+        layers: what is done to which layer.
+        skipped: layers left as they are.
+        form: training or folded.
+        version: of the format.
+        merge_tokens: pairs of tokens that each block of a plain ViT merges, in order; empty for no merging.
+    """
 
     layers: tuple[LayerPlan, ...]
     skipped: tuple[Skipped, ...] = field(default=())
     form: Form = "training"
     version: int = PLAN_VERSION
+    merge_tokens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in self.merge_tokens):
+            raise UsageError(f"merge_tokens takes one number for each block, 0 or more, got {self.merge_tokens}")
 
     def folded(self) -> Plan:
         """The same plan for the folded form, in which no branch and no explicit alpha is left."""
@@ -76,12 +89,13 @@ class Plan:
             }
             for layer in self.layers
         ]
-        return {
+        document = {
             "version": self.version,
             "form": self.form,
             "layers": layers,
             "skipped": [asdict(skipped) for skipped in self.skipped],
         }
+        return {**document, "merge_tokens": list(self.merge_tokens)} if self.merge_tokens else document
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
@@ -102,9 +116,10 @@ class Plan:
                 for layer in data["layers"]
             )
             skipped = tuple(Skipped(item["name"], item["reason"]) for item in data.get("skipped", ()))
+            merge_tokens = tuple(data.get("merge_tokens", ()))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"malformed plan: {type(error).__name__}: {error}") from error
-        return cls(layers=layers, skipped=skipped, form=form, version=version)
+        return cls(layers=layers, skipped=skipped, form=form, version=version, merge_tokens=merge_tokens)
 
 
 def _read_operator(data: Mapping[str, Any]) -> OperatorSpec:

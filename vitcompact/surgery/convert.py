@@ -83,7 +83,8 @@ def convert(
     """
     selection = Selection(ratio, rank_ratio, only, tuple(protect), tuple(terms), filter_rank, branches)
     _check_method(init, hallucinate)
-    if getattr(model, "vitcompact_plan", None) is not None and model.vitcompact_plan.layers:  # type: ignore[union-attr]
+    before = getattr(model, "vitcompact_plan", None)
+    if before is not None and (before.layers or before.merge_tokens):
         raise UsageError("this model is converted already; convert the original checkpoint instead")
     drafts, skipped = _drafts(model, selection, plan)
     original = _frozen_copy(model, device)

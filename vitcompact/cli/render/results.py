@@ -38,6 +38,15 @@ def fold_table(document: Mapping[str, Any]) -> Group:
         ("parameters", big(document["params"])),
         ("MACs per image", big(document["macs"])),
     ]
+    merging = document.get("merging")
+    if merging is not None:
+        numbers = merging["merge_tokens"]
+        each = str(numbers[0]) if len(set(numbers)) == 1 else ", ".join(map(str, numbers))
+        rows += [
+            ("pairs of tokens merged a block", each),
+            ("same first guess as without", number(merging["agreement"])),
+            ("cosine to the outputs without", number(merging["cosine"])),
+        ]
     return pairs("Folded: verified against the unfolded model", rows)
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
+from torch import Tensor, nn
 
 from vitcompact.checkpoint import load_source
-from vitcompact.cli import inputs
+from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import fold_table
 from vitcompact.cli.verb_options import FoldOptions
 from vitcompact.cli.verbs import common
+from vitcompact.data import CalibrationImages
 from vitcompact.fold import fold
+
+COMPARED = 128
+"""Images that models with and without token merging are compared on."""
 
 
 def run(options: FoldOptions, given: frozenset[str], console: Console) -> None:
@@ -22,9 +29,19 @@ def run(options: FoldOptions, given: frozenset[str], console: Console) -> None:
     if taken and space is not None and "finetune" not in space.state.stages:
         console.note("it was not finetuned: 'vitcompact finetune' before fold recovers accuracy")
     loaded = load_source(str(options.source))
-    folded = fold(loaded.model, dtype=getattr(torch, options.dtype), seed=options.seed)
+    merging = _merges(loaded.model, options)
+    options = images.with_recorded_images(options, given, space, console) if merging else options
+    folded = fold(
+        loaded.model,
+        dtype=getattr(torch, options.dtype),
+        merge_tokens=options.merge_tokens,
+        images=_images(loaded.model, options, console) if merging else None,
+        seed=options.seed,
+    )
     results = {**common.plain({"parity": folded.vitcompact_parity})["parity"]}
     results |= common.plain({"cost": common.cost_of(folded)})["cost"]
+    if merging:
+        results |= common.plain({"merging": folded.vitcompact_merging})
     provenance, original = inputs.lineage(str(options.source))
     common.save_model(folded, out, options, results, provenance or loaded.provenance, original)
     if space is not None:
@@ -33,3 +50,24 @@ def run(options: FoldOptions, given: frozenset[str], console: Console) -> None:
     console.result(document, fold_table(document))
     follow = f"; next: vitcompact eval, vitcompact bench{common.workdir_flag(options)}" if space is not None else ""
     console.note(f"written to {out}{follow}")
+
+
+def _merges(model: nn.Module, options: FoldOptions) -> bool:
+    """Whether the folded model will merge tokens: as asked for, or as MODEL does."""
+    if options.merge_tokens is not None:
+        return any(options.merge_tokens)
+    plan = getattr(model, "vitcompact_plan", None)
+    return bool(plan is not None and plan.merge_tokens)
+
+
+def _images(model: nn.Module, options: FoldOptions, console: Console) -> Tensor | None:
+    """Images on which token merging is judged, or None where none are known."""
+    if not images.has_images(options):
+        console.warning("no images: what token merging does to the outputs is measured on noise; give --data-dir")
+        return None
+    data = images.evaluation_set(options)
+    split = options.train_split if data is None else options.val_split
+    chosen = dataclasses.replace(
+        data or images.training_set(options), num_samples=COMPARED, batch_size=COMPARED, seed=options.seed
+    )
+    return next(iter(CalibrationImages(model, chosen, split=split, progress=console.progress)))

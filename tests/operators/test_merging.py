@@ -1,0 +1,220 @@
+"""Token merging in whole models: what it keeps, what it changes, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import vitcompact
+from vitcompact.analysis import count
+from vitcompact.errors import UsageError
+from vitcompact.fold.verify import perturbed
+from vitcompact.layers.attention import CompactAttention
+from vitcompact.operators.merge import install_merging
+from vitcompact.operators.replay import replay
+from vitcompact.plan.schema import Plan
+
+SMALL = {"embed_dim": 48, "depth": 3, "img_size": 56, "num_heads": 4}
+CASES: dict[str, tuple[str, dict[str, Any], int]] = {
+    "layer_scale_register": ("test_vit2", {"img_size": 64}, 64),
+    "rms_norm_drop_path": ("test_vit4", {"img_size": 64, "drop_path_rate": 0.3}, 64),
+    "qk_norm": ("test_vit", {"img_size": 64, "qk_norm": True, "num_heads": 4}, 64),
+    "map_pooling": ("test_vit3", {"img_size": 64}, 64),
+    "swiglu_registers": ("vit_giant_patch14_reg4_dinov2", SMALL, 56),
+    "distilled": ("deit_tiny_distilled_patch16_224", {"img_size": 64, "depth": 3}, 64),
+    "average_pooling": ("vit_base_patch16_gap_224", {**SMALL, "img_size": 64}, 64),
+}
+
+
+@pytest.fixture(params=CASES)
+def plain(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
+    name, kwargs, size = CASES[request.param]
+    model = perturbed(timm.create_model(name, num_classes=5, **kwargs).eval(), seed=1).eval()
+    return model, torch.randn(3, 3, size, size)
+
+
+def depth(model: nn.Module) -> int:
+    return len(model.get_submodule("blocks"))  # type: ignore[arg-type]
+
+
+def merged(model: nn.Module, schedule: tuple[int, ...]) -> nn.Module:
+    model = copy.deepcopy(model)
+    install_merging(model, schedule)
+    return model
+
+
+def test_none_is_bit_exact(plain: tuple[nn.Module, Tensor]) -> None:
+    model, images = plain
+    same = merged(model, (0,) * depth(model))
+    assert list(same.state_dict()) == list(model.state_dict())
+    assert torch.equal(same(images), model(images))
+    for either in (model, same):
+        either.train()
+    torch.manual_seed(3)
+    wanted = model(images)
+    torch.manual_seed(3)
+    assert torch.equal(same(images), wanted)
+
+
+@torch.no_grad()
+def test_shapes_stay_and_outputs_move(plain: tuple[nn.Module, Tensor], tmp_path: Path) -> None:
+    model, images = plain
+    folded = vitcompact.fold(model, merge_tokens=2, images=images)
+    assert folded.vitcompact_plan.merge_tokens == (2,) * depth(model)
+    assert not torch.allclose(folded(images), model(images), rtol=1e-3, atol=1e-4)
+    assert folded.vitcompact_merging.cosine < 1
+    final, features = folded.forward_intermediates(images)
+    wanted = model.forward_intermediates(images, intermediates_only=True)
+    assert [f.shape for f in features] == [w.shape for w in wanted]
+    assert torch.equal(folded.forward_features(images), final)
+    assert torch.equal(folded(images), folded.forward_head(final))
+    out = vitcompact.save(folded, tmp_path / "out")
+    assert torch.equal(vitcompact.load(out)(images), folded(images))
+    assert torch.equal(timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images), folded(images))
+    getter = timm.create_model(f"local-dir:{out}", pretrained=True, features_only=True, out_indices=(0, 1)).eval()
+    torch.testing.assert_close(getter(images), features[:2])
+
+
+def duplicated(model: nn.Module, images: Tensor, patch: int = 16) -> Tensor:
+    """Images whose patches are equal in pairs, for a model whose positions are made equal in the same pairs."""
+    embedding, first = model.pos_embed, model.num_prefix_tokens  # type: ignore[union-attr]
+    first = 0 if model.no_embed_class else first  # type: ignore[operator]
+    with torch.no_grad():
+        embedding[:, first + 1 :: 2] = embedding[:, first::2]  # type: ignore[index, operator]
+    rows = images.unfold(3, patch, patch)[:, :, :, ::2]
+    return torch.stack((rows, rows), dim=4).flatten(3)
+
+
+@pytest.mark.parametrize("converted", [False, True])
+@torch.no_grad()
+def test_equal_tokens_merge_without_a_trace(converted: bool) -> None:
+    model = perturbed(timm.create_model("test_vit2", img_size=64, num_classes=5).eval(), seed=1).eval()
+    images = duplicated(model, torch.randn(2, 3, 64, 64))
+    if converted:
+        model = vitcompact.convert(model, images=torch.randn(24, 3, 64, 64), terms=("identity", "mean"))
+        model = vitcompact.fold(perturbed(model, seed=2).eval())
+        paths = [m for m in model.modules() if isinstance(m, CompactAttention)]
+        assert all(m.beta is not None and m.gamma is not None and m.gamma.any() for m in paths)
+    wanted = model(images)
+    folded = vitcompact.fold(model, merge_tokens=(8, *[0] * (depth(model) - 1)))
+    torch.testing.assert_close(folded(images), wanted, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(vitcompact.fold(model, merge_tokens=(8, 4, *[0] * (depth(model) - 2)))(images), wanted)
+    other = torch.randn(2, 3, 64, 64)
+    assert not torch.allclose(folded(other), model(other), rtol=1e-3, atol=1e-3)
+
+
+def test_a_watched_block_gives_full_length(plain: tuple[nn.Module, Tensor]) -> None:
+    model, images = plain
+    model = merged(model, (3,) * depth(model))
+    wanted, seen = model(images), []
+    for block in model.blocks:  # type: ignore[union-attr]
+        block.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    torch.testing.assert_close(model(images), wanted)
+    assert set(seen) == {tuple(model.forward_features(images).shape)}  # type: ignore[operator]
+
+
+def test_gradients_and_checkpointing() -> None:
+    model = perturbed(timm.create_model("test_vit2", img_size=64, num_classes=5), seed=1)
+    model, images = merged(model, (2,) * depth(model)), torch.randn(2, 3, 64, 64)
+    saving = copy.deepcopy(model)
+    saving.set_grad_checkpointing(True)  # type: ignore[operator]
+    for either in (model, saving):
+        either(images).square().mean().backward()
+    for (name, first), second in zip(model.named_parameters(), saving.parameters(), strict=True):
+        assert first.grad is not None, name
+        torch.testing.assert_close(first.grad, second.grad, msg=name)
+    copy.deepcopy(model)  # nothing with a gradient is left behind
+
+
+def test_compiles_in_one_graph() -> None:
+    model = merged(timm.create_model("test_vit2", img_size=64).eval(), (2,) * 8)
+    images = torch.randn(2, 3, 64, 64)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), model(images))
+
+
+def test_half_precision() -> None:
+    model = merged(perturbed(timm.create_model("test_vit2", img_size=64).eval(), seed=1).eval(), (1,) * 8)
+    images, wanted = torch.randn(2, 3, 64, 64), None
+    wanted = model(images)
+    got = copy.deepcopy(model).bfloat16()(images.bfloat16()).float()
+    assert (got - wanted).norm() < 0.3 * wanted.norm()  # other pairs may be chosen
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(model(images)).all()
+
+
+def test_macs_are_counted_by_hand() -> None:
+    dim, hidden, classes, schedule = 48, 192, 5, (3, 4, 0)
+    model = timm.create_model("vit_base_patch16_224", **{**SMALL, "img_size": 64}, num_classes=classes)
+    folded = vitcompact.fold(model, merge_tokens=schedule)
+    tokens, macs = 17, 16 * 3 * 16 * 16 * dim + dim * classes
+    for r in schedule:
+        macs += 4 * tokens * dim * dim + 2 * tokens * tokens * dim
+        patches = tokens - 1
+        macs += (patches + 1) // 2 * (patches // 2) * (dim // 4) if r else 0
+        tokens -= r
+        macs += 2 * tokens * dim * hidden
+    assert count(folded, (3, 64, 64)).macs == macs
+
+
+def test_more_than_there_is_to_merge() -> None:
+    model = timm.create_model("test_vit", img_size=64, num_classes=5).eval()
+    folded = vitcompact.fold(model, merge_tokens=100)
+    assert folded(torch.randn(1, 3, 64, 64)).shape == (1, 5)
+
+
+def test_folding_again_keeps_or_drops_it() -> None:
+    images = torch.randn(2, 3, 64, 64)
+    model = perturbed(timm.create_model("test_vit", img_size=64, num_classes=5).eval(), seed=1).eval()
+    folded = vitcompact.fold(model, merge_tokens=2)
+    again = vitcompact.fold(folded)
+    assert again.vitcompact_plan == folded.vitcompact_plan
+    assert torch.equal(again(images), folded(images))
+    other = vitcompact.fold(folded, merge_tokens=1)
+    assert other.vitcompact_plan.merge_tokens == (1,) * depth(model)
+    without = vitcompact.fold(folded, merge_tokens=0)
+    assert without.vitcompact_plan == Plan((), form="folded")
+    assert torch.equal(without(images), model(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("test_resnet", {}),
+        ("swin_tiny_patch4_window7_224", {}),
+        ("pvt_v2_b0", {}),
+        ("vit_base_patch16_rpn_224", SMALL),
+        ("vit_small_patch16_18x2_224", {**SMALL, "img_size": 64}),
+        ("eva02_tiny_patch14_224", {}),
+        ("vit_relpos_small_patch16_224", {}),
+    ],
+)
+def test_other_architectures_are_refused(name: str, kwargs: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, **kwargs)
+    with pytest.raises(UsageError, match="cannot be merged"):
+        vitcompact.fold(model, merge_tokens=4)
+
+
+def test_what_is_refused() -> None:
+    model = timm.create_model("test_vit", img_size=64, num_classes=5).eval()
+    images = torch.randn(16, 3, 64, 64)
+    for wrong in (-1, (1, 2), (), (1.5,) * depth(model), True):
+        with pytest.raises(UsageError, match="merge-tokens"):
+            vitcompact.fold(model, merge_tokens=wrong)  # type: ignore[arg-type]
+    filtered = vitcompact.convert(model, images=images, filter_rank=1)
+    with pytest.raises(UsageError, match="filter_rank=0"):
+        vitcompact.fold(filtered, merge_tokens=1)
+    folded = vitcompact.fold(model, merge_tokens=1)
+    with pytest.raises(UsageError, match="converted already"):
+        vitcompact.convert(folded, images=images)
+    with pytest.raises(UsageError, match="attention masks"):
+        folded(images, is_causal=True)
+    with pytest.raises(UsageError, match="3 blocks"):
+        replay(timm.create_model("test_vit"), Plan((), merge_tokens=(1, 1, 1)))

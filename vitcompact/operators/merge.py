@@ -1,0 +1,59 @@
+"""Switching token merging on in a plain ViT, converted or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from vitcompact.errors import UsageError
+from vitcompact.families.plain_vit import plain_trunk
+from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
+
+
+def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple[int, ...]:
+    """Pairs of tokens to merge in each block: one number for all blocks, or one for each.
+
+    Returns:
+        one number for each block; empty where nothing would be merged.
+
+    Raises:
+        UsageError: negative numbers, a list of another length, or a model whose tokens cannot be merged.
+    """
+    numbers = [merge_tokens] if isinstance(merge_tokens, int) else list(merge_tokens)
+    if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in numbers) or not numbers:
+        raise UsageError(f"--merge-tokens takes a number of 0 or more, or one for each block, got {merge_tokens!r}")
+    if not any(numbers):
+        return ()
+    depth = len(plain_trunk(model)[0])
+    if len(numbers) == 1:
+        return (numbers[0],) * depth
+    if len(numbers) != depth:
+        raise UsageError(f"--merge-tokens: {len(numbers)} numbers were given for the {depth} blocks of this model")
+    return tuple(numbers)
+
+
+def install_merging(model: nn.Module, schedule: Sequence[int]) -> None:
+    """Give the blocks of `model` their numbers of pairs to merge, in place; names of tensors stay as they are.
+
+    Raises:
+        UsageError: as `merge_schedule`.
+    """
+    blocks, num_prefix_tokens = plain_trunk(model)
+    if len(schedule) != len(blocks):
+        raise UsageError(f"the plan merges tokens in {len(schedule)} blocks, the model has {len(blocks)}")
+    merging = MergingBlocks()
+    for (name, block), r in zip(blocks.named_children(), schedule, strict=True):
+        if not isinstance(block, MergingBlock):
+            parts = {part: block.get_submodule(part) for part in PARTS}
+            block = MergingBlock(parts, r, num_prefix_tokens).train(block.training)
+        block.r = r
+        merging.add_module(name, block)
+    model.blocks = merging.train(blocks.training)
+
+
+def stop_merging(model: nn.Module) -> None:
+    """Set all numbers to zero, in place: the model computes what it does without merging."""
+    for module in model.modules():
+        if isinstance(module, MergingBlock):
+            module.r = 0

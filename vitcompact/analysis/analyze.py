@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from vitcompact.analysis.budget import plan_for
+from vitcompact.analysis.budget_report import budget_json
 from vitcompact.analysis.cost import Cost, count, meta_copy
 from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
 from vitcompact.analysis.similarity import weight_similarity
@@ -21,6 +23,7 @@ from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
 from vitcompact.operators.scope import Wanted, wanted_layers
+from vitcompact.plan.request import budget_of, check_budget
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.selection import Only, Selection
 from vitcompact.plan.specs import FactorizeSpec
@@ -31,8 +34,12 @@ def analyze(
     model: nn.Module,
     images: Tensor | Iterable[Tensor] | ImageBatches | None = None,
     *,
-    ratio: float = 0.5,
-    rank_ratio: float = 0.5,
+    ratio: float | None = None,
+    rank_ratio: float | None = None,
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    target_latency: float | None = None,
+    ops: Iterable[str] | None = None,
     only: Only | None = None,
     protect: Iterable[str] = (),
     batch_size: int = 32,
@@ -41,6 +48,8 @@ def analyze(
 ) -> AnalysisReport:
     """Measure what `convert` would have to work with; one forward pass over `images`, maps of one batch at a time.
 
+    With a target, every layer's harm curve is measured too, which takes about as long as a conversion.
+
     Args:
         images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.
 
@@ -48,7 +57,10 @@ def analyze(
         NothingToCompactError: no layer of this architecture can be compacted.
         DataError: images that give non-finite activations.
     """
-    selection = Selection(ratio, rank_ratio, only, tuple(protect))
+    budget = budget_of(target_macs, target_params, target_latency, ops)
+    check_budget(budget, (ratio, rank_ratio), None, images)
+    shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
+    selection = Selection(shares[0], shares[1], only, tuple(protect))
     wanted = wanted_layers(model, selection)
     batches = None if images is None else from_tensor(images, batch_size)
     layers: list[LayerReport] = []
@@ -59,7 +71,11 @@ def analyze(
             ffn += [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
         else:
             layers, ffn = _from_images(model, wanted, batches, device, progress)
-    plan = _plan(wanted, layers)
+    plan, bought = _plan(wanted, layers), None
+    if budget is not None and batches is not None:
+        original = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
+        found = plan_for(original, batches, budget, selection=selection, progress=progress)
+        plan, bought = found.plan, budget_json(found)
     size = resolve_input(model).input_size
     return AnalysisReport(
         model=str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)),
@@ -69,6 +85,7 @@ def analyze(
         ffn=tuple(ffn),
         skipped=wanted.skipped,
         num_samples=0 if batches is None else batches.num_samples,
+        budget=bought,
     )
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from vitcompact.analysis.cost import Cost, count, meta_copy
 from vitcompact.analysis.curves import AttentionCurve, FfnCurve, attention_curve, ffn_curve
+from vitcompact.analysis.latency import relative_latency, timed
 from vitcompact.analysis.sensitivity import sensitivity
-from vitcompact.analysis.site_cost import AttentionCost, FfnCost, attention_costs, ffn_costs
+from vitcompact.analysis.site_cost import AttentionCost, FfnCost, Measure, attention_costs, both, counted, ffn_costs
 from vitcompact.data import ImageBatches, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.families import Anatomy, AttentionSite, FfnSite, inspect
 from vitcompact.operators.replay import replay
 from vitcompact.plan.budget import Curve, Menu, Option, spend
+from vitcompact.plan.request import Budget, Unit
 from vitcompact.plan.schema import LayerPlan, Plan, Skipped
 from vitcompact.plan.selection import Selection
 from vitcompact.plan.specs import SPECS, FactorizeSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
@@ -27,8 +28,8 @@ from vitcompact.streams.store import ActivationStore
 from vitcompact.streams.streams import Streams
 from vitcompact.streams.walker import BlockWalker, walked_blocks
 
-Unit = Literal["macs", "params"]
 ATTEMPTS = 6
+"""How often a plan is tightened where the exact cost of its structure misses the target by a little."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,15 @@ class Harms:
     attention: dict[str, tuple[AttentionCurve, AttentionCost]]
     ffn: dict[str, tuple[FfnCurve, FfnCost]]
     skipped: tuple[Skipped, ...]
+    total_seconds: float = 0.0
 
     def menus(self, unit: Unit) -> list[Menu]:
         """Everything that can be done to each site, its saving in `unit`."""
-        index = 0 if unit == "params" else 1
-        heads = [Menu(name, "attention", _attention(*both, index)) for name, both in self.attention.items()]
-        return [*heads, *(Menu(name, "ffn", _ffn(*both, index)) for name, both in self.ffn.items())]
+        heads = [Menu(name, "attention", _attention(*both, unit)) for name, both in self.attention.items()]
+        return [*heads, *(Menu(name, "ffn", _ffn(*both, unit)) for name, both in self.ffn.items())]
 
 
-def _attention(curve: AttentionCurve, cost: AttentionCost, index: int) -> tuple[Option, ...]:
+def _attention(curve: AttentionCurve, cost: AttentionCost, unit: Unit) -> tuple[Option, ...]:
     maps: list[tuple[OperatorSpec | None, float, int]] = [(None, 0.0, cost.num_heads)]
     maps += [(spec, harm, len(spec.kept)) for spec, harm in curve.hallucinate]
     options = []
@@ -58,11 +59,11 @@ def _attention(curve: AttentionCurve, cost: AttentionCost, index: int) -> tuple[
                     (ThinQkSpec(qk) if qk < cost.qk_dim else None, qk_harm * num_maps / cost.num_heads),
                     (ThinVoSpec(v) if v < cost.v_dim else None, v_harm),
                 ]
-                options.append(_option(parts, cost.saving(num_maps, qk, v)[index]))
+                options.append(_option(parts, cost.saving(unit, num_maps, qk, v)))
     return tuple(options)
 
 
-def _ffn(curve: FfnCurve, cost: FfnCost, index: int) -> tuple[Option, ...]:
+def _ffn(curve: FfnCurve, cost: FfnCost, unit: Unit) -> tuple[Option, ...]:
     options = []
     for hidden, harm in {cost.hidden: 0.0, **curve.hidden}.items():
         for rank, rank_harm in {0: 0.0, **curve.rank}.items():
@@ -70,7 +71,7 @@ def _ffn(curve: FfnCurve, cost: FfnCost, index: int) -> tuple[Option, ...]:
                 (NeuronsSpec(hidden) if hidden < cost.hidden else None, harm),
                 (FactorizeSpec(rank, 1) if rank else None, rank_harm),
             ]
-            options.append(_option(parts, cost.saving(hidden, rank or None)[index]))
+            options.append(_option(parts, cost.saving(unit, hidden, rank or None)))
     return tuple(options)
 
 
@@ -86,6 +87,7 @@ def measure_harms(
     ops: Iterable[str] = tuple(SPECS),
     selection: Selection | None = None,
     weigh: bool = True,
+    seconds: Measure | None = None,
     cache_bytes: float = 4e9,
     progress: Progress = silent,
 ) -> Harms:
@@ -95,6 +97,7 @@ def measure_harms(
         original: in eval mode and float32; left as it is.
         ops: operators to consider.
         selection: `only` and `protect` leave layers alone.
+        seconds: seconds of modules (`latency.timed`), for a budget of latency.
         weigh: multiply errors by what they do to the model's output; off, all layers' relative errors count alike.
     """
     ops = tuple(ops)
@@ -121,13 +124,16 @@ def measure_harms(
             streams.leave(here)
             progress.advance()
     progress.finish()
-    size = resolve_input(original).input_size
-    heads = attention_costs(original, [site for site in sites if isinstance(site, AttentionSite)], size)
-    wide = ffn_costs(original, [site for site in sites if isinstance(site, FfnSite)], size)
+    measure = counted(resolve_input(original).input_size)
+    if seconds is not None:
+        measure = both(measure, seconds)
+    heads = attention_costs(original, [site for site in sites if isinstance(site, AttentionSite)], measure)
+    wide = ffn_costs(original, [site for site in sites if isinstance(site, FfnSite)], measure)
     return Harms(
         {name: (curve, heads[name]) for name, curve in attention.items()},
         {name: (curve, wide[name]) for name, curve in ffn.items()},
         anatomy.skipped,
+        0.0 if seconds is None else seconds(original, [""])[""]["latency"],
     )
 
 
@@ -137,42 +143,88 @@ class BudgetPlan:
 
     Attributes:
         before, after: cost of the original and of the folded result.
-        harm: expected squared change of the output.
         curve: the least harm at every saving.
+        chosen: the option taken from each of the curve's menus.
+        whole: the original's cost in the budget's unit.
     """
 
+    budget: Budget
     plan: Plan
     before: Cost
     after: Cost
-    harm: float
     curve: Curve
+    chosen: tuple[Option, ...]
+    whole: float
 
 
-def plan_budget(original: nn.Module, harms: Harms, target: float, unit: Unit = "macs") -> BudgetPlan:
-    """The plan of least expected harm whose cost is at most `target` times the original's.
+def plan_budget(
+    original: nn.Module, harms: Harms, budget: Budget, seconds: Callable[[nn.Module], float] | None = None
+) -> BudgetPlan:
+    """The plan of least expected harm whose cost is at most `budget.target` times the original's.
+
+    Args:
+        seconds: measures a model's latency relative to the original's; needed for a budget of latency.
 
     Raises:
-        UsageError: the target is not a fraction, or out of reach.
+        UsageError: the target is out of reach.
     """
-    if not 0 < target < 1:
-        raise UsageError(f"--target-{unit} must be between 0 and 1 (both exclusive), got {target}")
     size = resolve_input(original).input_size
     before = count(original, size)
-    curve = spend(harms.menus(unit))
-    whole = getattr(before, unit)
-    saving = whole * (1 - target)
+    curve = spend(harms.menus(budget.unit))
+    whole = harms.total_seconds if budget.unit == "latency" else float(getattr(before, budget.unit))
+    saving = whole * (1 - budget.target)
     for _ in range(ATTEMPTS):
         chosen = curve.choose(saving)
         if chosen is None:
             break
         plan = _plan(curve, chosen, harms.skipped)
-        after = count(replay(meta_copy(original), plan.folded()), size)
-        excess = getattr(after, unit) - whole * target
-        if excess <= 0:
-            return BudgetPlan(plan, before, after, sum(option.harm for option in chosen), curve)
-        saving += excess
-    least = 1 - curve.reachable / whole
-    raise UsageError(f"--target-{unit} {target:g} is out of reach with these operators: the least is about {least:.3f}")
+        small = replay(meta_copy(original), plan.folded())
+        after = count(small, size)
+        share = seconds(small) if seconds is not None else getattr(after, budget.unit) / whole
+        if share <= budget.target:
+            return BudgetPlan(budget, plan, before, after, curve, tuple(chosen), whole)
+        saving += (share - budget.target) * whole
+    least = max(1 - curve.reachable / whole, 0.0)
+    raise UsageError(
+        f"--target-{budget.unit} {budget.target:g} is out of reach with these operators: about {least:.2f} is the least"
+    )
+
+
+def plan_for(
+    original: nn.Module,
+    images: ImageBatches,
+    budget: Budget,
+    *,
+    selection: Selection | None = None,
+    weigh: bool = True,
+    cache_bytes: float = 4e9,
+    latency_batch: int = 8,
+    progress: Progress = silent,
+) -> BudgetPlan:
+    """Measure and spend: the plan for a budget, from unlabelled images.
+
+    Args:
+        latency_batch: images per forward pass for a budget of latency, on the device of `original`.
+
+    Raises:
+        UsageError: the target is out of reach.
+        DataError: images that give non-finite activations.
+    """
+    size, device = resolve_input(original).input_size, _device(original)
+    by_time = budget.unit == "latency"
+    harms = measure_harms(
+        original,
+        images,
+        ops=budget.ops,
+        selection=selection,
+        weigh=weigh,
+        seconds=timed(size, latency_batch, device) if by_time else None,
+        cache_bytes=cache_bytes,
+        progress=progress,
+    )
+    return plan_budget(
+        original, harms, budget, relative_latency(original, size, latency_batch, device) if by_time else None
+    )
 
 
 def _plan(curve: Curve, chosen: list[Option], skipped: tuple[Skipped, ...]) -> Plan:

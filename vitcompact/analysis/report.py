@@ -58,7 +58,10 @@ class FfnReport:
 
 @dataclass(frozen=True)
 class AnalysisReport:
-    """The whole analysis; `predicted` is the cost of the folded model that `convert` would lead to."""
+    """The whole analysis.
+
+    `predicted` is the cost of the folded model that `convert` would lead to, `budget` what `budget_json` says.
+    """
 
     model: str
     cost: Cost
@@ -67,10 +70,11 @@ class AnalysisReport:
     ffn: tuple[FfnReport, ...]
     skipped: tuple[Skipped, ...]
     num_samples: int
+    budget: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Keys: model, params, macs, layers, ffn, skipped, predicted, num_samples."""
-        return {
+        """Keys: model, params, macs, layers, ffn, skipped, predicted, num_samples, and budget where one was given."""
+        document = {
             "model": self.model,
             "params": self.cost.params,
             "macs": self.cost.macs,
@@ -80,3 +84,4 @@ class AnalysisReport:
             "predicted": asdict(self.predicted),
             "num_samples": self.num_samples,
         }
+        return document if self.budget is None else {**document, "budget": self.budget}

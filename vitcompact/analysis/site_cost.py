@@ -1,105 +1,120 @@
-"""What a site costs as a function of its sizes: exactly linear, so that a few counts give every option's cost."""
+"""What a site costs as a function of its sizes: linear in them, so that a few counts (or timings) give all options."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
-from vitcompact.analysis.cost import Cost, count_modules, meta_copy
+from vitcompact.analysis.cost import count_modules, meta_copy
 from vitcompact.families import AttentionSite, FfnSite, family_named
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.hallucinate import build_core, whole_core
 
+Cost = Mapping[str, float]
+"""Cost of one module by unit."""
+Measure = Callable[[nn.Module, list[str]], dict[str, Cost]]
+"""Costs of some modules of a model, by path."""
+
 
 @dataclass(frozen=True)
 class AttentionCost:
-    """Saving per channel of all maps' queries and keys together, and per channel of all heads' values."""
+    """Cost per channel of all maps' queries and keys together, and per channel of all heads' values, by unit."""
 
     num_heads: int
     qk_dim: int
     v_dim: int
-    per_qk: tuple[float, float]
-    per_v: tuple[float, float]
+    per_qk: Cost
+    per_v: Cost
 
-    def saving(self, num_maps: int, qk_dim: int, v_dim: int) -> tuple[float, float]:
-        """Parameters and MACs saved by these sizes."""
+    def saving(self, unit: str, num_maps: int, qk_dim: int, v_dim: int) -> float:
+        """What these sizes save."""
         qk = self.num_heads * self.qk_dim - num_maps * qk_dim
-        v = self.num_heads * (self.v_dim - v_dim)
-        params, macs = (a * qk + b * v for a, b in zip(self.per_qk, self.per_v, strict=True))
-        return params, macs
+        return self.per_qk[unit] * qk + self.per_v[unit] * self.num_heads * (self.v_dim - v_dim)
 
 
 @dataclass(frozen=True)
 class FfnCost:
-    """Cost of an FFN with `hidden` units into `outputs`: of all but the output matrix, and of that matrix."""
+    """Cost of an FFN with `hidden` units into `outputs`, by unit: of the output matrix and of the rest."""
 
     hidden: int
     outputs: int
     rest: Cost
     matrix: Cost
 
-    def saving(self, hidden: int, rank: int | None = None) -> tuple[float, float]:
-        """Parameters and MACs saved by these sizes."""
-        share = hidden / self.hidden
+    def saving(self, unit: str, hidden: int, rank: int | None = None) -> float:
+        """What these sizes save; a product of two matrices costs what its entries do."""
+        whole = self.hidden * self.outputs
         entries = hidden * self.outputs if rank is None else rank * (hidden + self.outputs)
-        positions = self.matrix.macs / (self.hidden * self.outputs)
-        params = (1 - share) * self.rest.params + self.hidden * self.outputs - entries
-        macs = (1 - share) * self.rest.macs + self.matrix.macs - positions * entries
-        return params, macs
+        return (1 - hidden / self.hidden) * self.rest[unit] + (1 - entries / whole) * self.matrix[unit]
 
 
-def attention_costs(
-    model: nn.Module, sites: list[AttentionSite], input_size: tuple[int, int, int]
-) -> dict[str, AttentionCost]:
-    """Cost of every attention site by its sizes; three counts of the model's structure on tensors without data."""
+def attention_costs(model: nn.Module, sites: list[AttentionSite], measure: Measure) -> dict[str, AttentionCost]:
+    """Cost of every attention site by its sizes, from three measurements of the model's structure."""
     if not sites:
         return {}
-    (cores, whole), (_, one_map), (_, thin) = (_counted(model, sites, input_size, kind) for kind in ("", "map", "v"))
+    names = [site.name for site in sites]
+    models = {kind: _with_cores(model, sites, kind) for kind in ("whole", "map", "v")}
+    costs = {kind: measure(variant, names) for kind, variant in models.items()}
     found = {}
-    for name, core in cores.items():
-        qk, v = (core.num_heads - 1) * core.qk_dim, core.num_heads * (core.v_dim - 1)
-        found[name] = AttentionCost(
-            core.num_heads,
-            core.qk_dim,
-            core.v_dim,
-            _slope(whole[name], one_map[name], qk),
-            _slope(whole[name], thin[name], v),
-        )
+    for name in names:
+        core = models["whole"].get_submodule(name)
+        assert isinstance(core, CompactAttention)
+        qk, v = core.num_heads // 2 * core.qk_dim, core.num_heads * (core.v_dim - core.v_dim // 2)
+        slopes = [
+            {unit: max((cost - costs[kind][name][unit]) / max(channels, 1), 0.0) for unit, cost in before.items()}
+            for before in (costs["whole"][name],)
+            for kind, channels in (("map", qk), ("v", v))
+        ]
+        found[name] = AttentionCost(core.num_heads, core.qk_dim, core.v_dim, *slopes)
     return found
 
 
-def _slope(before: Cost, after: Cost, channels: int) -> tuple[float, float]:
-    return (before.params - after.params) / max(channels, 1), (before.macs - after.macs) / max(channels, 1)
-
-
-def _counted(
-    model: nn.Module, sites: list[AttentionSite], input_size: tuple[int, int, int], kind: str
-) -> tuple[dict[str, CompactAttention], dict[str, Cost]]:
-    """Costs with whole cores, with one map for all heads (`map`), with values of one channel (`v`)."""
+def _with_cores(model: nn.Module, sites: list[AttentionSite], kind: str) -> nn.Module:
+    """The structure with whole cores, with half of the heads hallucinated (`map`), or with values half as wide."""
     meta = meta_copy(model)
-    cores = {}
     for site in sites:
         core = whole_core(meta, site)
         if kind == "map":
             parts = family_named(site.family).parts(meta.get_submodule(site.name))
-            core = build_core(parts, HeadLayout((0,), (tuple(range(1, parts.num_heads)),)))
+            half = parts.num_heads - parts.num_heads // 2
+            children = tuple((half + i,) if half + i < parts.num_heads else () for i in range(half))
+            core = build_core(parts, HeadLayout(tuple(range(half)), children))
         elif kind == "v" and core.fixed_v_dim is None:
-            core.narrow(v_dim=1)
+            core.narrow(v_dim=core.v_dim // 2)
         meta.set_submodule(site.name, core)
-        cores[site.name] = core
-    return cores, count_modules(meta, cores, input_size)
+    return meta
 
 
-def ffn_costs(model: nn.Module, sites: list[FfnSite], input_size: tuple[int, int, int]) -> dict[str, FfnCost]:
-    """Cost of every FFN site by its sizes; one count of the model's structure."""
-    names = [name for site in sites for name in (site.name, site.output)]
-    costs = count_modules(model, names, input_size) if sites else {}
+def ffn_costs(model: nn.Module, sites: list[FfnSite], measure: Measure) -> dict[str, FfnCost]:
+    """Cost of every FFN site by its sizes, from one measurement of the model's structure."""
+    costs = measure(model, [name for site in sites for name in (site.name, site.output)]) if sites else {}
     found = {}
     for site in sites:
         weight, _ = matrix(model.get_submodule(site.output))
         whole, output = costs[site.name], costs[site.output]
-        rest = Cost(whole.params - output.params, whole.macs - output.macs)
+        rest = {unit: cost - output[unit] for unit, cost in whole.items()}
         found[site.name] = FfnCost(weight.shape[1], weight.shape[0], rest, output)
     return found
+
+
+def counted(input_size: tuple[int, int, int]) -> Measure:
+    """Parameters and MACs per image of modules, as `Measure`."""
+
+    def measure(model: nn.Module, names: list[str]) -> dict[str, Cost]:
+        costs = count_modules(model, names, input_size)
+        return {name: {"params": cost.params, "macs": cost.macs} for name, cost in costs.items()}
+
+    return measure
+
+
+def both(first: Measure, second: Measure) -> Measure:
+    """The units of two measures together."""
+
+    def measure(model: nn.Module, names: list[str]) -> dict[str, Cost]:
+        one, other = first(model, names), second(model, names)
+        return {name: {**one[name], **other[name]} for name in names}
+
+    return measure

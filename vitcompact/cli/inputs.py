@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
 from vitcompact.cli.console import Console
 from vitcompact.errors import UsageError
+from vitcompact.plan.request import budget_of, check_budget
+from vitcompact.plan.selection import Selection
 from vitcompact.workspace import Source, Workspace
 
 if TYPE_CHECKING:
     from torch import nn
 
 SOURCE_NAMES = ("model", "num_classes", "img_size", "random_weights", "seed")
-SELECTION_NAMES = ("ratio", "rank_ratio", "only", "protect")
+RATIO_NAMES = ("ratio", "rank_ratio")
+TARGET_NAMES = ("target_macs", "target_params", "target_latency", "ops")
+SELECTION_NAMES = (*RATIO_NAMES, *TARGET_NAMES, "only", "protect")
 ORIGINAL = "original"
 """Key in the recorded options of a checkpoint: how the model that it was made from is read."""
 UNRECORDED = ("config", "json", "quiet", "verbose", "overwrite", "dry_run", "resume")
@@ -163,6 +167,33 @@ def from_workspace(
     if taken:
         console.note(f"from the workspace {space.path}:{_listed(taken)}")
     return dataclasses.replace(options, **taken) if taken else options  # type: ignore[type-var]
+
+
+def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
+    """What was recorded of a selection, less what the options given replace: ratios and targets exclude each other."""
+    targets, ratios = given & {*TARGET_NAMES}, given & {*RATIO_NAMES}
+    dropped = (*TARGET_NAMES, *RATIO_NAMES) if targets else TARGET_NAMES if ratios else ()
+    return {name: value for name, value in recorded.items() if name not in dropped}
+
+
+def selection_arguments(options: Any) -> dict[str, Any]:
+    """What `analyze` and `convert` of the library take, from the options of the same names."""
+    chosen = {name: getattr(options, name) for name in SELECTION_NAMES}
+    ops = chosen["ops"]
+    return {**chosen, "protect": tuple(options.protect), "ops": None if ops is None else ops.replace(",", " ").split()}
+
+
+def check_selection(options: Any, plan: object = None) -> None:
+    """Refuse a selection that cannot be, before anything is loaded.
+
+    Raises:
+        UsageError: see `Selection` and `Budget`.
+    """
+    chosen = selection_arguments(options)
+    budget = budget_of(chosen["target_macs"], chosen["target_params"], chosen["target_latency"], chosen["ops"])
+    check_budget(budget, (options.ratio, options.rank_ratio), plan, options.data_dir or options.dataset or None)
+    shares = {name: getattr(options, name) for name in RATIO_NAMES if getattr(options, name) is not None}
+    Selection(**shares, only=options.only, protect=chosen["protect"])
 
 
 def effective(options: Any) -> dict[str, Any]:

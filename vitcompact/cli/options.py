@@ -11,6 +11,7 @@ from typing import Literal
 from vitcompact.cli import fields
 from vitcompact.cli.config import use_config
 from vitcompact.cli.fields import option
+from vitcompact.plan.specs import SPECS
 
 DType = Literal["float32", "float16", "bfloat16"]
 AmpDType = Literal["bfloat16", "float16"]
@@ -164,11 +165,35 @@ class Calibration:
 class SelectionOptions:
     """Which layers are compacted, and by how much."""
 
-    ratio: float = option(
-        0.5, panel=fields.COMPACTION, metavar="SHARE", help="Share of heads to hallucinate in each layer, in (0, 1)."
+    ratio: float | None = option(
+        None,
+        panel=fields.COMPACTION,
+        metavar="SHARE",
+        help="Share of heads to hallucinate in each layer, in (0, 1); 0.5 without a target.",
     )
-    rank_ratio: float = option(
-        0.5, panel=fields.COMPACTION, metavar="SHARE", help="Rank of each FFN's output over its width, in (0, 1)."
+    rank_ratio: float | None = option(
+        None,
+        panel=fields.COMPACTION,
+        metavar="SHARE",
+        help="Rank of each FFN's output over its width, in (0, 1); 0.5 without a target.",
+    )
+    target_macs: float | None = option(
+        None,
+        panel=fields.COMPACTION,
+        metavar="SHARE",
+        help="Instead of ratios: leave this share of the MACs, taken where it harms the output least. Needs images.",
+    )
+    target_params: float | None = option(
+        None, panel=fields.COMPACTION, metavar="SHARE", help="The same for the parameters."
+    )
+    target_latency: float | None = option(
+        None, panel=fields.COMPACTION, metavar="SHARE", help="The same for the time of a batch of 8 on this machine."
+    )
+    ops: str | None = option(
+        None,
+        panel=fields.COMPACTION,
+        metavar="NAMES",
+        help=f"Operators that a target may use, with commas: {', '.join(SPECS)}; by default all.",
     )
     only: Literal["heads", "ffn"] | None = option(
         None, panel=fields.COMPACTION, help="Compact nothing but attention heads, or nothing but FFNs."

@@ -24,6 +24,7 @@ from vitcompact.cli.options import (
     SourceOptions,
     Workdir,
 )
+from vitcompact.plan.request import INGREDIENTS
 
 _SOURCE = "A timm name, hf-hub:ORG/NAME, a directory in timm's hub layout, or a weights file with --model."
 
@@ -59,6 +60,20 @@ class ConvertOptions(
     dry_run: bool = option(False, "--dry-run", panel=fields.OUTPUT, help="Print and write the plan, nothing else.")
     plan: Path | None = option(
         None, panel=fields.COMPACTION, metavar="FILE", help="Apply this plan.json instead of choosing heads and ranks."
+    )
+    reconstruct: int = option(
+        0,
+        panel=fields.SURGERY,
+        min=0,
+        metavar="STEPS",
+        help="Adam steps on each block after it is solved, on the same images; a few hundred are usual.",
+    )
+    without: str = option(
+        "",
+        panel=fields.SURGERY,
+        metavar="NAMES",
+        show_default=False,
+        help=f"Leave ingredients out, to see what they are worth: {', '.join(INGREDIENTS)}.",
     )
     init: Literal["lstsq", "svd"] = option(
         "lstsq", panel=fields.SURGERY, help="FFN factors: lstsq fits them to the images, svd is the naive way."

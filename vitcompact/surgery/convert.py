@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from vitcompact.analysis.budget import plan_for
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.families import inspect
@@ -16,6 +17,7 @@ from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.operators.replay import site_of
 from vitcompact.operators.scope import wanted_layers
+from vitcompact.plan.request import budget_of, check_budget
 from vitcompact.plan.schema import Plan, Skipped
 from vitcompact.plan.selection import Only, Selection
 from vitcompact.plan.specs import FactorizeSpec
@@ -35,8 +37,12 @@ FEW_IMAGES = 64
 def convert(
     model: nn.Module,
     *,
-    ratio: float = 0.5,
-    rank_ratio: float = 0.5,
+    ratio: float | None = None,
+    rank_ratio: float | None = None,
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    target_latency: float | None = None,
+    ops: Iterable[str] | None = None,
     images: Tensor | Iterable[Tensor] | ImageBatches | None = None,
     seed: int = 0,
     only: Only | None = None,
@@ -56,13 +62,17 @@ def convert(
 ) -> nn.Module:
     """Compact a timm model by closed-form surgery; returns a new module in training form, `model` is untouched.
 
-    Half of the heads (by default) take their attention map from another head, chosen and refitted by output error on
-    the images; each FFN's output matrix becomes a product of two. Works block by block: inputs come from the converted
-    stream, targets from the original one. Memory is the statistics, one batch and one block's activations.
+    Without a target, half of the heads take their attention map from another head, chosen and refitted by output error
+    on the images, and each FFN's output matrix becomes a product of two. With a target, all operators share a global
+    budget, spent where it harms the model's output least. Works block by block: inputs come from the converted stream,
+    targets from the original one. Memory is the statistics, one batch and one block's activations.
 
     Args:
-        ratio: share of heads to hallucinate, `floor(ratio * heads)` per layer.
-        rank_ratio: rank of the FFN output matrix over its outputs, rounded to a multiple of 8.
+        ratio: share of heads to hallucinate, `floor(ratio * heads)` per layer; 0.5 unless there is a target.
+        rank_ratio: rank of the FFN output matrix over its outputs, rounded to a multiple of 8; 0.5 likewise.
+        target_macs, target_params, target_latency: what is to be left of the MACs, of the parameters, or of the time
+            that a batch takes on `device`, in (0, 1); one of them, needs images.
+        ops: operators that a budget may use; all by default.
         images: normalised calibration images `(n, 3, height, width)` or batches of them, no labels. None converts
             from the weights alone, which loses much accuracy.
         only: `heads` or `ffn` for one of the two.
@@ -74,6 +84,7 @@ def convert(
         without: ingredients to leave out, for comparison; out of `INGREDIENTS`.
         plan: replay this plan's structure instead of choosing one; its values are solved anew.
         cache_gb: activations kept in memory in GB (1e9 bytes); more goes to a temporary folder.
+        device: where to work; the result is where `model` is.
         seed: initial values of the silent branches.
 
     Raises:
@@ -81,30 +92,42 @@ def convert(
         UsageError: bad options, or a model that was already converted.
         DataError: images that give non-finite activations.
     """
-    selection = Selection(ratio, rank_ratio, only, tuple(protect), tuple(terms), filter_rank, branches)
+    budget = budget_of(target_macs, target_params, target_latency, ops)
+    check_budget(budget, (ratio, rank_ratio), plan, images)
+    shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
+    selection = Selection(shares[0], shares[1], only, tuple(protect), tuple(terms), filter_rank, branches)
     _check_method(init, hallucinate)
     before = getattr(model, "vitcompact_plan", None)
     if before is not None and (before.layers or before.merge_tokens):
         raise UsageError("this model is converted already; convert the original checkpoint instead")
-    drafts, skipped = _drafts(model, selection, plan)
+    method = Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
     original = _frozen_copy(model, device)
+    batches = None if images is None else from_tensor(images, batch_size)
+    if batches is not None and batches.num_samples < FEW_IMAGES:
+        logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
+    if budget is not None and batches is not None:
+        weigh = method.sensitivity
+        plan = plan_for(
+            *(original, batches, budget),
+            selection=selection,
+            weigh=weigh,
+            cache_bytes=cache_gb * 1e9,
+            progress=progress,
+        ).plan
+    drafts, skipped = _drafts(model, selection, plan)
     work = copy.deepcopy(original)
     with torch.no_grad():
-        method = Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
-        if images is None:
+        if batches is None:
             logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
             layers = convert_from_weights(work, drafts, progress)
         else:
-            batches = from_tensor(images, batch_size)
-            if batches.num_samples < FEW_IMAGES:
-                logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
             layers, unreachable = convert_calibrated(
                 original, work, batches, drafts, selection, method, cache_gb * 1e9, progress
             )
             skipped += unreachable
     done = Plan(tuple(layers), tuple(skipped))
     work.vitcompact_plan = done  # type: ignore[assignment]
-    work.vitcompact_fidelity = None if images is None else fidelity(original, work, batches)  # type: ignore[assignment]
+    work.vitcompact_fidelity = None if batches is None else fidelity(original, work, batches)  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _grow(work, done)

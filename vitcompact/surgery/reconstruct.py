@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vitcompact.precision import computes_bfloat16
 from vitcompact.streams.streams import BlockBatch, Streams
 
 EVALUATIONS = 6
@@ -26,13 +27,18 @@ class ReconstructOptions:
         steps: Adam steps per block; 0 leaves the closed form as it is.
         lr: largest step, relative to each matrix's root mean square.
         batch_size: images per step.
-        bf16: automatic mixed precision in bfloat16.
+        bf16: automatic mixed precision in bfloat16; None is on where the device computes it natively.
     """
 
     steps: int = 0
     lr: float = 1e-2
     batch_size: int = 32
-    bf16: bool = False
+    bf16: bool | None = None
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The precision of forward passes; weights and errors stay float32."""
+        wanted = computes_bfloat16(device) if self.bf16 is None else self.bf16
+        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
 NO_STEPS = ReconstructOptions()
@@ -97,7 +103,7 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _loss(block: nn.Module, batch: BlockBatch, options: ReconstructOptions) -> Tensor:
-    with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=options.bf16):
+    with options.autocast(batch.target.device):
         output = batch.call.run(block)
     return (output.float() - batch.target).square().mean()
 
@@ -106,7 +112,7 @@ def _held_out_error(streams: Streams, block: nn.Module, options: ReconstructOpti
     """Squared error over that of the block's update of the stream (over the output's energy where shapes change)."""
     total = energy = 0.0
     for batch in streams.held_out_batches():
-        with torch.no_grad(), torch.autocast(batch.target.device.type, torch.bfloat16, enabled=options.bf16):
+        with torch.no_grad(), options.autocast(batch.target.device):
             output = batch.call.run(block)
         start = batch.call.x if batch.call.x.shape == batch.target.shape else 0.0
         total += float((output.float() - batch.target).square().sum())

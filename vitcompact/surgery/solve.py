@@ -21,6 +21,7 @@ from vitcompact.operators.factorize import Factors, plain_svd
 from vitcompact.operators.hallucinate import core_of, make_spec, whole_core
 from vitcompact.operators.replay import build_layer
 from vitcompact.operators.statistics import Split
+from vitcompact.plan.request import INGREDIENTS
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.selection import Selection
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
@@ -31,8 +32,6 @@ from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 
 Init = Literal["lstsq", "svd"]
 Hallucinate = Literal["refit", "copy"]
-INGREDIENTS = ("sensitivity", "drift")
-"""What can be switched off one at a time, to see what it is worth."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from vitcompact.cli.render.budget import budget_tables
 from vitcompact.cli.render.common import cost_table, number, skipped_tables, table, titled
 
 
@@ -20,6 +21,8 @@ def analysis_tables(document: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(_heads(document["layers"]))
     if document["ffn"]:
         parts.append(_ffn(document["ffn"]))
+    if document.get("budget"):
+        parts += budget_tables(document["budget"])
     parts += skipped_tables(document.get("skipped", ()))
     parts.append(cost_table("Cost", document, document["predicted"]))
     return parts

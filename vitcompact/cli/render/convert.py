@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.render.analysis import pairs_text
+from vitcompact.cli.render.budget import describe
 from vitcompact.cli.render.common import cost_table, number, pairs, skipped_tables, table, titled
 
 
@@ -48,6 +49,4 @@ def _describe(operator: Mapping[str, Any]) -> str:
         return (
             f"{len(operator['hallucinated'])} of {operator['num_heads']} heads: {pairs_text(operator['hallucinated'])}"
         )
-    if operator["op"] == "factorize":
-        return f"rank {operator['rank']}"
-    return ", ".join(f"{key} {value}" for key, value in operator.items() if key != "op")
+    return describe(operator).removeprefix(f"{operator['op']} ")

@@ -12,7 +12,6 @@ from vitcompact.cli.render.analysis import analysis_tables
 from vitcompact.cli.verb_options import AnalyzeOptions
 from vitcompact.cli.verbs import common
 from vitcompact.errors import UsageError
-from vitcompact.plan.selection import Selection
 from vitcompact.report import check_report, write_report
 from vitcompact.workspace import Workspace, write_file
 
@@ -22,7 +21,7 @@ def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> Non
     options = inputs.given_source(options)
     if options.source is None:
         raise UsageError("no model was given: name a timm model, a directory or a weights file (see analyze --help)")
-    Selection(options.ratio, options.rank_ratio, options.only, tuple(options.protect))  # refused before anything loads
+    inputs.check_selection(options)
     open_device(options.device)
     if options.report is not None:
         check_report(options.report)
@@ -32,10 +31,7 @@ def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> Non
     report = analyze(
         original.model,
         calibration,
-        ratio=options.ratio,
-        rank_ratio=options.rank_ratio,
-        only=options.only,
-        protect=tuple(options.protect),
+        **inputs.selection_arguments(options),
         device=options.device,
         progress=console.progress,
     )

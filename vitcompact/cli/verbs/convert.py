@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from vitcompact.analysis.analyze import predicted_cost
+from vitcompact.analysis.budget import plan_for
 from vitcompact.bench.setup import open_device
 from vitcompact.checkpoint import check_out
 from vitcompact.cli import images, inputs
@@ -16,8 +19,9 @@ from vitcompact.cli.console import Console
 from vitcompact.cli.render.convert import convert_tables, plan_tables
 from vitcompact.cli.verb_options import ConvertOptions
 from vitcompact.cli.verbs import common
-from vitcompact.data import CalibrationImages
+from vitcompact.data import CalibrationImages, from_tensor
 from vitcompact.errors import UsageError
+from vitcompact.plan.request import budget_of
 from vitcompact.plan.schema import Plan
 from vitcompact.plan.selection import Selection
 from vitcompact.surgery import convert
@@ -30,7 +34,8 @@ def run(options: ConvertOptions, given: frozenset[str], console: Console) -> Non
     space = common.workspace_for(options)
     options = _filled(options, given, space, console)
     plan = None if options.plan is None else _read_plan(options, given)
-    _selection(options)
+    inputs.check_selection(options, plan)
+    _terms(options)
     open_device(options.device)
     out = None if options.dry_run else common.out_for(options, space, "convert")
     original = inputs.open_original(options, given, space, console)
@@ -78,23 +83,22 @@ def _convert(
     )
 
 
-def _selection(options: ConvertOptions) -> Selection:
-    """The selection that the options ask for; it is checked before anything is loaded."""
-    chosen = _chosen(options)
-    return Selection(**{name: value for name, value in chosen.items() if name != "seed"})
-
-
 def _chosen(options: ConvertOptions) -> dict[str, Any]:
     return {
-        "ratio": options.ratio,
-        "rank_ratio": options.rank_ratio,
-        "only": options.only,
-        "protect": tuple(options.protect),
-        "terms": tuple(term for term in options.terms.replace(",", " ").split() if term != "none"),
+        **inputs.selection_arguments(options),
+        "terms": _terms(options),
         "filter_rank": options.filter_rank,
         "branches": options.branches,
         "seed": options.seed,
+        "reconstruct": options.reconstruct,
+        "without": tuple(options.without.replace(",", " ").split()),
     }
+
+
+def _terms(options: ConvertOptions) -> tuple[str, ...]:
+    """The paths of `--terms`, refused before anything is loaded if there is no such path."""
+    terms = tuple(term for term in options.terms.replace(",", " ").split() if term != "none")
+    return Selection(terms=terms, filter_rank=options.filter_rank, branches=options.branches).terms
 
 
 def _filled(
@@ -104,7 +108,8 @@ def _filled(
     options = images.with_recorded_images(options, given, space, console)
     if space is None or options.plan is not None:
         return options
-    return inputs.from_workspace(options, given, space.state.selection, inputs.SELECTION_NAMES, space, console)
+    recorded = inputs.recorded_selection(space.state.selection, given)
+    return inputs.from_workspace(options, given, recorded, inputs.SELECTION_NAMES, space, console)
 
 
 def _read_plan(options: ConvertOptions, given: frozenset[str]) -> Plan:
@@ -131,10 +136,10 @@ def _plan_only(
     space: Workspace | None,
     console: Console,
 ) -> None:
-    """Print and write the plan. Heads are paired by the error after their refit, so choosing is most of converting."""
+    """Print and write the plan. Pairs of heads are chosen by the error after a refit: most of a conversion's work."""
     before = common.cost_of(original.model)
     if plan is None:
-        plan = cast(Plan, _convert(options, original.model, calibration, None, console).vitcompact_plan)
+        plan = _make_plan(options, original.model, calibration, console)
     after = predicted_cost(original.model, plan)
     path = _plan_file(options, space)
     document = {
@@ -147,6 +152,21 @@ def _plan_only(
     write_file(path, _json(plan.to_json()))
     console.result(document, *plan_tables(document))
     console.note(f"plan written to {path}; nothing else was written")
+
+
+def _make_plan(
+    options: ConvertOptions, model: nn.Module, calibration: CalibrationImages | None, console: Console
+) -> Plan:
+    """A budget is planned without converting."""
+    chosen = inputs.selection_arguments(options)
+    budget = budget_of(chosen["target_macs"], chosen["target_params"], chosen["target_latency"], chosen["ops"])
+    if budget is None or calibration is None:
+        return cast(Plan, _convert(options, model, calibration, None, console).vitcompact_plan)
+    original = copy.deepcopy(model).eval().to(device=options.device, dtype=torch.float32).requires_grad_(False)
+    selection = Selection(only=options.only, protect=chosen["protect"])
+    cache = options.cache_gb * 1e9
+    batches = from_tensor(calibration, options.batch_size)
+    return plan_for(original, batches, budget, selection=selection, cache_bytes=cache, progress=console.progress).plan
 
 
 def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:

@@ -1,0 +1,50 @@
+"""The tables of a budget: harm against cost, who pays, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from vitcompact.cli.render.common import table, titled
+
+UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
+
+
+def budget_tables(budget: Mapping[str, Any]) -> list[RenderableType]:
+    """The total curve, the operators that pay, and every layer's part."""
+    return [_curve(budget), _operators(budget), _layers(budget)]
+
+
+def describe(operator: Mapping[str, Any]) -> str:
+    """One operator of a plan in a few words."""
+    if operator["op"] == "hallucinate":
+        return f"hallucinate {len(operator['hallucinated'])} of {operator['num_heads']}"
+    size = next((f"{key} {operator[key]}" for key in ("qk_dim", "v_dim", "hidden", "rank") if key in operator), "")
+    return f"{operator['op']} {size}"
+
+
+def _curve(budget: Mapping[str, Any]) -> Group:
+    found = table(f"{UNITS[budget['unit']]} left", "expected harm", right=("expected harm",))
+    for point in budget["curve"]:
+        found.add_row(f"{100 * point['left']:.0f} %", f"{point['harm']:.2e}")
+    return titled("What a budget costs (expected squared change of the output)", found)
+
+
+def _operators(budget: Mapping[str, Any]) -> Group:
+    found = table("operator", "layers", "harm", "share", right=("layers", "harm", "share"))
+    total = max(budget["harm"], 1e-300)
+    for entry in sorted(budget["operators"], key=lambda item: -item["harm"]):
+        share = f"{100 * entry['harm'] / total:.0f} %"
+        found.add_row(entry["op"], str(int(entry["layers"])), f"{entry['harm']:.2e}", share)
+    return titled(f"Who pays at {100 * budget['target']:.0f} % of the {UNITS[budget['unit']]}", found)
+
+
+def _layers(budget: Mapping[str, Any]) -> Group:
+    found = table("layer", "what", "saves", "harm", right=("saves", "harm"), whole=("layer",), fold=("what",))
+    for layer in budget["layers"]:
+        what = ", ".join(describe(operator) for operator in layer["operators"]) or "nothing"
+        found.add_row(Text(layer["name"]), what, f"{100 * layer['saving']:.2f} %", f"{layer['harm']:.2e}")
+    return titled("Layer by layer", found)

@@ -43,7 +43,9 @@ def count_modules(model: nn.Module, names: Iterable[str], input_size: tuple[int,
     found = {}
     for name in names:
         params = sum(parameter.numel() for parameter in meta.get_submodule(name).parameters())
-        found[name] = Cost(params, sum(flops.get(f"{type(meta).__name__}.{name}", {}).values()) // 2)
+        found[name] = Cost(
+            params, sum(flops.get(f"{type(meta).__name__}.{name}" if name else "Global", {}).values()) // 2
+        )
     return found
 
 

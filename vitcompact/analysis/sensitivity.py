@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches
+from vitcompact.errors import DataError
 from vitcompact.evaluate.forward import features, logits, num_classes
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.progress import Progress, silent
@@ -77,6 +78,9 @@ def _gradients(
             stack.callback(handle.remove)
         answer = _answer(model, images.requires_grad_(True))
         tensors = [branches[site.name] for site in sites]
+        for name, branch in branches.items():  # in forward order: the first one is to blame
+            if not torch.isfinite(branch).all():
+                raise DataError(f"{name}: activations are not finite (NaN or infinity) on the calibration images")
         losses = [_probe(answer, generator) for _ in range(probes)]
         grads = [torch.autograd.grad(loss, tensors, retain_graph=i + 1 < probes) for i, loss in enumerate(losses)]
     return {

@@ -93,9 +93,11 @@ def ffn_costs(model: nn.Module, sites: list[FfnSite], measure: Measure) -> dict[
     costs = measure(model, [name for site in sites for name in (site.name, site.output)]) if sites else {}
     found = {}
     for site in sites:
-        weight, _ = matrix(model.get_submodule(site.output))
-        whole, output = costs[site.name], costs[site.output]
+        weight, bias = matrix(model.get_submodule(site.output))
+        whole, output = costs[site.name], dict(costs[site.output])
         rest = {unit: cost - output[unit] for unit, cost in whole.items()}
+        if bias is not None and "params" in output:
+            output["params"] -= bias.numel()  # it stays whatever becomes of the matrix
         found[site.name] = FfnCost(weight.shape[1], weight.shape[0], rest, output)
     return found
 

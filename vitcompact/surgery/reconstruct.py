@@ -84,6 +84,7 @@ def reconstruct_block(streams: Streams, options: ReconstructOptions, seed: int) 
                 best, kept, best_step = error, _snapshot(parameters), step + 1
     for parameter, value in zip(parameters, kept, strict=True):
         parameter.copy_(value)
+        parameter.grad = None
     return Reconstruction(before, best, best_step)
 
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import vitcompact
+from vitcompact.analysis.cost import count
+from vitcompact.data import resolve_input
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,13 @@ class ConformanceSuite:
         naive = vitcompact.convert(original, images=images, init="svd", hallucinate="copy")
         wanted = original(images)
         assert (compact(images) - wanted).norm() < (naive(images) - wanted).norm()
+
+    def test_analysis_predicts_the_cost(self, original: nn.Module, folded: nn.Module, images: Tensor) -> None:
+        report = vitcompact.analyze(original, images)
+        size = resolve_input(folded).input_size
+        assert report.predicted.macs == count(folded, size).macs < report.cost.macs
+        assert len(report.layers) == sum(layer.kind == "attention" for layer in folded.vitcompact_plan.layers)
+        assert all(0 < layer.copy_error < float("inf") for layer in report.layers)
 
     def test_fold_is_equal_and_idempotent(self, trained: nn.Module, folded: nn.Module, images: Tensor) -> None:
         wanted, got = trained(images), folded(images)

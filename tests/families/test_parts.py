@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import vitcompact
 from vitcompact.families import family_named, inspect
 from vitcompact.fold.verify import perturbed
 from vitcompact.layers.attention import HeadLayout
@@ -155,3 +156,22 @@ def test_keys_shared_between_heads_are_left_alone() -> None:
     assert {item.reason for item in anatomy.skipped} == {
         "keys and values are shared between heads (grouped-query attention)"
     }
+
+
+@pytest.mark.parametrize("name", ["pvt_v2", "twins_local", "nextvit", "swin", "eva_split", "beit", "visformer"])
+@torch.no_grad()
+def test_every_path_that_a_family_allows(name: str) -> None:
+    """Mean path and map filter everywhere, the identity path where query i is key i; non-square grids if told."""
+    size = (64, 64) if name == "nextvit" else MODELS[name][2]
+    model, images = model_of(name), torch.randn(12, 3, *size)
+    compact = vitcompact.convert(model, images=images, terms=("identity", "mean"), filter_rank=2)
+    for layer in compact.vitcompact_plan.layers:
+        if layer.kind == "attention":
+            core, spec = compact.get_submodule(layer.name), layer.operators[0]
+            norm = not isinstance(core.inner_norm, nn.Identity)
+            assert (spec.identity, spec.mean) == (not norm and core.reduction is None, not norm)
+            assert spec.filter_rank == (0 if name == "nextvit" and core.reduction is not None else 2)
+    moved = perturbed(compact, seed=2).eval()
+    folded = vitcompact.fold(moved, images=images)
+    assert folded.vitcompact_parity.rel_diff <= 2e-4
+    assert (folded(images) - compact(images)).abs().max() > 1e-2 * compact(images).abs().max()

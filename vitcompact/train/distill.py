@@ -55,6 +55,7 @@ class Distiller:
             raise UsageError("--labels needs a model with a head; this one gives features only")
         self._has_head = classes[0] > 0
         self._student, self._teacher = student, teacher
+        self._channels_last = getattr(teacher, "output_fmt", "NCHW") == "NHWC"
         self._options, self._amp_dtype = options, amp_dtype
         names = tuple(blocks) if options.block_weight else ()
         self._taps = BlockOutputs(student, names), BlockOutputs(teacher, names)
@@ -80,7 +81,7 @@ class Distiller:
             total = total + options.logit_weight * feature_loss(student.features, teacher.features)
         if student.blocks:
             _check_shapes(student.blocks, teacher.blocks)
-            total = total + options.block_weight * block_loss(student.blocks, teacher.blocks)
+            total = total + options.block_weight * block_loss(student.blocks, teacher.blocks, self._channels_last)
         if options.labels and student.logits is not None:
             if not bool((labels >= 0).any()):
                 raise DataError("--labels was given, but the images have no labels: leave it out")

@@ -32,9 +32,14 @@ def relative_error(student: Tensor, teacher: Tensor, channel_dim: int = -1) -> T
     return (error / size.clamp_min(1e-12 + 1e-6 * size.mean())).mean()
 
 
-def block_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Mean `relative_error` of the blocks: tokens (batch, tokens, channels), maps (batch, channels, height, width)."""
-    errors = [relative_error(s, t, 1 if t.ndim == 4 else -1) for s, t in zip(student, teacher, strict=True)]
+def block_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], channels_last: bool = False) -> Tensor:
+    """Mean `relative_error` of the blocks: tokens (batch, tokens, channels), or maps.
+
+    Args:
+        channels_last: maps are (batch, height, width, channels) and not (batch, channels, height, width).
+    """
+    map_dim = -1 if channels_last else 1
+    errors = [relative_error(s, t, map_dim if t.ndim == 4 else -1) for s, t in zip(student, teacher, strict=True)]
     return torch.stack(errors).mean()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitcompact.evaluate.forward import eval_mode
 from vitcompact.layers.branches import BranchedLinear
+from vitcompact.layers.pointwise import channel_dim
 
 USUAL_RMS = 0.02
 """Root mean square of a ViT's weight matrices, for which `--lr` is meant literally (timm initialises them so)."""
@@ -40,7 +41,8 @@ def output_scales(model: nn.Module, images: Tensor) -> dict[str, float]:
         if isinstance(module, BranchedLinear) and len(module.branches):
 
             def keep(main: nn.Module, args: object, output: Tensor, name: str = name) -> None:
-                flat = output.float().reshape(-1, output.shape[-1])
+                rows = output.float().movedim(channel_dim(main), -1)
+                flat = rows.reshape(-1, rows.shape[-1])
                 found[name] = float(flat.var(dim=0, correction=0).mean().sqrt())
 
             handles.append(module.main.register_forward_hook(keep))

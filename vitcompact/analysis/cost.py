@@ -30,7 +30,7 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     Args:
         input_size: `(channels, height, width)` of one image.
     """
-    meta = meta_copy(model).eval()
+    meta = meta_copy(model).eval().requires_grad_(False)  # the counter trips over parameters given as inputs
     for module in list(meta.modules()):
         fuse = getattr(module, "fuse", None)
         if callable(fuse):

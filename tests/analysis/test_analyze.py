@@ -102,3 +102,8 @@ def test_json_keys(vit: nn.Module) -> None:
     assert {"head", "parents", "similarity"} <= set(document["layers"][0]["hallucinated"][0])
     assert {"name", "rank", "energy"} <= set(document["ffn"][0])
     assert set(document["predicted"]) == {"params", "macs"}
+
+
+def test_cost_of_a_model_that_gives_modules_a_parameter() -> None:
+    """Attention pooling hands its learned query to a linear layer, which torch's counter does not expect."""
+    assert count(timm.create_model("test_vit3", img_size=64), (3, 64, 64)).macs > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vitcompact.layers.attention import CompactAttention
 from vitcompact.operators.merge import install_merging
 from vitcompact.operators.replay import replay
 from vitcompact.plan.schema import Plan
+from vitcompact.train import TrainOptions
 
 SMALL = {"embed_dim": 48, "depth": 3, "img_size": 56, "num_heads": 4}
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -218,3 +220,18 @@ def test_what_is_refused() -> None:
         folded(images, is_causal=True)
     with pytest.raises(UsageError, match="3 blocks"):
         replay(timm.create_model("test_vit"), Plan((), merge_tokens=(1, 1, 1)))
+
+
+def test_a_model_in_training_form_learns_with_merging_on(tmp_path: Path) -> None:
+    images = torch.randn(24, 3, 64, 64)
+    original = perturbed(timm.create_model("test_vit2", img_size=64, num_classes=5).eval(), seed=1).eval()
+    compact = vitcompact.convert(original, images=images)
+    install_merging(compact, (1,) * depth(compact))
+    compact.vitcompact_plan = replace(compact.vitcompact_plan, merge_tokens=(1,) * depth(compact))
+    again = vitcompact.load(vitcompact.save(compact, tmp_path / "training"))
+    assert torch.equal(again.eval()(images), compact.eval()(images))
+    trained = vitcompact.finetune(again, original, images, options=TrainOptions(steps=2)).model
+    folded = vitcompact.fold(trained)
+    assert folded.vitcompact_plan.merge_tokens == (1,) * depth(compact)
+    torch.testing.assert_close(folded(images), trained(images), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(folded(images), compact(images), rtol=1e-3, atol=1e-3)

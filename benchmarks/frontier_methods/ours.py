@@ -1,0 +1,78 @@
+"""vitcompact: the paper's pair and the global budget, with and without reconstruction and token merging."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import vitcompact
+
+from .common import Calibration
+from .merging import merging_to
+from .naive import shares
+
+SHARES = (0.25, 0.5, 0.75, 0.9)
+"""How much of the saving token merging may take."""
+
+
+def pair(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """Hallucinated heads and factorized FFNs, equal shares of both: one half each at the paper's -20.8 %."""
+    return _pair(model, calibration, target)
+
+
+def pair_reconstruct(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """The same, then block-wise reconstruction."""
+    return _pair(model, calibration, target, reconstruct=calibration.reconstruct_steps)
+
+
+def budget(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """All operators under one global budget, closed form alone."""
+    return _budget(model, calibration, target)
+
+
+def budget_reconstruct(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """The same, then block-wise reconstruction."""
+    return _budget(model, calibration, target, reconstruct=calibration.reconstruct_steps)
+
+
+def budget_merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """Part of the saving from the budget, the rest by merging tokens; the split is chosen on calibration images."""
+    return _split(model, calibration, target)[1]
+
+
+def budget_reconstruct_merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """The same, with reconstruction before tokens are merged; the split is the one chosen without."""
+    share = _split(model, calibration, target)[0]
+    compact = _budget(model, calibration, target ** (1 - share), reconstruct=calibration.reconstruct_steps)
+    return merging_to(model, compact, target)
+
+
+def _split(model: nn.Module, calibration: Calibration, target: float) -> tuple[float, nn.Module]:
+    """The share of the saving (as a power of the target) that merging takes, and the closed-form model with it.
+
+    Judged by likeness of the outputs to the original's, on the images that `convert` holds out of its batches of 64.
+    """
+    chosen = torch.arange(len(calibration.images)) % 64 >= 56
+    images = calibration.images[chosen] if chosen.any() else calibration.images
+    candidates = []
+    for share in SHARES:
+        merged = merging_to(model, _budget(model, calibration, target ** (1 - share)), target).eval()
+        with torch.no_grad():
+            likeness = F.cosine_similarity(merged(images).flatten(1), model(images).flatten(1)).mean()
+        candidates.append((float(likeness), share, merged))
+    _, share, merged = max(candidates, key=lambda candidate: candidate[:2])
+    return share, merged
+
+
+def _pair(model: nn.Module, calibration: Calibration, target: float, **more: Any) -> nn.Module:
+    ratio, rank_ratio = shares(model, target)
+    return vitcompact.convert(
+        model, ratio=ratio, rank_ratio=rank_ratio, images=calibration.images, seed=calibration.seed, **more
+    )
+
+
+def _budget(model: nn.Module, calibration: Calibration, target: float, **more: Any) -> nn.Module:
+    return vitcompact.convert(model, images=calibration.images, target_macs=target, seed=calibration.seed, **more)

@@ -1,0 +1,170 @@
+"""The frontier benchmark: methods that must be exact where there is nothing to lose, its statistics and its file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from vitcompact.fold.verify import perturbed
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from frontier_methods import METHODS, Calibration, UnreachableError, heads, variance
+from frontier_methods.common import macs_of, nearest
+from frontier_records import Key, Records
+from frontier_report import at_speed, bootstrap, curves, tables
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return perturbed(timm.create_model("test_vit3", img_size=64, num_classes=5).eval(), seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(16, 3, 64, 64, generator=generator)
+    return Calibration(images, torch.randint(5, (16,), generator=generator), batch_size=8)
+
+
+@pytest.mark.parametrize("method", ["pair", "svd", "svd-copy", "heads", "variance", "merge"])
+def test_methods_come_near_the_target_and_leave_the_model_alone(
+    method: str, model: nn.Module, calibration: Calibration
+) -> None:
+    before = copy.deepcopy(model.state_dict())
+    found = METHODS[method].run(model, calibration, 0.85)
+    assert abs(macs_of(found) / macs_of(model) - 0.85) <= 0.04
+    assert found(calibration.images).shape == (16, 5)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_a_target_out_of_reach(model: nn.Module, calibration: Calibration) -> None:
+    with pytest.raises(UnreachableError, match=r"0\.50"):
+        METHODS["copy"].run(model, calibration, 0.5)
+
+
+def test_nearest_takes_the_closer_neighbour() -> None:
+    macs = {0: 100, 1: 90, 2: 79, 3: 60}
+    assert nearest(macs.__getitem__, range(4), 100, 0.82) == 2
+    assert nearest(macs.__getitem__, range(4), 100, 0.87) == 1
+    with pytest.raises(UnreachableError):
+        nearest(macs.__getitem__, range(4), 100, 0.7)
+
+
+@torch.no_grad()
+def test_units_that_never_vary_go_without_a_trace(model: nn.Module, calibration: Calibration) -> None:
+    still = copy.deepcopy(model)
+    for module in still.modules():  # that of the pooling head as well
+        if isinstance(module, timm.layers.Mlp):
+            module.fc1.weight[: module.fc1.out_features // 4] = 0
+    statistics = variance.measure(still, calibration)
+    units = sum(len(layer.mean) for layer in statistics.values())
+    pruned = variance.without(still, statistics, units // 4)
+    assert macs_of(pruned) < macs_of(still)
+    torch.testing.assert_close(pruned(calibration.images), still(calibration.images), rtol=1e-4, atol=1e-5)
+    further = variance.without(still, statistics, units // 2)
+    assert not torch.allclose(further(calibration.images), still(calibration.images), rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_variance_and_mean_equal_those_of_all_tokens_at_once(model: nn.Module, calibration: Calibration) -> None:
+    seen = []
+    mlp = model.blocks[1].mlp  # type: ignore[index, union-attr]
+    handle = mlp.fc2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model(calibration.images)
+    handle.remove()
+    found = variance.measure(model, calibration)["blocks.1.mlp"]
+    hidden = seen[0].flatten(0, 1).double()
+    torch.testing.assert_close(found.mean, hidden.mean(dim=0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.variance, hidden.var(dim=0, correction=0), rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_heads_without_effect_score_zero_and_go_without_a_trace(model: nn.Module, calibration: Calibration) -> None:
+    still = copy.deepcopy(model)
+    attention = still.blocks[0].attn  # type: ignore[index, union-attr]
+    attention.proj.weight[:, attention.head_dim : 2 * attention.head_dim] = 0
+    with torch.enable_grad():
+        scores = heads.importance(still, calibration)
+    assert scores["blocks.0.attn"].tolist()[1] == 0
+    assert scores["blocks.0.attn"].tolist()[0] > 0
+    assert scores["blocks.1.attn"].norm().item() == pytest.approx(1)
+    pruned = heads.without(still, [("blocks.0.attn", 1)])
+    torch.testing.assert_close(pruned(calibration.images), still(calibration.images), rtol=1e-4, atol=1e-5)
+    other = heads.without(still, [("blocks.0.attn", 0)])
+    assert not torch.allclose(other(calibration.images), still(calibration.images), rtol=1e-3, atol=1e-3)
+
+
+def test_head_importance_is_the_derivative_of_a_gate(model: nn.Module, calibration: Calibration) -> None:
+    one = Calibration(calibration.images[:1], calibration.labels[:1])
+    found = heads.importance(model, one)["blocks.1.attn"]
+    attention, step, slopes = model.blocks[1].attn, 1e-2, []  # type: ignore[index, union-attr]
+    for head in range(attention.num_heads):
+        losses = []
+        for factor in (1 - step, 1 + step):
+            gated = copy.deepcopy(model).double()
+            columns = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
+            with torch.no_grad():
+                gated.blocks[1].attn.proj.weight[:, columns] *= factor  # type: ignore[index, union-attr]
+                output = gated(one.images.double())
+            losses.append(nn.functional.cross_entropy(output, one.labels).item())
+        slopes.append(abs(losses[1] - losses[0]) / (2 * step))
+    wanted = torch.tensor(slopes, dtype=torch.float64)
+    torch.testing.assert_close(found, wanted / wanted.norm(), rtol=1e-2, atol=1e-3)
+
+
+def entry(values: list[int], speedup: float, macs: float = 0.8) -> dict[str, Any]:
+    speed = [{"batch_size": 8, "speedup": speedup, "speedup_interval": [speedup - 0.01, speedup + 0.01]}]
+    return {"main": "top1", "scores": {"top1": values, "agreement": values}, "speed": speed, "macs_ratio": macs}
+
+
+def test_file_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
+    path, key = tmp_path / "results.jsonl", Key("a", "merge", 0.8, "raw", 0)
+    Records(path, "a", {"num_images": 4}).add(key, {"x": 1})
+    path.write_text(path.read_text() + '{"key": {"chec')  # killed while writing
+    again = Records(path, "a", {"num_images": 4})
+    assert again.has(key)
+    again.add(Key("a", "merge", 0.7, "raw", 0), {"x": 2})
+    assert len(Records(path).entries) == 2
+    assert json.loads(path.read_text().splitlines()[-1])["x"] == 2
+    assert Records(path, "b", {"num_images": 8}).entries
+    with pytest.raises(SystemExit, match="num_images"):
+        Records(path, "a", {"num_images": 8})
+
+
+def test_paired_interval_holds_the_difference() -> None:
+    better = torch.tensor([1.0] * 90 + [0.0] * 10, dtype=torch.float64)
+    worse = torch.tensor([1.0] * 80 + [0.0] * 20, dtype=torch.float64)
+    low, high = bootstrap(better - worse)
+    assert 0.03 < low < 0.1 < high < 0.18
+    assert bootstrap(better - better) == (0, 0)
+
+
+def test_report_compares_at_equal_speed() -> None:
+    right, half = [1] * 100, [1, 0] * 50
+    entries = {
+        Key("c", "original", 1.0, "raw", 0): entry(right, 1.0, 1.0),
+        Key("c", "budget", 0.6, "raw", 0): entry(right, 1.5),
+        Key("c", "variance", 0.6, "raw", 0): entry(half, 1.5),
+        Key("c", "variance", 0.6, "raw", 1): entry(right, 1.5),
+        Key("c", "copy", 0.6, "raw", 0): {"unreachable": "closest is 0.86"},
+    }
+    found = curves(entries)[0]
+    assert found.methods["variance"][0].seeds == (0.5, 1.0)
+    line = at_speed(found.original, found.methods["variance"], 1.25)
+    assert line is not None
+    assert line.mean() == pytest.approx(0.875)
+    assert at_speed(found.original, found.methods["variance"], 1.65) is None
+    text = tables(entries)
+    assert "copied heads at 0.6: closest is 0.86" in text
+    assert "| **100.00 %** | **100.00 %** | **100.00 %** |  |" in text
+    assert "75.00 % (-25.00, " in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ from vitcompact.analysis.curves import AttentionCurve, FfnCurve, attention_curve
 from vitcompact.analysis.latency import relative_latency, timed
 from vitcompact.analysis.sensitivity import sensitivity
 from vitcompact.analysis.site_cost import AttentionCost, FfnCost, Measure, attention_costs, both, counted, ffn_costs
-from vitcompact.data import ImageBatches, resolve_input
+from vitcompact.data import ImageBatches, first_images, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.families import Anatomy, AttentionSite, FfnSite, inspect
+from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.replay import replay
 from vitcompact.plan.budget import Curve, Menu, Option, spend
 from vitcompact.plan.request import Budget, Unit
@@ -28,6 +30,9 @@ from vitcompact.streams.store import ActivationStore
 from vitcompact.streams.streams import Streams
 from vitcompact.streams.walker import BlockWalker, walked_blocks
 
+ROWS_PER_UNIT = 8
+MIN_IMAGES, MAX_IMAGES = 96, 512
+"""Images that a plan is made from: enough rows for every hidden unit, within these bounds."""
 ATTEMPTS = 6
 """How often a plan is tightened where the exact cost of its structure misses the target by a little."""
 
@@ -101,6 +106,7 @@ def measure_harms(
         weigh: multiply errors by what they do to the model's output; off, all layers' relative errors count alike.
     """
     ops = tuple(ops)
+    images = first_images(images, _images_needed(original, next(iter(images))))
     anatomy = inspect(original)
     sites = _covered(anatomy, selection or Selection())
     walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
@@ -231,6 +237,31 @@ def _plan(curve: Curve, chosen: list[Option], skipped: tuple[Skipped, ...]) -> P
     pairs = zip(curve.menus, chosen, strict=True)
     layers = tuple(LayerPlan(menu.name, menu.kind, option.operators) for menu, option in pairs if option.operators)
     return Plan(layers, skipped)
+
+
+@torch.no_grad()
+def _images_needed(model: nn.Module, batch: torch.Tensor) -> int:
+    """Images that give every FFN `ROWS_PER_UNIT` tokens for each hidden unit: planning needs no more than that."""
+    needed = MIN_IMAGES
+    rows: dict[str, int] = {}
+    sites = inspect(model).ffn
+
+    def keep(site: FfnSite) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            rows[site.name] = args[0].numel() // args[0].shape[site.channel_dim]
+
+        return hook
+
+    handles = [model.get_submodule(site.output).register_forward_pre_hook(keep(site)) for site in sites]
+    try:
+        model(batch[:1].to(_device(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for site in sites:
+        units = matrix(model.get_submodule(site.output))[0].shape[1]
+        needed = max(needed, math.ceil(ROWS_PER_UNIT * units / max(rows.get(site.name, 1), 1)))
+    return min(needed, MAX_IMAGES)
 
 
 def _covered(anatomy: Anatomy, selection: Selection) -> list[Site]:

@@ -1,7 +1,7 @@
 """Images: opening data sets by timm's rules, calibration, evaluation and training batches."""
 
 from vitcompact.data.augment import Augment
-from vitcompact.data.batches import ImageBatches, TensorImages, from_tensor
+from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor
 from vitcompact.data.calibration import CalibrationImages
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped
@@ -26,6 +26,7 @@ __all__ = [
     "TrainingBatches",
     "eval_transform",
     "evaluation_batches",
+    "first_images",
     "from_tensor",
     "normalize",
     "open_dataset",

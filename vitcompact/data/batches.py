@@ -54,6 +54,16 @@ class TensorImages:
         return iter(self._batches)
 
 
+def first_images(images: ImageBatches, count: int) -> ImageBatches:
+    """The first images, at least `count` where there are that many, in whole batches."""
+    chosen: list[Tensor] = []
+    for batch in images:
+        chosen.append(batch)
+        if sum(map(len, chosen)) >= count:
+            break
+    return TensorImages(chosen)
+
+
 def from_tensor(
     images: Tensor | Iterable[Any] | ImageBatches,
     batch_size: int = 64,

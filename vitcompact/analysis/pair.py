@@ -22,7 +22,8 @@ PAIRING_CANDIDATES = 4
 PAIRING_RIDGE = 1e-2
 
 
-def _pairing_images(streams: Streams) -> int:
+def pairing_images(streams: Streams) -> int:
+    """Images on which choices among pairings are made."""
     low, high = PAIRING_IMAGES
     return min(max(streams.num_images // 4, low), high)
 
@@ -38,7 +39,7 @@ def pair_heads(streams: Streams, site: AttentionSite, core: CompactAttention, co
 def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) -> Tensor:
     """Output error of giving one head the map of another, `(heads, parents)`."""
     costs = CopyCosts(core.num_heads, core.v_dim)
-    for _, _, inputs, maps in with_maps(streams, site, core, _pairing_images(streams)):
+    for _, _, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
         _, _, v = core.project(inputs)
         costs.add(maps, _per_head(v, core))
     return costs.matrix(core.proj.weight)
@@ -73,7 +74,7 @@ def _best_after_refit(
     own = [(head, head) for head in range(core.num_heads)]
     pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
     split = Split.empty(site.name)
-    for got, target, inputs, maps in with_maps(streams, site, core, _pairing_images(streams)):
+    for got, target, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
         phi = head_outputs(core, inputs, maps, pairs)
         split.add(phi, target, held_out_rows(got, phi))
     outputs_dim = core.proj.out_features
@@ -91,7 +92,7 @@ def _best_after_refit(
 def most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
     """Parents by likeness of the attention maps alone: the naive criterion."""
     similarity = MapSimilarity(core.num_heads)
-    for _, _, _, maps in with_maps(streams, site, core, _pairing_images(streams)):
+    for _, _, _, maps in with_maps(streams, site, core, pairing_images(streams)):
         similarity.add(maps)
     return shortlist(1.0 - similarity.cosine, count, 1)[0]
 

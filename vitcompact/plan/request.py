@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from vitcompact.errors import UsageError
 from vitcompact.plan.specs import SPECS
 
-INGREDIENTS = ("sensitivity", "drift")
+INGREDIENTS = ("sensitivity", "drift", "shared_maps")
 """What can be switched off in surgery one at a time, to see what it is worth."""
 
 Unit = Literal["macs", "params", "latency"]

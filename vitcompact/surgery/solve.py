@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from vitcompact.analysis.pair import most_alike, pair_heads
+from vitcompact.analysis.pair import most_alike, pair_heads, pairing_images
 from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.attention import CompactAttention
@@ -20,6 +21,7 @@ from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import Factors, plain_svd
 from vitcompact.operators.hallucinate import core_of, make_spec, whole_core
 from vitcompact.operators.replay import build_layer
+from vitcompact.operators.share_qk import GroupMoments
 from vitcompact.operators.statistics import Split
 from vitcompact.plan.request import INGREDIENTS
 from vitcompact.plan.schema import LayerPlan, Plan
@@ -30,6 +32,9 @@ from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_mo
 from vitcompact.streams.streams import Streams, held_out_rows
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 
+SHARED_WEIGHT = 0.5
+"""Weight of the kept head's logits in those of its group."""
+
 Init = Literal["lstsq", "svd"]
 Hallucinate = Literal["refit", "copy"]
 
@@ -39,13 +44,15 @@ class Method:
     """How values are found: least squares and the data-optimal truncation, or the naive ways kept for comparison.
 
     `drift` lets targets take back what the residual stream has drifted; `sensitivity` lets a budget weigh errors by
-    what they do to the model's output (weighing the fits themselves by it was measured and did not help).
+    what they do to the model's output (weighing the fits themselves by it was measured and did not help);
+    `shared_maps` solves a kept head's queries and keys for its children as well.
     """
 
     init: Init = "lstsq"
     hallucinate: Hallucinate = "refit"
     sensitivity: bool = True
     drift: bool = True
+    shared_maps: bool = True
     reconstruct: ReconstructOptions = NO_STEPS
 
     def without(self, names: Iterable[str]) -> Method:
@@ -87,11 +94,14 @@ def solve_attention(
     if draft.num_hallucinated:
         layer = LayerPlan(site.name, "attention", (_pairs(streams, site, draft, selection, method),))
     spec = layer.find(HallucinateSpec)
+    whole = whole_core(streams.work, site) if spec is not None else None
     if spec is not None:
         build_layer(streams.work, site, LayerPlan(site.name, "attention", (spec,)), Plan((), form="folded"))
     core = core_of(streams.work, site)
     if method.hallucinate == "copy":
         return Solved(layer)
+    if whole is not None and core.fixed_qk_dim is None and method.shared_maps:
+        _share_maps(streams, site, core, whole)
     if (narrow := layer.find(ThinQkSpec)) is not None and narrow.qk_dim < core.qk_dim:
         query, key, _ = qk_moments(streams, site, core).subspaces()
         thin.set_qk(core, query, key, narrow.qk_dim)
@@ -114,6 +124,27 @@ def _refit(streams: Streams, site: AttentionSite, core: CompactAttention) -> flo
     fitted = attention_fit.fit(split, core.attn_dim, terms, prior=copied)
     fitted.load_into(core)
     return fitted.error
+
+
+def _share_maps(streams: Streams, site: AttentionSite, core: CompactAttention, whole: CompactAttention) -> None:
+    """Solve queries and keys of every group for the children too, where held-out images say that it helps."""
+    moments = GroupMoments(core, SHARED_WEIGHT, site.name)
+    for got, _ in streams.inputs(site, site.name, pairing_images(streams)):
+        q, k, _ = whole.project(whole.inputs(*got.args, **got.kwargs))
+        moments.add(q, k)
+    shared = copy.deepcopy(core)
+    moments.solve(shared, whole)
+    candidates = (core, shared)
+    terms = tuple(term for term, path in (("identity", core.beta), ("mean", core.gamma)) if path is not None)
+    splits = [Split.empty(site.name) for _ in candidates]
+    for got, target in streams.inputs(site, site.name, pairing_images(streams)):
+        for candidate, split in zip(candidates, splits, strict=True):
+            phi = attention_fit.features(candidate, candidate.inputs(*got.args, **got.kwargs), terms)
+            split.add(phi, target, held_out_rows(got, phi))
+    prior = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
+    own, other = (attention_fit.fit(split, core.attn_dim, terms, prior).error for split in splits)
+    if other < own:
+        core.load_state_dict(shared.state_dict())
 
 
 def _pairs(

@@ -1,0 +1,44 @@
+"""One map for several heads: its logits are the weighted mean of the group's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.operators.share_qk import GroupMoments
+
+HEADS, SIZE = 5, 6
+
+
+@pytest.mark.parametrize("packing", [("qkv",), ("q", "k", "v")])
+@torch.no_grad()
+def test_logits_are_the_weighted_mean(packing: tuple[str, ...]) -> None:
+    """Where the heads' products fit into one head's width together, the mean is exact up to a shift of each query."""
+    torch.manual_seed(0)
+    whole = CompactAttention(24, HeadLayout(tuple(range(HEADS)), ((),) * HEADS), SIZE, 4, packing=packing)
+    for head in range(HEADS):  # queries of rank 2: three of them fit into six channels
+        for rows in whole.rows("q"):
+            basis = torch.linalg.qr(torch.randn(SIZE, 2)).Q
+            assert rows is not None
+            part = slice(head * SIZE, (head + 1) * SIZE)
+            rows[part] = 0 if rows.dim() == 1 else basis @ basis.T @ rows[part]
+    layout = HeadLayout((2, 0, 4), ((1,), (3,), ()))
+    core = CompactAttention(24, layout, SIZE, 4, packing=packing)
+    for part in "qk":
+        for old, new in zip(whole.rows(part), core.rows(part), strict=True):
+            new.unflatten(0, (3, SIZE)).copy_(old.unflatten(0, (HEADS, SIZE))[list(layout.maps)])
+    own = core.rows("q")[0][2 * SIZE :].clone()
+    x = torch.randn(3, 40, 24)
+    q, k, _ = whole.project(whole.inputs(x))
+    moments = GroupMoments(core, 0.75)
+    moments.add(q, k)
+    moments.solve(core, whole)
+    logits = q @ k.mT
+    shared_q, shared_k, _ = core.project(core.inputs(x))
+    got = shared_q @ shared_k.mT
+    for place, (kept, child) in enumerate(((2, 1), (0, 3))):
+        wanted = 0.75 * logits[:, kept] + 0.25 * logits[:, child]
+        gap = got[:, place] - wanted
+        assert (gap - gap.mean(-1, keepdim=True)).abs().max() < 1e-3 * wanted.abs().max()
+    assert torch.equal(core.rows("q")[0][2 * SIZE :], own)  # a map of one head stays what it is

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import vitcompact
 from vitcompact.analysis.cost import count
 from vitcompact.data import resolve_input
+from vitcompact.train import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,16 @@ class ConformanceSuite:
         model = copy.deepcopy(folded)
         model.reset_classifier(3)
         assert model(images).shape == (len(images), 3)
+
+    def test_distillation_runs_and_moves_the_branches(
+        self, original: nn.Module, compact: nn.Module, images: Tensor
+    ) -> None:
+        options = TrainOptions(steps=2, warmup_steps=0, amp=False)
+        result = vitcompact.finetune(compact, original, images, options=options)
+        assert min(result.branch_ratio.values()) > 0
+        got = result.model(images)
+        assert torch.isfinite(got).all()
+        assert not torch.equal(got, compact(images))
 
     def test_grad_checkpointing_changes_nothing(self, case: Case, trained: nn.Module, images: Tensor) -> None:
         if not case.checkpointing:

@@ -275,3 +275,29 @@ def test_merging_tokens_where_it_cannot_be_done(run: Run, tmp_path: Path) -> Non
     assert "cannot be merged" in run("fold", "plain", "out", "--merge-tokens", 2).error
     assert "merge-tokens" in run("fold", "plain", "out", "--merge-tokens", "-2").error
     assert "1,8,32" in run("fold", "plain", "out", "--merge-tokens", "many").error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target-macs", "0.8", "--ratio", "0.5"), "leave out --ratio"),
+        (("--target-macs", "0.8", "--target-params", "0.8"), "one of --target-macs and --target-params"),
+        (("--target-macs", "1.5"), "--target-macs must be between 0 and 1"),
+        (("--target-macs", "0.8", "--ops", "prune"), "got 'prune'"),
+        (("--ops", "neurons"), "--ops narrows a budget"),
+        (("--target-macs", "0.8"), "needs images"),
+        (("--reconstruct", "-1"), "greater than or equal to 0"),
+        (("--without", "luck"), "got 'luck'"),
+    ],
+)
+def test_budgets_that_cannot_be(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    result = run("convert", "test_vit", "out", *SMALL, *arguments)
+    assert result.code == 2
+    assert message in result.error.replace("\n", " ")
+
+
+def test_a_budget_out_of_reach_writes_nothing(run: Run, images: Path, tmp_path: Path) -> None:
+    result = run("convert", "test_vit", "out", *SMALL, "--data-dir", images, "--target-macs", "0.01")
+    assert result.code == 2
+    assert "out of reach" in result.error
+    assert not (tmp_path / "out").exists()

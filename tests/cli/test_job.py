@@ -261,3 +261,26 @@ def test_report_is_drawn(run: Run, images: Path, tmp_path: Path, name: str) -> N
     assert run("analyze", "test_vit", *SMALL, "--data-dir", images, "--report", path).code == 0
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG" if name == "png" else b"<!DOCTYPE html>")
+
+
+def test_a_budget_from_analysis_to_a_folded_model(run: Run, images: Path, tmp_path: Path) -> None:
+    arguments = (*SMALL, "--data-dir", images, "--target-macs", "0.8", "--json")
+    analysis = json.loads(run("analyze", "test_vit", *arguments).out)
+    budget = analysis["budget"]
+    assert (budget["unit"], budget["target"]) == ("macs", 0.8)
+    assert {"left", "harm"} <= budget["curve"][0].keys()
+    assert {"name", "operators", "saving", "harm", "curve"} <= budget["layers"][0].keys()
+    assert sum(entry["harm"] for entry in budget["operators"]) == pytest.approx(budget["harm"])
+    planned = json.loads(run("convert", "--dry-run", "--json").out)
+    assert planned["macs"]["after"] <= 0.8 * planned["macs"]["before"]
+    assert planned["macs"]["after"] == analysis["predicted"]["macs"]
+    made = json.loads(run("convert", "--reconstruct", "2", "--json").out)
+    assert made["macs"] == planned["macs"]
+    assert made["plan"]["layers"] == planned["plan"]["layers"]
+    folded = json.loads(run("fold", "vitcompact-out/converted", "folded", "--json").out)
+    assert folded["macs"] == made["macs"]["after"]
+    again = run("convert", "test_vit", "again", *SMALL, "--data-dir", images, "--plan", planned["plan_file"], "--json")
+    assert json.loads(again.out)["macs"] == made["macs"]
+    pair = json.loads(run("convert", "--ratio", "0.5", "--overwrite", "--json").out)  # replaces the recorded target
+    assert "hallucinate" in {op["op"] for layer in pair["plan"]["layers"] for op in layer["operators"]}
+    assert "neurons" not in {op["op"] for layer in pair["plan"]["layers"] for op in layer["operators"]}

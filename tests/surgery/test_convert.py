@@ -15,7 +15,8 @@ import vitcompact
 from vitcompact.analysis import count
 from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.fold.verify import perturbed
-from vitcompact.plan.schema import Plan
+from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plan.specs import NeuronsSpec
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,14 @@ def test_other_attention_is_left_alone(name: str, kwargs: dict[str, Any], reason
     assert error(compact, model, images) < error(naive, model, images)
     folded = vitcompact.fold(compact)
     assert count(folded, (3, size, size)).macs < count(model, (3, size, size)).macs
+
+
+def test_too_few_images_are_said_and_survived(vit: nn.Module, caplog: pytest.LogCaptureFixture) -> None:
+    plan = Plan((LayerPlan("blocks.1.mlp", "ffn", (NeuronsSpec(96),)),))
+    compact = vitcompact.convert(vit, images=torch.randn(4, 3, 64, 64), plan=plan)
+    assert "few calibration images for 1 layer(s): blocks.1.mlp has" in caplog.text
+    fresh = torch.randn(16, 3, 64, 64)
+    assert error(compact, vit, fresh) < 0.5
+    caplog.clear()
+    vitcompact.convert(vit, images=torch.randn(96, 3, 64, 64), plan=plan)
+    assert "few calibration" not in caplog.text

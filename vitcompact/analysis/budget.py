@@ -39,17 +39,19 @@ ATTEMPTS = 6
 
 @dataclass(frozen=True)
 class Harms:
-    """Harm curves and costs of every site of a model: enough to plan for any budget."""
+    """Harm curves and costs of every site of a model, and the sites in forward order: enough for any budget."""
 
     attention: dict[str, tuple[AttentionCurve, AttentionCost]]
     ffn: dict[str, tuple[FfnCurve, FfnCost]]
+    order: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     total_seconds: float = 0.0
 
     def menus(self, unit: Unit) -> list[Menu]:
         """Everything that can be done to each site, its saving in `unit`."""
         heads = [Menu(name, "attention", _attention(*both, unit)) for name, both in self.attention.items()]
-        return [*heads, *(Menu(name, "ffn", _ffn(*both, unit)) for name, both in self.ffn.items())]
+        wide = [Menu(name, "ffn", _ffn(*both, unit)) for name, both in self.ffn.items()]
+        return sorted([*heads, *wide], key=lambda menu: self.order.index(menu.name))
 
 
 def _attention(curve: AttentionCurve, cost: AttentionCost, unit: Unit) -> tuple[Option, ...]:
@@ -138,6 +140,7 @@ def measure_harms(
     return Harms(
         {name: (curve, heads[name]) for name, curve in attention.items()},
         {name: (curve, wide[name]) for name, curve in ffn.items()},
+        tuple(site.name for name in walker.blocks for site in by_block[name]),
         anatomy.skipped,
         0.0 if seconds is None else seconds(original, [""])[""]["latency"],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
@@ -15,6 +17,11 @@ from vitcompact.streams.streams import Streams
 from vitcompact.streams.walker import BlockWalker, walked_blocks
 from vitcompact.surgery.reconstruct import reconstruct_block
 from vitcompact.surgery.solve import Draft, Method, Site, Solved, solve_attention, solve_ffn
+
+logger = logging.getLogger("vitcompact")
+
+ROWS_WANTED = 2
+"""Tokens for each unknown of a layer's least squares below which users are warned."""
 
 
 def convert_calibrated(
@@ -39,6 +46,7 @@ def convert_calibrated(
         by_block.setdefault(site.block, []).append(site)
     last = max((i for i, name in enumerate(walker.blocks) if name in by_block), default=-1)
     layers: list[LayerPlan] = []
+    scarce: dict[str, float] = {}
     progress.start("converting", last + 1)
     with ActivationStore(cache_bytes) as store:
         streams = Streams(original, work, walker, images, store, drift=method.drift)
@@ -49,6 +57,8 @@ def convert_calibrated(
             for site in here:
                 solved = _solve(streams, site, drafts[site.name][1], selection, method)
                 layers.append(solved.layer)
+                if solved.rows_per_unknown < ROWS_WANTED:
+                    scarce[site.name] = solved.rows_per_unknown
                 notes.append(f"{site.name} {solved.error:.3f}")
             if here and method.reconstruct.steps:
                 done = reconstruct_block(streams, method.reconstruct, seed=index)
@@ -56,6 +66,13 @@ def convert_calibrated(
             streams.leave(here)
             progress.advance(note="  ".join(notes))
     progress.finish()
+    if scarce:
+        name = min(scarce, key=scarce.__getitem__)
+        logger.warning(
+            "few calibration images for %d layer(s): %s has %.1f tokens for each unknown, %d are better. Their "
+            "solutions stay closer to the original's weights; give more images",
+            len(scarce), name, scarce[name], ROWS_WANTED,
+        )  # fmt: skip
     return layers, [Skipped(s.name, walker.unreachable[s.block]) for s in sites if s.block in walker.unreachable]
 
 

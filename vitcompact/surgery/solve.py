@@ -80,10 +80,14 @@ class Draft:
 
 @dataclass(frozen=True)
 class Solved:
-    """A layer's plan, and the held-out error of its output relative to the original's (nan: nothing was fitted)."""
+    """A layer's plan, and the held-out error of its output relative to the original's (nan: nothing was fitted).
+
+    `rows_per_unknown`: tokens that the solution was fitted to, over the unknowns for each output.
+    """
 
     layer: LayerPlan
     error: float = float("nan")
+    rows_per_unknown: float = float("inf")
 
 
 def solve_attention(
@@ -109,11 +113,11 @@ def solve_attention(
         covariance = head_covariance(streams, site, core)
         basis, _ = thin.value_bases(covariance, core.proj.weight)
         thin.set_vo(core, basis[..., : thinner.v_dim], covariance)
-    return Solved(layer, _refit(streams, site, core))
+    return _refit(streams, site, core, layer)
 
 
-def _refit(streams: Streams, site: AttentionSite, core: CompactAttention) -> float:
-    """Solve `proj` and the paths of hallucinated heads; returns the held-out error."""
+def _refit(streams: Streams, site: AttentionSite, core: CompactAttention, layer: LayerPlan) -> Solved:
+    """Solve `proj` and the paths of hallucinated heads."""
     paths = (("identity", core.beta), ("mean", core.gamma))
     terms = tuple(term for term, path in paths if path is not None)
     split = Split.empty(site.name)
@@ -123,7 +127,7 @@ def _refit(streams: Streams, site: AttentionSite, core: CompactAttention) -> flo
     copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
     fitted = attention_fit.fit(split, core.attn_dim, terms, prior=copied)
     fitted.load_into(core)
-    return fitted.error
+    return Solved(layer, fitted.error, split.fit.rows / core.attn_dim)
 
 
 def _share_maps(streams: Streams, site: AttentionSite, core: CompactAttention, whole: CompactAttention) -> None:
@@ -168,18 +172,24 @@ def solve_ffn(streams: Streams, site: FfnSite, draft: Draft, method: Method) -> 
         return Solved(layer)
     if fewer is None and spec is not None:
         split = ffn_statistics(streams, site, weight)
+        rows_per_unknown = _rows_per_unknown(split)
     else:
         split = ffn_statistics(streams, site)
         hidden = weight.shape[1] if fewer is None else fewer.hidden
         fitted = neurons.fit(split, weight, bias, hidden)
         fitted.load_into(streams.work, site)
         if spec is None:
-            return Solved(layer, fitted.error)
+            return Solved(layer, fitted.error, _rows_per_unknown(split))
+        rows_per_unknown = _rows_per_unknown(split)
         weight, bias = fitted.weight, fitted.bias
         split = split.derive(lambda problem: problem.select(fitted.units).map(weight.T))
     found = ffn_fit.fit(split, weight, bias, spec.rank)
     factorize(streams.work, site, spec, found.factors)
-    return Solved(layer, found.error)
+    return Solved(layer, found.error, rows_per_unknown)
+
+
+def _rows_per_unknown(split: Split) -> float:
+    return split.fit.rows / max(split.fit.num_features, 1)
 
 
 def factorize(model: nn.Module, site: FfnSite, spec: FactorizeSpec, factors: Factors) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import vitcompact
 from vitcompact.analysis import budget, count
-from vitcompact.analysis.budget import measure_harms, plan_budget, plan_for
+from vitcompact.analysis.budget import plan_budget, plan_for
 from vitcompact.analysis.cost import meta_copy
+from vitcompact.analysis.harms import measure_harms
 from vitcompact.analysis.latency import relative_latency, timed
 from vitcompact.analysis.sensitivity import sensitivity
 from vitcompact.analysis.site_cost import Cost, Measure, attention_costs, counted, ffn_costs

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vitcompact.errors import DataError, UsageError
 from vitcompact.families import inspect
 from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.layers.narrow import narrow
 from vitcompact.operators import thin
 from vitcompact.operators.hallucinate import core_of
 
@@ -107,20 +108,20 @@ def test_values_of_low_rank_are_kept_exactly(packing: tuple[str, ...]) -> None:
 def test_hallucinated_heads_keep_working_when_narrowed() -> None:
     layout = HeadLayout((2, 0), ((1,), (3,)))
     made = core(layout=layout)
-    made.narrow(qk_dim=4, v_dim=3)
+    narrow(made, qk_dim=4, v_dim=3)
     assert made.rows("q")[0].shape == (8, 24)
     assert made.rows("v")[0].shape == (12, 24)
     assert made(torch.randn(2, 5, 24)).shape == (2, 5, 24)
     with pytest.raises(UsageError, match="4 wide, 8 is not narrower"):
-        made.narrow(qk_dim=8)
+        narrow(made, qk_dim=8)
 
 
 def test_what_cannot_be_absorbed_is_refused() -> None:
     model = timm.create_model("test_vit", qk_norm=True)
     made = core_of(model, inspect(model).attention[0])
     with pytest.raises(UsageError, match="thin-qk: queries and keys are normalised"):
-        made.narrow(qk_dim=8)
-    made.narrow(v_dim=8)
+        narrow(made, qk_dim=8)
+    narrow(made, v_dim=8)
     model = timm.create_model("test_vit", scale_attn_norm=True)
     with pytest.raises(UsageError, match="thin-vo: the heads' outputs are normalised"):
-        core_of(model, inspect(model).attention[0]).narrow(v_dim=8)
+        narrow(core_of(model, inspect(model).attention[0]), v_dim=8)

@@ -10,6 +10,7 @@ from torch import nn
 from vitcompact.analysis.cost import count_modules, meta_copy
 from vitcompact.families import AttentionSite, FfnSite, family_named
 from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.layers.narrow import narrow
 from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.hallucinate import build_core, whole_core
 
@@ -83,7 +84,7 @@ def _with_cores(model: nn.Module, sites: list[AttentionSite], kind: str) -> nn.M
             children = tuple((half + i,) if half + i < parts.num_heads else () for i in range(half))
             core = build_core(parts, HeadLayout(tuple(range(half)), children))
         elif kind == "v" and core.fixed_v_dim is None:
-            core.narrow(v_dim=core.v_dim // 2)
+            narrow(core, v_dim=core.v_dim // 2)
         meta.set_submodule(site.name, core)
     return meta
 

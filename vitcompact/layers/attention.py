@@ -239,37 +239,6 @@ class CompactAttention(nn.Module):
         return None
 
     @torch.no_grad()
-    def narrow(self, qk_dim: int | None = None, v_dim: int | None = None) -> None:
-        """Keep the first `qk_dim` channels of every query and key and the first `v_dim` of every value, in place.
-
-        The logits' scale stays what it was.
-
-        Raises:
-            UsageError: the layer does not allow it, or is not that wide.
-        """
-        qk, v = qk_dim or self.qk_dim, v_dim or self.v_dim
-        for name, width, old, fixed in (
-            ("thin-qk", qk, self.qk_dim, self.fixed_qk_dim),
-            ("thin-vo", v, self.v_dim, self.fixed_v_dim),
-        ):
-            if width != old and (fixed is not None or width > old):
-                raise UsageError(f"{name}: {fixed or f'heads are {old} wide, {width} is not narrower'}")
-        columns = _leading(self.num_heads, self.v_dim, v)
-        for group in self.packing:
-            rows, start = [], 0
-            for part in group:
-                heads, old, new = (self.num_heads, self.v_dim, v) if part == "v" else (self.num_maps, self.qk_dim, qk)
-                rows.append(start + _leading(heads, old, new))
-                start += heads * old
-            self.set_submodule(group, _part(self.get_submodule(group), torch.cat(rows), None))
-        self.proj = _part(self.proj, None, columns)
-        self.beta = None if self.beta is None else nn.Parameter(self.beta[columns])
-        self.gamma = None if self.gamma is None else nn.Parameter(self.gamma[columns])
-        if self.filter is not None:
-            self.filter.v_dim = v
-        self.qk_dim, self.v_dim, self.attn_dim = qk, v, self.num_heads * v
-
-    @torch.no_grad()
     def fuse(self) -> CompactAttention:
         """Fold `alpha` into V's rows and drop paths that are zero, in place; a second call does nothing.
 
@@ -293,25 +262,6 @@ class CompactAttention(nn.Module):
         full = torch.ones(self.num_heads, dtype=alpha.dtype, device=alpha.device)
         index = torch.tensor(self.layout.hallucinated, device=alpha.device)
         return full.index_put((index,), alpha).repeat_interleave(self.v_dim)
-
-
-def _leading(heads: int, old: int, new: int) -> Tensor:
-    """Indices of the first `new` of every `old` channels."""
-    return (torch.arange(heads)[:, None] * old + torch.arange(new)).flatten()
-
-
-def _part(linear: nn.Module, rows: Tensor | None, columns: Tensor | None) -> nn.Linear:
-    """A linear layer with some of the outputs and inputs of another."""
-    assert isinstance(linear, nn.Linear)
-    weight = linear.weight if rows is None else linear.weight[rows]
-    weight = weight if columns is None else weight[:, columns]
-    part = nn.Linear(
-        weight.shape[1], weight.shape[0], bias=linear.bias is not None, device=weight.device, dtype=weight.dtype
-    )
-    part.weight.copy_(weight)
-    if linear.bias is not None:
-        part.bias.copy_(linear.bias if rows is None else linear.bias[rows])
-    return part.train(linear.training)
 
 
 def _per_map(mask: Tensor) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitcompact.errors import DataError
 from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.narrow import narrow
 from vitcompact.operators.hallucinate import core_of
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import ThinQkSpec, ThinVoSpec
@@ -29,7 +30,7 @@ class ThinQk:
         """See `Operator.build`."""
         assert isinstance(site, AttentionSite)
         core = core_of(model, site)
-        core.narrow(qk_dim=spec.qk_dim)
+        narrow(core, qk_dim=spec.qk_dim)
         return core
 
 
@@ -40,7 +41,7 @@ class ThinVo:
         """See `Operator.build`."""
         assert isinstance(site, AttentionSite)
         core = core_of(model, site)
-        core.narrow(v_dim=spec.v_dim)
+        narrow(core, v_dim=spec.v_dim)
         return core
 
 
@@ -84,7 +85,7 @@ def set_qk(core: CompactAttention, query: Tensor, key: Tensor, qk_dim: int) -> N
     """Narrow a core's queries and keys to the first `qk_dim` columns of two projections `(maps, old, columns)`."""
     _project_rows(core, "q", query[..., :qk_dim])
     _project_rows(core, "k", key[..., :qk_dim])
-    core.narrow(qk_dim=qk_dim)
+    narrow(core, qk_dim=qk_dim)
 
 
 @torch.no_grad()
@@ -100,7 +101,7 @@ def set_vo(core: CompactAttention, basis: Tensor, covariance: Tensor) -> None:
     back = torch.linalg.pinv(basis.mT @ covariance @ basis, rtol=FLOOR, hermitian=True) @ basis.mT @ covariance
     thin = torch.einsum("ohv,hrv->ohr", blocks, back)
     core.proj.weight.copy_(torch.cat((thin, blocks[..., new:] * 0), dim=-1).flatten(1))
-    core.narrow(v_dim=new)
+    narrow(core, v_dim=new)
 
 
 def value_bases(covariance: Tensor, proj: Tensor, root: Tensor | None = None) -> tuple[Tensor, Tensor]:

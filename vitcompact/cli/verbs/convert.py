@@ -163,7 +163,7 @@ def _make_plan(
     if budget is None or calibration is None:
         return cast(Plan, _convert(options, model, calibration, None, console).vitcompact_plan)
     original = copy.deepcopy(model).eval().to(device=options.device, dtype=torch.float32).requires_grad_(False)
-    selection = Selection(only=options.only, protect=chosen["protect"])
+    selection = Selection(only=options.only, protect=chosen["protect"], branches=options.branches)
     cache = options.cache_gb * 1e9
     batches = from_tensor(calibration, options.batch_size)
     return plan_for(original, batches, budget, selection=selection, cache_bytes=cache, progress=console.progress).plan

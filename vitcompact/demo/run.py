@@ -22,6 +22,7 @@ from vitcompact.surgery import convert
 from vitcompact.train import TrainOptions, finetune
 
 BATCH_SIZE = 64
+RECONSTRUCT_STEPS = 300
 TRAINING = TrainOptions(steps=300, lr=3e-4, block_weight=0.2)
 """A network this narrow, trained on few images, takes larger steps than a pretrained ViT and less of the block loss."""
 
@@ -84,7 +85,9 @@ class _Demo:
         naive = convert(original, images=images, init="svd", hallucinate="copy", seed=self.seed)
         copied = self._stage("copied heads, plain SVD", naive, began)
         began = time.monotonic()
-        compact = convert(original, images=images, seed=self.seed, progress=self.progress)
+        compact = convert(
+            original, images=images, reconstruct=RECONSTRUCT_STEPS, seed=self.seed, progress=self.progress
+        )
         converted = self._stage("convert", compact, began)
         began = time.monotonic()
         options = replace(TRAINING, seed=self.seed)

@@ -36,6 +36,7 @@ from vitcompact.errors import Interrupted, UsageError, VitCompactError
 from vitcompact.train.interrupt import StopRequest
 from vitcompact.train.precision import computes_bfloat16
 from vitcompact.train.state import State, load_state, pack_optimizer, save_state, unpack_optimizer
+from vitcompact.train.step import Stepper
 
 _SCHEDULE = 10_000  # length of the learning rate's schedule in its own units: its position is a share of this
 
@@ -64,11 +65,12 @@ class Trainer:
     def __init__(self, recipe: Recipe, model: nn.Module, seed: int, max_minutes: float | None) -> None:
         self.recipe, self.seed = recipe, seed
         self.limit = None if max_minutes is None else 60 * max_minutes
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last)
         self.average = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True)
         self.optimizer = create_optimizer_v2(
             self.model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
         )
+        self._stepper = Stepper(self.model, self._loss, self.optimizer, self.average, recipe.clip_grad, seed)
         self.schedule = CosineLRScheduler(
             self.optimizer,
             t_initial=_SCHEDULE,
@@ -78,6 +80,7 @@ class Trainer:
             t_in_epochs=False,
         )
         self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self._size = recipe.input_size
         self._began = time.monotonic()
         self.device = next(model.parameters()).device
         self.amp = torch.bfloat16 if computes_bfloat16(self.device) else None
@@ -96,9 +99,9 @@ class Trainer:
 
         Raises:
             Interrupted: asked to stop; this epoch's steps are lost.
+            DivergedError: the loss was not finite for several steps in a row.
         """
         generator = torch.Generator().manual_seed(1000 * self.seed + self.epoch)
-        torch.manual_seed(1000 * self.seed + self.epoch)  # for dropped paths
         size = self.recipe.batch_size
         batches = torch.randperm(len(data.labels), generator=generator).split(size)
         batches = [batch for batch in batches if len(batch) == size] or list(batches)
@@ -112,23 +115,23 @@ class Trainer:
                 raise Interrupted(f"stopped in epoch {self.epoch + 1}; --resume auto goes on after epoch {self.epoch}")
             losses.append(self._train_batch(data, batch, generator, progress))
         self.epoch += 1
-        return float(torch.stack(losses).mean()) if losses else float("nan")
+        finite = [loss for loss in losses if loss is not None]
+        return sum(finite) / len(finite) if finite else float("nan")
 
-    def _train_batch(self, data: Images, batch: Tensor, generator: torch.Generator, progress: float) -> Tensor:
+    def _train_batch(self, data: Images, batch: Tensor, generator: torch.Generator, progress: float) -> float | None:
         recipe = self.recipe
         self.schedule.step_update(progress * _SCHEDULE)
+        self._size = recipe.size_at(progress)
         fill = tuple(round(255 * value) for value in recipe.mean)
-        images = augment(data.images[batch.to(self.device)], generator, recipe.shift, recipe.cutout, fill)
-        logits = self._forward(self.model, images, recipe.size_at(progress))
-        labels = data.labels[batch.to(self.device)]
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
-        self.optimizer.step()
+        batch = batch.to(self.device)
+        images = augment(data.images[batch], generator, recipe.shift, recipe.cutout, fill)
+        loss = self._stepper.step(self.step, images, data.labels[batch])
         self.step += 1
-        self.average.update(self.model, step=self.step)
-        return loss.detach()
+        return loss
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits = self._forward(self.model, images, self._size)
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
 
     def _forward(self, model: nn.Module, images: Tensor, size: int) -> Tensor:
         inputs = to_input(images, size, self.recipe.mean, self.recipe.std, self.recipe.interpolation)
@@ -223,8 +226,11 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     trainer = Trainer(recipe, recipe.create(len(class_names), args.init).to(device), args.seed, args.max_minutes)
     cost = count(trainer.model, (3, recipe.input_size, recipe.input_size))
-    print(f"{recipe.architecture}: {cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.1f} M MACs at")
-    print(f"{recipe.input_size} px; {len(data.labels)} images decoded in {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"{recipe.architecture}: {cost.params / 1e6:.2f} M parameters, {cost.macs / 1e6:.1f} M MACs at "
+        f"{recipe.input_size} px; {len(data.labels)} images decoded in {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
     identity = {"recipe": recipe.to_json(), "seed": args.seed, "init": args.init, "num_samples": args.num_samples}
     if args.resume == "auto" and not state_path.exists():
         print(f"no state at {state_path}: starting anew")

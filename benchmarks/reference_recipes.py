@@ -9,6 +9,8 @@ import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
+from vitcompact.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -67,9 +69,22 @@ class Recipe:
         return asdict(self)
 
     def create(self, num_classes: int, init: str | None = None) -> nn.Module:
-        """The model: untrained, or with the weights of `init`, any model that timm loads, where they fit."""
+        """The model: untrained, or with the weights of `init`, any model that timm loads, where they fit.
+
+        Raises:
+            UsageError: `init` cannot be loaded, or is of another architecture.
+        """
         args = {**self.model_args, "num_classes": num_classes}
-        model: nn.Module = timm.create_model(init or self.architecture, pretrained=init is not None, **args)
+        if init is None:
+            untrained: nn.Module = timm.create_model(self.architecture, pretrained=False, **args)
+            return untrained
+        try:
+            model: nn.Module = timm.create_model(init, pretrained=True, **args)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise UsageError(f"--init {init} cannot be loaded as {self.architecture}: {error}") from error
+        found = model.pretrained_cfg["architecture"]  # type: ignore[index]
+        if found != self.architecture:
+            raise UsageError(f"--init {init} is a {found}; this recipe needs a {self.architecture}")
         return model
 
 

@@ -12,8 +12,8 @@ import torch
 import train_reference
 from PIL import Image
 from reference_recipes import RECIPES, Recipe
+from reference_trainer import Images, Trainer
 from timm.models.nextvit import NextViT
-from train_reference import Images, Trainer
 
 from vitcompact.errors import Interrupted, UsageError
 from vitcompact.train.errors import DivergedError
@@ -70,6 +70,19 @@ def test_recipes_make_models_that_run_at_all_their_sizes(name: str) -> None:
         for _, size in recipe.sizes:
             assert model(torch.empty(2, 3, size, size)).shape == (2, 10)
     assert isinstance(model, NextViT) == (name == "nextvit")
+
+
+def test_weights_to_start_from_are_of_the_recipes_architecture(arguments: list[str], tmp_path: Path) -> None:
+    assert train_reference.main([*arguments, "--epochs", "1"]) == 0
+    source = f"local-dir:{tmp_path / 'out'}"
+    again = TINY.create(5, init=source)
+    saved = timm.create_model(source, pretrained=True)
+    assert torch.equal(again.stem.conv.weight, saved.stem.conv.weight)
+    assert again.num_classes == 5
+    with pytest.raises(UsageError, match="needs a pvt_v2_b0"):
+        RECIPES["pvt_v2_b0"].create(5, init=source)
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        TINY.create(5, init=f"local-dir:{tmp_path / 'nowhere'}")
 
 
 def test_progress_is_the_further_of_steps_and_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ class Recipe:
     model_args: dict[str, Any] = field(default_factory=dict)
     sizes: tuple[tuple[float, int], ...] = ((0.0, 64),)
     interpolation: str = "bilinear"
-    epochs: int = 20
+    epochs: int = 14
     batch_size: int = 128
     lr: float = 1e-3
     weight_decay: float = 0.05

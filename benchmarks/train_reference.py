@@ -4,8 +4,8 @@
 
 Writes a directory in timm's hub layout: the moving average of the weights after the last epoch (no epoch is picked on
 the validation images), in half precision, and its top-1 as timm loads it. The state is on disk after each epoch;
-`--resume auto` goes on from it, with the same images in the same order. `--max-minutes` shortens the schedule so that
-it ends in time.
+`--resume auto` goes on from it, with the same images in the same order; then `--epochs` may be another number, and the
+schedule goes on at the share of it that is done. `--max-minutes` shortens the schedule so that it ends in time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,12 @@ def train(args: argparse.Namespace) -> None:
         f"{recipe.input_size} px; {len(data.labels)} images decoded in {time.monotonic() - began:.0f} s",
         flush=True,
     )
-    identity = {"recipe": recipe.to_json(), "seed": args.seed, "init": args.init, "num_samples": args.num_samples}
+    identity = {
+        "recipe": {name: value for name, value in recipe.to_json().items() if name != "epochs"},
+        "seed": args.seed,
+        "init": args.init,
+        "num_samples": args.num_samples,
+    }
     if args.resume == "auto" and not state_path.exists():
         print(f"no state at {state_path}: starting anew")
     elif args.resume:

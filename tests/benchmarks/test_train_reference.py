@@ -160,6 +160,24 @@ def test_the_checkpoint_loads_through_timm(arguments: list[str], tmp_path: Path)
     assert config["training"]["top1"] > 50
 
 
+def test_a_resumed_run_may_have_another_number_of_epochs(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> float:
+        raise Interrupted("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_reference, "write_model", stop)
+        assert train_reference.main([*arguments, "--epochs", "1"]) == 130
+    capsys.readouterr()
+    assert train_reference.main([*arguments, "--epochs", "2", "--seed", "1", "--resume", "auto"]) == 2
+    assert "other options" in capsys.readouterr().err
+    assert train_reference.main([*arguments, "--epochs", "2", "--resume", "auto"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "going on after epoch 1" in lines
+    assert sum(line.startswith("epoch") for line in lines) == 1
+
+
 def test_bad_input_is_one_message(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     assert train_reference.main(arguments) == 2

@@ -64,6 +64,7 @@ class Streams:
         self._images, self._store = images, store
         self.num_images = images.num_samples
         self._index = -1
+        self._few: tuple[tuple[int, str, str, int], list[tuple[SiteInput, Tensor]]] | None = None
         self._extra: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self._num_batches = len(images)
         self._drifting: set[str] = set()
@@ -90,6 +91,15 @@ class Streams:
             the input, and `[output | output + drift]` `(..., 2 * channels)`: the original's branch output, without and
             with what the residual stream has drifted from the original's; channels last whatever the block's layout.
         """
+        if num_images is None:
+            yield from self._run_inputs(site, module, None)
+            return
+        key = (self._index, site.name, module, num_images)
+        if self._few is None or self._few[0] != key:  # choices look at the same few images several times
+            self._few = key, list(self._run_inputs(site, module, num_images))
+        yield from self._few[1]
+
+    def _run_inputs(self, site: Site, module: str, num_images: int | None) -> Iterator[tuple[SiteInput, Tensor]]:
         block = self.work.get_submodule(self.walker.blocks[self._index])
         seen = 0
         for batch, images in self._batches():

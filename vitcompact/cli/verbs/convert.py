@@ -91,8 +91,12 @@ def _chosen(options: ConvertOptions) -> dict[str, Any]:
         "branches": options.branches,
         "seed": options.seed,
         "reconstruct": options.reconstruct,
-        "without": tuple(options.without.replace(",", " ").split()),
+        "without": _without(options),
     }
+
+
+def _without(options: ConvertOptions) -> tuple[str, ...]:
+    return tuple(options.without.replace(",", " ").split())
 
 
 def _terms(options: ConvertOptions) -> tuple[str, ...]:
@@ -166,7 +170,10 @@ def _make_plan(
     selection = Selection(only=options.only, protect=chosen["protect"], branches=options.branches)
     cache = options.cache_gb * 1e9
     batches = from_tensor(calibration, options.batch_size)
-    return plan_for(original, batches, budget, selection=selection, cache_bytes=cache, progress=console.progress).plan
+    weigh = "sensitivity" not in _without(options)
+    return plan_for(
+        original, batches, budget, selection=selection, weigh=weigh, cache_bytes=cache, progress=console.progress
+    ).plan
 
 
 def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:

@@ -6,13 +6,13 @@ from vitcompact.operators.base import Operator
 from vitcompact.operators.factorize import Factorize
 from vitcompact.operators.hallucinate import Hallucinate
 from vitcompact.operators.neurons import Neurons
-from vitcompact.operators.thin import ThinQk, ThinVo
+from vitcompact.operators.thin import Thin
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
 
 OPERATORS: dict[str, Operator[Any]] = {
     HallucinateSpec.op: Hallucinate(),
-    ThinQkSpec.op: ThinQk(),
-    ThinVoSpec.op: ThinVo(),
+    ThinQkSpec.op: Thin(),
+    ThinVoSpec.op: Thin(),
     NeuronsSpec.op: Neurons(),
     FactorizeSpec.op: Factorize(),
 }

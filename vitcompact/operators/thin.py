@@ -23,25 +23,19 @@ FLOOR = 1e-9
 """Directions with less than this share of the largest eigenvalue count as silent."""
 
 
-class ThinQk:
-    """Builds an attention core with narrower queries and keys: the first channels of the old ones."""
+class Thin:
+    """Builds an attention core with narrower queries and keys, or values: the first channels of the old ones."""
 
-    def build(self, model: nn.Module, site: AttentionSite | FfnSite, spec: ThinQkSpec, form: Form) -> CompactAttention:
+    def build(
+        self, model: nn.Module, site: AttentionSite | FfnSite, spec: ThinQkSpec | ThinVoSpec, form: Form
+    ) -> CompactAttention:
         """See `Operator.build`."""
         assert isinstance(site, AttentionSite)
         core = core_of(model, site)
-        narrow(core, qk_dim=spec.qk_dim)
-        return core
-
-
-class ThinVo:
-    """Builds an attention core with narrower values: the first channels of the old ones."""
-
-    def build(self, model: nn.Module, site: AttentionSite | FfnSite, spec: ThinVoSpec, form: Form) -> CompactAttention:
-        """See `Operator.build`."""
-        assert isinstance(site, AttentionSite)
-        core = core_of(model, site)
-        narrow(core, v_dim=spec.v_dim)
+        if isinstance(spec, ThinQkSpec):
+            narrow(core, qk_dim=spec.qk_dim)
+        else:
+            narrow(core, v_dim=spec.v_dim)
         return core
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from . import heads, merging, naive, ours, torch_pruning, variance
+from . import heads, merging, naive, ours, torch_pruning, uniform, variance
 from .common import Calibration, UnreachableError
 
 __all__ = ["METHODS", "Calibration", "Method", "UnreachableError"]
@@ -35,6 +35,7 @@ METHODS: dict[str, Method] = {
     "budget-reconstruct-merge": Method(
         "vitcompact, budget + reconstruct + merging", ours.budget_reconstruct_merge, own=True
     ),
+    "uniform": Method("the same operators, uniform", uniform.uniform),
     "svd": Method("plain SVD of FFN outputs", naive.plain_svd),
     "copy": Method("copied heads", naive.copied_heads),
     "svd-copy": Method("copied heads + plain SVD", naive.copied_heads_and_svd),

@@ -36,7 +36,7 @@ def calibration() -> Calibration:
     return Calibration(images, torch.randint(5, (16,), generator=generator), batch_size=8)
 
 
-@pytest.mark.parametrize("method", ["pair", "svd", "svd-copy", "heads", "variance", "merge"])
+@pytest.mark.parametrize("method", ["pair", "uniform", "svd", "svd-copy", "heads", "variance", "merge"])
 def test_methods_come_near_the_target_and_leave_the_model_alone(
     method: str, model: nn.Module, calibration: Calibration
 ) -> None:

@@ -125,14 +125,23 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
     )
     opt: str = option("adamw", panel=fields.TRAINING, metavar="NAME", help="timm optimizer.")
     lr: float = option(
-        5e-5, panel=fields.TRAINING, metavar="RATE", help="Learning rate at its height, relative to the weights' size."
+        1e-4, panel=fields.TRAINING, metavar="RATE", help="Learning rate at its height, relative to the weights' size."
     )
     branch_lr: float = option(
         1e-3, panel=fields.TRAINING, metavar="RATE", help="That of branches and alpha, which start silent."
     )
     temperature: float = option(2.0, panel=fields.TRAINING, metavar="T", help="Softmax temperature of the logit loss.")
     block_weight: float = option(
-        10.0, panel=fields.TRAINING, metavar="WEIGHT", help="Weight of the loss on block outputs; logits have 1."
+        10.0, panel=fields.TRAINING, metavar="WEIGHT", help="Weight of the loss on block outputs."
+    )
+    logit_weight: float = option(
+        0.0,
+        panel=fields.TRAINING,
+        metavar="WEIGHT",
+        help="Weight of the loss on logits; for images new to the original.",
+    )
+    feature_weight: float = option(
+        1.0, panel=fields.TRAINING, metavar="WEIGHT", help="Weight of the loss on features, for a model without a head."
     )
     weight_decay: float = option(0.01, panel=fields.TRAINING, metavar="RATE", help="Decay of weight matrices.")
     sched: str = option(

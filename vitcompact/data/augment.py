@@ -22,8 +22,8 @@ class Augment:
         hflip: probability of a left-right flip; 0 for images that change meaning when mirrored.
     """
 
-    scale: tuple[float, float] = (0.6, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[float, float] = (0.8, 1.0)
+    ratio: tuple[float, float] = (0.9, 1 / 0.9)
     hflip: float = 0.5
 
     def __post_init__(self) -> None:

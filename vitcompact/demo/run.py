@@ -23,7 +23,7 @@ from vitcompact.train import TrainOptions, finetune
 
 BATCH_SIZE = 64
 RECONSTRUCT_STEPS = 300
-TRAINING = TrainOptions(steps=300, lr=3e-4, block_weight=0.2)
+TRAINING = TrainOptions(steps=300, lr=3e-4, logit_weight=1.0, block_weight=0.2)
 """A network this narrow, trained on few images, takes larger steps than a pretrained ViT and less of the block loss."""
 
 
@@ -92,7 +92,7 @@ class _Demo:
         began = time.monotonic()
         options = replace(TRAINING, seed=self.seed)
         # digits are not the same when mirrored, and all of a digit counts
-        loader = training_loader(original, self.train, Augment(scale=(0.85, 1.0), hflip=0.0))
+        loader = training_loader(original, self.train, Augment(scale=(0.85, 1.0), ratio=(3 / 4, 4 / 3), hflip=0.0))
         tuned = finetune(compact, original, loader, options=options, progress=self.progress).model
         finetuned = self._stage("finetune", tuned, began)
         began = time.monotonic()

@@ -158,8 +158,10 @@ def _check_method(init: str, hallucinate: str) -> None:
 
 
 def _frozen_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
-    original = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32)
-    return original.requires_grad_(False)
+    """The model in float32 on `device`; nothing writes to it, so where it is that already its memory is shared."""
+    shared: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    shared |= {id(buffer): buffer for buffer in model.buffers()}
+    return copy.deepcopy(model, shared).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
 
 
 def _drafts(

@@ -58,6 +58,7 @@ class Distiller:
         self._channels_last = getattr(teacher, "output_fmt", "NCHW") == "NHWC"
         self._options, self._amp_dtype = options, amp_dtype
         names = tuple(blocks) if options.block_weight else ()
+        self._logit_weight = options.logit_weight if names else max(options.logit_weight, 1.0)
         self._taps = BlockOutputs(student, names), BlockOutputs(teacher, names)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -75,10 +76,10 @@ class Distiller:
         student = self._forward(self._student, self._taps[0], images)
         options = self._options
         total = torch.zeros((), device=images.device)
-        if options.logit_weight and student.logits is not None and teacher.logits is not None:
-            total = total + options.logit_weight * logit_loss(student.logits, teacher.logits, options.temperature)
-        if options.logit_weight and student.features is not None and teacher.features is not None:
-            total = total + options.logit_weight * feature_loss(student.features, teacher.features)
+        if self._logit_weight and student.logits is not None and teacher.logits is not None:
+            total = total + self._logit_weight * logit_loss(student.logits, teacher.logits, options.temperature)
+        if options.feature_weight and student.features is not None and teacher.features is not None:
+            total = total + options.feature_weight * feature_loss(student.features, teacher.features)
         if student.blocks:
             _check_shapes(student.blocks, teacher.blocks)
             total = total + options.block_weight * block_loss(student.blocks, teacher.blocks, self._channels_last)

@@ -34,7 +34,9 @@ class TrainOptions:
         sched: timm schedule name, one of `SCHEDULES`, applied step by step.
         warmup_steps: steps of linear warm-up, at most a fifth of the run.
         temperature: of the softmax that both models' logits are compared under.
-        logit_weight: weight of the loss on logits (on pooled features and tokens for a model without a head).
+        logit_weight: weight of the loss on logits; those of images that the original was trained on are saturated and
+            teach little that holds elsewhere, block outputs teach more. Where no blocks are compared it is 1 at least.
+        feature_weight: weight of the loss on pooled features and tokens, for a model without a head.
         block_weight: weight of the loss on block outputs.
         label_weight: weight of the cross-entropy with the labels; used with `labels` only.
         labels: train on the labels of the images too.
@@ -55,14 +57,15 @@ class TrainOptions:
     steps: int | None = None
     max_minutes: float | None = None
     opt: str = "adamw"
-    lr: float = 5e-5
+    lr: float = 1e-4
     branch_lr: float = 1e-3
     weight_decay: float = 0.01
     clip_grad: float | None = 1.0
     sched: str = "cosine"
     warmup_steps: int = 20
     temperature: float = 2.0
-    logit_weight: float = 1.0
+    logit_weight: float = 0.0
+    feature_weight: float = 1.0
     block_weight: float = 10.0
     label_weight: float = 1.0
     labels: bool = False
@@ -85,7 +88,7 @@ class TrainOptions:
             _above_zero(name, getattr(self, name))
         for name in ("steps", "eval_every", "statistics_batches"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("weight_decay", "logit_weight", "block_weight", "label_weight", "warmup_steps"):
+        for name in ("weight_decay", "logit_weight", "feature_weight", "block_weight", "label_weight", "warmup_steps"):
             _at_least(name, getattr(self, name), 0)
         for name in ("smoothing", "model_ema_decay", "eval_share"):
             if not 0 <= getattr(self, name) < 1:
@@ -94,7 +97,8 @@ class TrainOptions:
             raise UsageError(f"unknown --sched '{self.sched}': accepted are {', '.join(SCHEDULES)}")
         if self.amp_dtype != "bfloat16":
             raise UsageError(f"--amp-dtype must be bfloat16 (float16 would need loss scaling), got '{self.amp_dtype}'")
-        if not (self.logit_weight or self.block_weight or (self.labels and self.label_weight)):
+        weights = (self.logit_weight, self.feature_weight, self.block_weight, self.labels and self.label_weight)
+        if not any(weights):
             raise UsageError("all loss weights are 0: there is nothing to learn from")
         _check_optimizer(self.opt)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from typing import Any
 
@@ -17,6 +18,8 @@ from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.fold.verify import perturbed
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import NeuronsSpec
+
+convert_module = sys.modules["vitcompact.surgery.convert"]  # the package exports the function of the same name
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,25 @@ def test_spilling_to_disk_changes_nothing(vit: nn.Module, images: Tensor) -> Non
     kept = vitcompact.convert(vit, images=images, batch_size=16)
     spilled = vitcompact.convert(vit, images=images, batch_size=16, cache_gb=0)
     assert torch.equal(kept(images), spilled(images))
+
+
+def test_the_original_is_neither_copied_nor_changed(
+    vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original stream runs on the caller's own memory, and leaves it as it was."""
+    before, seen = copy.deepcopy(vit.state_dict()), []
+    solve = convert_module.convert_calibrated
+
+    def spy(original: nn.Module, *args: Any) -> Any:
+        seen.append({p.data_ptr() for p in original.parameters()})
+        return solve(original, *args)
+
+    monkeypatch.setattr(convert_module, "convert_calibrated", spy)
+    compact = vitcompact.convert(vit, images=images, target_macs=0.8, reconstruct=2)
+    assert seen == [{p.data_ptr() for p in vit.parameters()}]
+    assert not seen[0] & {p.data_ptr() for p in compact.parameters()}
+    assert all(torch.equal(value, before[name]) for name, value in vit.state_dict().items())
+    assert all(p.requires_grad for p in vit.parameters())
 
 
 def test_a_plan_is_replayed(vit: nn.Module, images: Tensor) -> None:

@@ -15,6 +15,7 @@ from vitcompact.layers.branches import TokenBatchNorm
 from vitcompact.train import DivergedError, TensorBatches, TrainOptions, branch_ratios, finetune
 from vitcompact.train.capture import block_names
 from vitcompact.train.distill import Distiller
+from vitcompact.train.losses import logit_loss
 
 from .helpers import SIZE, make_student, make_teacher, options, same_weights
 
@@ -37,6 +38,21 @@ def test_the_student_moves_towards_the_teacher_and_inputs_stay_untouched(
     assert not student.training
     assert not result.model.training
     assert not any(module._forward_hooks for model in (result.model, teacher) for module in model.modules())
+
+
+def test_logits_are_matched_where_no_blocks_are(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+    """By default block outputs alone; without any the default must not be to learn nothing."""
+    with torch.no_grad():
+        wanted = logit_loss(student(images), teacher(images), options().temperature)
+    unknown = Distiller(student, teacher, (), options(), None)
+    none = torch.full((len(images),), -1)
+    torch.testing.assert_close(unknown.loss(images, none).detach(), wanted)
+    student.head.weight.data.zero_()  # plays no part in block outputs
+    known = Distiller(student, teacher, block_names(teacher), options(), None)
+    with torch.no_grad():
+        moved = known.loss(images, none)
+        student.head.weight.data.add_(1.0)
+        torch.testing.assert_close(known.loss(images, none), moved)
 
 
 def test_branches_start_silent_and_learn(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:

@@ -101,6 +101,7 @@ RECIPES = {
             "drop_path_rate": 0.0,
         },
         sizes=((0.0, 32), (0.35, 48), (0.7, 64)),
+        epochs=19,
     ),
     "pvt_v2_b0": Recipe(
         architecture="pvt_v2_b0",

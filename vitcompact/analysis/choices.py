@@ -1,12 +1,13 @@
-"""Everything that can be done to one site, with the harm expected of it, whatever the budget's unit."""
+"""Everything that can be done to a site, with the harm expected of it, and which of it is worth timing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vitcompact.analysis.curves import AttentionCurve, FfnCurve
 from vitcompact.analysis.site_cost import AttentionCost, FfnCost
+from vitcompact.analysis.site_structure import Operators, alike
 from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
 
 
@@ -18,7 +19,7 @@ class Choice:
     (0: not factorized).
     """
 
-    operators: tuple[OperatorSpec, ...]
+    operators: Operators
     harms: tuple[float, ...]
     sizes: tuple[int, ...]
 
@@ -58,6 +59,45 @@ def ffn_choices(curve: FfnCurve, cost: FfnCost, branches: int) -> tuple[Choice, 
             ]
             choices.append(_choice(parts, (hidden, rank)))
     return tuple(choices)
+
+
+def structures_of(rows: Sequence[Sequence[Choice]]) -> list[Operators]:
+    """What the choices of sites of one structure make of them, each once; first the structure as it is."""
+    return list(dict.fromkeys(alike(choice.operators) for row in rows for choice in row))
+
+
+def thinned(rows: Sequence[Sequence[Choice]], room: int) -> list[Operators]:
+    """Structures on a grid of sizes with at most `room` points: every other value of the longest axis goes first.
+
+    The original's own size of each axis stays (of ranks 0, none), so that equal widths stay possible.
+    """
+    every = [choice for row in rows for choice in row]
+    columns = zip(*(choice.sizes for choice in every), strict=True)
+    axes = [sorted(set(column), key=lambda size: (size > 0, -size)) for column in columns]
+    while True:
+        left = [c for c in every if all(size in axis for size, axis in zip(c.sizes, axes, strict=True))]
+        found = structures_of([left])
+        longest = max(axes, key=len)
+        if len(found) <= room or len(longest) == 1:
+            return [operators for operators in found if operators]
+        longest[:] = longest[::2]
+
+
+def contenders(rows: Sequence[Sequence[Choice]], times: Mapping[Operators, float], margin: float) -> list[Operators]:
+    """Structures that for some site no less harmful one is clearly faster than, by times relative to the whole site.
+
+    Args:
+        margin: how much slower than a less harmful one a structure may look.
+    """
+    left: dict[Operators, None] = {}
+    for row in rows:
+        best = 1.0
+        for choice in sorted(row, key=lambda choice: choice.harm):
+            operators = alike(choice.operators)
+            if operators in times and times[operators] < best * (1 + margin):
+                left[operators] = None
+                best = min(best, times[operators])
+    return list(left)
 
 
 def _choice(parts: Sequence[tuple[OperatorSpec | None, float]], sizes: tuple[int, ...]) -> Choice:

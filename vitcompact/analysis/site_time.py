@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitcompact.analysis.choices import Choice
+from vitcompact.analysis.choices import Choice, contenders, structures_of, thinned
 from vitcompact.analysis.latency import Call, Stopwatch, wall_clock
 from vitcompact.analysis.site_structure import Operators, alike, built, recorded
 from vitcompact.progress import Progress, silent
@@ -55,6 +55,10 @@ class _Group:
     def site(self) -> Site:
         return next(iter(self.choices))
 
+    @property
+    def rows(self) -> list[Sequence[Choice]]:
+        return list(self.choices.values())
+
 
 def time_sites(
     original: nn.Module,
@@ -82,12 +86,12 @@ def time_sites(
         for (key, call), share in zip(calls.items(), shares, strict=True)
     ]
     allowance = max(SECONDS, FORWARDS * total) / 2
-    wanted = [list(dict.fromkeys(alike(c.operators) for row in g.choices.values() for c in row)) for g in groups]
+    wanted = [structures_of(group.rows) for group in groups]
     fit = min(1.0, allowance / max(_demand(groups, wanted, SCREENING + 1), 1e-12))
-    wanted = [_coarse(group, int(len(options) * fit)) for group, options in zip(groups, wanted, strict=True)]
+    wanted = [thinned(group.rows, int(len(options) * fit)) for group, options in zip(groups, wanted, strict=True)]
     progress.start("timing layers", 2 * len(groups))
     rough = _race(groups, wanted, SCREENING, stopwatch, progress)
-    wanted = [_contenders(group, times) for group, times in zip(groups, rough, strict=True)]
+    wanted = [contenders(group.rows, times, MARGIN) for group, times in zip(groups, rough, strict=True)]
     rounds = int(allowance / max(_demand(groups, wanted, 1), 1e-12)) - 1
     fine = _race(groups, wanted, min(max(rounds, MIN_ROUNDS), MAX_ROUNDS), stopwatch, progress)
     progress.finish()
@@ -119,38 +123,6 @@ def _demand(groups: Sequence[_Group], wanted: Sequence[Sequence[Operators]], rou
     """Seconds that so many rounds take if every option takes as long as the whole module."""
     runs = (len(options) * (1 + 1 / CHUNK) * group.seconds for group, options in zip(groups, wanted, strict=True))
     return rounds * sum(runs)
-
-
-def _coarse(group: _Group, room: int) -> list[Operators]:
-    """The structures of at most `room` options: while there are more, every other value of the longest axis goes.
-
-    The largest size of each axis, the original's, always stays (of ranks, 0: none).
-    """
-    every = [choice for row in group.choices.values() for choice in row]
-    axes = [
-        sorted(set(axis), key=lambda size: (size > 0, -size)) for axis in zip(*(c.sizes for c in every), strict=True)
-    ]
-    while True:
-        left = dict.fromkeys(
-            alike(c.operators) for c in every if all(s in axis for s, axis in zip(c.sizes, axes, strict=True))
-        )
-        longest = max(range(len(axes)), key=lambda i: len(axes[i]))
-        if len(left) <= room or len(axes[longest]) == 1:
-            return [operators for operators in left if operators]
-        axes[longest] = axes[longest][::2]
-
-
-def _contenders(group: _Group, times: Mapping[Operators, float]) -> list[Operators]:
-    """Options that for some site of the group no less harmful one is clearly faster than."""
-    left: dict[Operators, None] = {}
-    for row in group.choices.values():
-        best = 1.0
-        for choice in sorted(row, key=lambda choice: choice.harm):
-            time = times.get(alike(choice.operators))
-            if time is not None and time < best * (1 + MARGIN):
-                left[alike(choice.operators)] = None
-                best = min(best, time)
-    return list(left)
 
 
 def _race(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import vitcompact
-from vitcompact.analysis import budget, count
+from vitcompact.analysis import count
 from vitcompact.analysis.budget import plan_budget, plan_for
 from vitcompact.analysis.cost import meta_copy
 from vitcompact.analysis.harms import measure_harms
-from vitcompact.analysis.latency import relative_latency, timed
 from vitcompact.analysis.sensitivity import sensitivity
-from vitcompact.analysis.site_cost import Cost, Measure, attention_costs, counted, ffn_costs
+from vitcompact.analysis.site_cost import attention_costs, counted, ffn_costs
 from vitcompact.data import from_tensor
 from vitcompact.errors import DataError, UsageError
 from vitcompact.families import inspect
@@ -102,31 +100,6 @@ def test_ops_narrow_the_budget(vit: nn.Module, images: Tensor) -> None:
     assert {spec.op for layer in plan.layers for spec in layer.operators} <= {"thin-qk", "thin-vo"}
     with pytest.raises(UsageError, match=r"out of reach with these operators: about 0\.\d\d is the least"):
         plan_for(vit, from_tensor(images, 16), Budget("macs", 0.2, ("thin-qk",)))
-
-
-def test_latency_is_a_budget_too(vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Timings of a tiny model mean nothing: here a module takes as many seconds as it has MACs."""
-
-    def timed(*_: object) -> Measure:
-        def measure(model: nn.Module, names: list[str]) -> dict[str, Cost]:
-            return {name: {"latency": float(cost["macs"])} for name, cost in counted(SIZE)(model, names).items()}
-
-        return measure
-
-    def relative(original: nn.Module, *_: object) -> Callable[[nn.Module], float]:
-        return lambda model: count(model, SIZE).macs / count(original, SIZE).macs
-
-    monkeypatch.setattr(budget, "timed", timed)
-    monkeypatch.setattr(budget, "relative_latency", relative)
-    by_time, by_macs = (plan_for(vit, from_tensor(images, 16), Budget(unit, 0.8)).plan for unit in ("latency", "macs"))
-    assert by_time == by_macs
-
-
-def test_modules_are_timed_inside_the_model(vit: nn.Module) -> None:
-    seconds = timed(SIZE, 2)(vit, ["", "blocks.0.mlp", "blocks.0.mlp.fc2"])
-    whole, ffn, matrix = (seconds[name]["latency"] for name in ("", "blocks.0.mlp", "blocks.0.mlp.fc2"))
-    assert whole > ffn > matrix > 0
-    assert relative_latency(vit, SIZE, 2)(meta_copy(vit)) > 0
 
 
 def test_sensitivity_is_the_expected_effect_of_noise(vit: nn.Module, images: Tensor) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from vitcompact.analysis.cost import Cost, count, meta_copy
 from vitcompact.analysis.harms import Harms, measure_harms
-from vitcompact.analysis.latency import relative_latency, timed
+from vitcompact.analysis.latency import random_images, relative_latency
+from vitcompact.analysis.site_time import time_sites
 from vitcompact.data import ImageBatches, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.operators.replay import replay
@@ -32,7 +33,7 @@ class BudgetPlan:
         before, after: cost of the original and of the folded result.
         curve: the least harm at every saving.
         chosen: the option taken from each of the curve's menus.
-        whole: the original's cost in the budget's unit.
+        whole: the original's cost in the budget's unit; of latency, 1.
     """
 
     budget: Budget
@@ -50,7 +51,8 @@ def plan_budget(
     """The plan of least expected harm whose cost is at most `budget.target` times the original's.
 
     Args:
-        seconds: measures a model's latency relative to the original's; needed for a budget of latency.
+        seconds: measures a model's latency relative to the original's; needed for a budget of latency, as are the times
+            in `harms`.
 
     Raises:
         UsageError: the target is out of reach.
@@ -58,7 +60,7 @@ def plan_budget(
     size = resolve_input(original).input_size
     before = count(original, size)
     curve = spend(harms.menus(budget.unit))
-    whole = harms.total_seconds if budget.unit == "latency" else float(getattr(before, budget.unit))
+    whole = 1.0 if budget.unit == "latency" else float(getattr(before, budget.unit))
     saving = whole * (1 - budget.target)
     for _ in range(ATTEMPTS):
         chosen = curve.choose(saving)
@@ -97,21 +99,21 @@ def plan_for(
         UsageError: the target is out of reach.
         DataError: images that give non-finite activations.
     """
-    size, device = resolve_input(original).input_size, _device(original)
-    by_time = budget.unit == "latency"
     harms = measure_harms(
         original,
         images,
         ops=budget.ops,
         selection=selection,
         weigh=weigh,
-        seconds=timed(size, latency_batch, device) if by_time else None,
         cache_bytes=cache_bytes,
         progress=progress,
     )
-    return plan_budget(
-        original, harms, budget, relative_latency(original, size, latency_batch, device) if by_time else None
-    )
+    if budget.unit != "latency":
+        return plan_budget(original, harms, budget)
+    size, device = resolve_input(original).input_size, _device(original)
+    examples = random_images(size, latency_batch, device)
+    harms = replace(harms, times=time_sites(original, harms.choices(), examples, progress=progress))
+    return plan_budget(original, harms, budget, relative_latency(original, size, latency_batch, device))
 
 
 def _plan(curve: Curve, chosen: list[Option], skipped: tuple[Skipped, ...]) -> Plan:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from vitcompact.analysis.choices import Choice, attention_choices, ffn_choices
 from vitcompact.analysis.curves import AttentionCurve, FfnCurve, attention_curve, ffn_curve
 from vitcompact.analysis.sensitivity import sensitivity
-from vitcompact.analysis.site_cost import AttentionCost, FfnCost, Measure, attention_costs, both, counted, ffn_costs
+from vitcompact.analysis.site_cost import AttentionCost, FfnCost, attention_costs, counted, ffn_costs
+from vitcompact.analysis.site_time import SiteTimes
 from vitcompact.data import ImageBatches, first_images, resolve_input
+from vitcompact.errors import UsageError
 from vitcompact.families import Anatomy, AttentionSite, FfnSite, inspect
 from vitcompact.layers.pointwise import matrix
 from vitcompact.plan.budget import Menu, Option
 from vitcompact.plan.request import Unit
 from vitcompact.plan.schema import Skipped
 from vitcompact.plan.selection import Selection
-from vitcompact.plan.specs import SPECS, FactorizeSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
+from vitcompact.plan.specs import SPECS
 from vitcompact.progress import Progress, silent
 from vitcompact.streams.capture import Site
 from vitcompact.streams.store import ActivationStore
@@ -33,53 +36,55 @@ MIN_IMAGES, MAX_IMAGES = 96, 512
 
 @dataclass(frozen=True)
 class Harms:
-    """Harm curves and costs of every site of a model, and the sites in forward order: enough for any budget."""
+    """Harm curves and costs of every site of a model: enough for any budget.
+
+    Attributes:
+        sites: in forward order.
+        times: how long each site takes by its structure; needed for a budget of latency.
+    """
 
     attention: dict[str, tuple[AttentionCurve, AttentionCost]]
     ffn: dict[str, tuple[FfnCurve, FfnCost]]
-    order: tuple[str, ...]
+    sites: tuple[Site, ...]
     skipped: tuple[Skipped, ...]
     branches: int = 1
-    total_seconds: float = 0.0
+    times: SiteTimes | None = None
+
+    def choices(self) -> dict[Site, tuple[Choice, ...]]:
+        """Everything that can be done to each site."""
+        return {
+            site: attention_choices(*self.attention[site.name])
+            if isinstance(site, AttentionSite)
+            else ffn_choices(*self.ffn[site.name], self.branches)
+            for site in self.sites
+        }
 
     def menus(self, unit: Unit) -> list[Menu]:
-        """Everything that can be done to each site, its saving in `unit`."""
-        heads = [Menu(name, "attention", _attention(*both, unit)) for name, both in self.attention.items()]
-        wide = [Menu(name, "ffn", _ffn(*both, unit, self.branches)) for name, both in self.ffn.items()]
-        return sorted([*heads, *wide], key=lambda menu: self.order.index(menu.name))
+        """Everything that can be done to each site, its saving in `unit`; for latency, of what was timed.
 
+        Raises:
+            UsageError: latency without `times`.
+        """
+        menus = []
+        for site, choices in self.choices().items():
+            savings = [self._saving(site, choice, unit) for choice in choices]
+            options = tuple(
+                Option(choice.operators, saving, choice.harms)
+                for choice, saving in zip(choices, savings, strict=True)
+                if saving is not None
+            )
+            menus.append(Menu(site.name, "attention" if isinstance(site, AttentionSite) else "ffn", options))
+        return menus
 
-def _attention(curve: AttentionCurve, cost: AttentionCost, unit: Unit) -> tuple[Option, ...]:
-    maps: list[tuple[OperatorSpec | None, float, int]] = [(None, 0.0, cost.num_heads)]
-    maps += [(spec, harm, len(spec.kept)) for spec, harm in curve.hallucinate]
-    options = []
-    for spec, harm, num_maps in maps:
-        for qk, qk_harm in {cost.qk_dim: 0.0, **curve.qk}.items():
-            for v, v_harm in {cost.v_dim: 0.0, **curve.v}.items():
-                parts: list[tuple[OperatorSpec | None, float]] = [
-                    (spec, harm),
-                    (ThinQkSpec(qk) if qk < cost.qk_dim else None, qk_harm * num_maps / cost.num_heads),
-                    (ThinVoSpec(v) if v < cost.v_dim else None, v_harm),
-                ]
-                options.append(_option(parts, cost.saving(unit, num_maps, qk, v)))
-    return tuple(options)
-
-
-def _ffn(curve: FfnCurve, cost: FfnCost, unit: Unit, branches: int) -> tuple[Option, ...]:
-    options = []
-    for hidden, harm in {cost.hidden: 0.0, **curve.hidden}.items():
-        for rank, rank_harm in {0: 0.0, **curve.rank}.items():
-            parts: list[tuple[OperatorSpec | None, float]] = [
-                (NeuronsSpec(hidden) if hidden < cost.hidden else None, harm),
-                (FactorizeSpec(rank, branches) if rank else None, rank_harm),
-            ]
-            options.append(_option(parts, cost.saving(unit, hidden, rank or None)))
-    return tuple(options)
-
-
-def _option(parts: Sequence[tuple[OperatorSpec | None, float]], saving: float) -> Option:
-    used = [(spec, harm) for spec, harm in parts if spec is not None]
-    return Option(tuple(spec for spec, _ in used), saving, tuple(harm for _, harm in used))
+    def _saving(self, site: Site, choice: Choice, unit: Unit) -> float | None:
+        if unit == "latency":
+            if self.times is None:
+                raise UsageError("a budget of latency needs the times of the model's layers: measure them first")
+            return self.times.saving(site.name, choice.operators)
+        if isinstance(site, AttentionSite):
+            return self.attention[site.name][1].saving(unit, *choice.sizes)
+        hidden, rank = choice.sizes
+        return self.ffn[site.name][1].saving(unit, hidden, rank or None)
 
 
 def measure_harms(
@@ -89,7 +94,6 @@ def measure_harms(
     ops: Iterable[str] = tuple(SPECS),
     selection: Selection | None = None,
     weigh: bool = True,
-    seconds: Measure | None = None,
     cache_bytes: float = 4e9,
     progress: Progress = silent,
 ) -> Harms:
@@ -99,7 +103,6 @@ def measure_harms(
         original: in eval mode and float32; left as it is.
         ops: operators to consider.
         selection: `only` and `protect` leave layers alone; `branches` is for the factors of FFNs.
-        seconds: seconds of modules (`latency.timed`), for a budget of latency.
         weigh: multiply errors by what they do to the model's output; off, an error counts by its size alone.
     """
     ops = tuple(ops)
@@ -129,17 +132,14 @@ def measure_harms(
             progress.advance()
     progress.finish()
     measure = counted(resolve_input(original).input_size)
-    if seconds is not None:
-        measure = both(measure, seconds)
     heads = attention_costs(original, [site for site in sites if isinstance(site, AttentionSite)], measure)
     wide = ffn_costs(original, [site for site in sites if isinstance(site, FfnSite)], measure)
     return Harms(
         {name: (curve, heads[name]) for name, curve in attention.items()},
         {name: (curve, wide[name]) for name, curve in ffn.items()},
-        tuple(site.name for name in walker.blocks for site in by_block[name]),
+        tuple(site for name in walker.blocks for site in by_block[name]),
         anatomy.skipped,
         selection.branches,
-        0.0 if seconds is None else seconds(original, [""])[""]["latency"],
     )
 
 

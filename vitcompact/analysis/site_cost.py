@@ -1,4 +1,4 @@
-"""What a site costs as a function of its sizes: linear in them, so that a few counts (or timings) give all options."""
+"""What a site costs as a function of its sizes: linear in them, so that a few counts give all options."""
 
 from __future__ import annotations
 
@@ -109,15 +109,5 @@ def counted(input_size: tuple[int, int, int]) -> Measure:
     def measure(model: nn.Module, names: list[str]) -> dict[str, Cost]:
         costs = count_modules(model, names, input_size)
         return {name: {"params": cost.params, "macs": cost.macs} for name, cost in costs.items()}
-
-    return measure
-
-
-def both(first: Measure, second: Measure) -> Measure:
-    """The units of two measures together."""
-
-    def measure(model: nn.Module, names: list[str]) -> dict[str, Cost]:
-        one, other = first(model, names), second(model, names)
-        return {name: {**one[name], **other[name]} for name in names}
 
     return measure

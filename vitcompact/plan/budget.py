@@ -16,7 +16,7 @@ class Option:
     """One thing that can be done to a layer: its operators, what they save and the harm they are expected to do.
 
     `harm` is the expected squared change of the model's output, `harms` its split by operator; `saving` is in the
-    budget's own unit (MACs, parameters or seconds).
+    budget's own unit (MACs, parameters or shares of the original's time).
     """
 
     operators: tuple[OperatorSpec, ...]

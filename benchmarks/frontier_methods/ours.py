@@ -38,6 +38,11 @@ def budget_reconstruct(model: nn.Module, calibration: Calibration, target: float
     return _budget(model, calibration, target, reconstruct=calibration.reconstruct_steps)
 
 
+def budget_latency(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """A budget of time instead of MACs, closed form alone: `target` is the share of the original's time to keep."""
+    return vitcompact.convert(model, images=calibration.images, target_latency=target, seed=calibration.seed)
+
+
 def budget_merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """Part of the saving from the budget, the rest by merging tokens; the split is chosen on calibration images."""
     return _split(model, calibration, target)[1]

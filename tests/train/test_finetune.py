@@ -55,6 +55,19 @@ def test_logits_are_matched_where_no_blocks_are(student: nn.Module, teacher: nn.
         torch.testing.assert_close(known.loss(images, none), moved)
 
 
+def test_statistics_of_the_original_batch_norms_stay(images: Tensor) -> None:
+    """A short run over crops would replace them by worse ones; the branches' own are measured."""
+    teacher = timm.create_model(
+        "visformer_tiny", num_classes=5, img_size=32, init_channels=8, embed_dim=48, num_heads=3, depth=3
+    ).eval()
+    result = finetune(teacher, teacher, images, options=options(steps=3))
+    before, after = teacher.state_dict(), result.model.state_dict()
+    statistics = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("weight"))
+
+
 def test_branches_start_silent_and_learn(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     plain = make_student(teacher, branches=0)
     with torch.inference_mode():

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitcompact.errors import Interrupted, UsageError
 from vitcompact.evaluate.forward import eval_mode
-from vitcompact.layers.branches import BranchedLinear
+from vitcompact.layers.branches import BranchedLinear, TokenBatchNorm
 from vitcompact.progress import Progress, silent
 from vitcompact.train.capture import block_names
 from vitcompact.train.distill import Distiller
@@ -109,6 +110,7 @@ class _Run:
         identity = describe_run(model, teacher, stream, first, options, device, amp) if folder else {}
         self.identity, self.keeper = identity, Keeper(folder, identity)
         student = copy.deepcopy(model).to(device, torch.float32).requires_grad_(True).train()
+        _freeze_statistics(student)
         ema = None
         if options.model_ema:
             ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)
@@ -248,6 +250,16 @@ def _stopped_by(plan: StepPlan, options: TrainOptions) -> StoppedBy:
     if plan.limit is None or plan.step < plan.limit:
         return "max_minutes"
     return "steps" if plan.limit == options.steps else "epochs"
+
+
+def _freeze_statistics(student: nn.Module) -> None:
+    """Keep the original's BatchNorm statistics: a few hundred steps over crops would replace them by worse ones.
+
+    The branches' own BatchNorm has none yet and is left in training mode.
+    """
+    for module in student.modules():
+        if isinstance(module, _BatchNorm) and not isinstance(module, TokenBatchNorm):
+            module.eval()
 
 
 def _checkpoint_gradients(model: nn.Module) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitcompact.errors import Interrupted, UsageError
 from vitcompact.evaluate.forward import eval_mode
@@ -109,8 +108,7 @@ class _Run:
         amp, first = self.amp_dtype is not None, first_batch(stream)
         identity = describe_run(model, teacher, stream, first, options, device, amp) if folder else {}
         self.identity, self.keeper = identity, Keeper(folder, identity)
-        student = copy.deepcopy(model).to(device, torch.float32).requires_grad_(True).train()
-        _freeze_statistics(student)
+        student = _training_mode(copy.deepcopy(model).to(device, torch.float32).requires_grad_(True))
         ema = None
         if options.model_ema:
             ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)
@@ -252,14 +250,16 @@ def _stopped_by(plan: StepPlan, options: TrainOptions) -> StoppedBy:
     return "steps" if plan.limit == options.steps else "epochs"
 
 
-def _freeze_statistics(student: nn.Module) -> None:
-    """Keep the original's BatchNorm statistics: a few hundred steps over crops would replace them by worse ones.
+def _training_mode(student: nn.Module) -> nn.Module:
+    """Evaluation mode but for the branches' BatchNorm, which has no statistics yet.
 
-    The branches' own BatchNorm has none yet and is left in training mode.
+    What differs from the original has to be the surgery alone: with stochastic depth (timm's default in some families)
+    or batch statistics the original itself is far from its own outputs, and a few hundred steps would go into that.
     """
-    for module in student.modules():
-        if isinstance(module, _BatchNorm) and not isinstance(module, TokenBatchNorm):
-            module.eval()
+    for module in student.eval().modules():
+        if isinstance(module, TokenBatchNorm):
+            module.train()
+    return student
 
 
 def _checkpoint_gradients(model: nn.Module) -> None:

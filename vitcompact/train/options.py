@@ -50,7 +50,7 @@ class TrainOptions:
         eval_every: steps between evaluations while training; None is at the end of each epoch.
         eval_share: largest share of the training time that these evaluations may take, in [0, 1).
         save_minutes: minutes between saves of the resumable state.
-        seed: of anything random in the models, such as drop path; images have a seed of their own.
+        seed: of anything random in the models; images that come as a loader have a seed of their own.
     """
 
     epochs: float | None = None

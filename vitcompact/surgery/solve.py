@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitcompact.analysis.pair import most_alike, pair_heads, pairing_images
 from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, FfnSite
+from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.layers.pointwise import matrix
 from vitcompact.operators import attention_fit, ffn_fit, neurons, thin
 from vitcompact.operators.absorb import output_scale, scaled
+from vitcompact.operators.attention_fit import AttentionFit
 from vitcompact.operators.factorize import Factors, plain_svd
+from vitcompact.operators.filter_fit import FilterMoments
 from vitcompact.operators.hallucinate import core_of, make_spec, whole_core
 from vitcompact.operators.replay import build_layer
 from vitcompact.operators.share_qk import GroupMoments
@@ -117,17 +120,52 @@ def solve_attention(
 
 
 def _refit(streams: Streams, site: AttentionSite, core: CompactAttention, layer: LayerPlan) -> Solved:
-    """Solve `proj` and the paths of hallucinated heads."""
-    paths = (("identity", core.beta), ("mean", core.gamma))
-    terms = tuple(term for term, path in paths if path is not None)
-    split = Split.empty(site.name)
+    """Solve `proj` and the paths of hallucinated heads; a filter of the values stays where held-out images say so."""
+    copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
+    fitted, rows = _fit(streams, site, core, copied)
+    fitted.load_into(core)
+    if core.conv is not None:
+        core.conv.weight.copy_(_filters(streams, site, core, fitted))
+        filtered, _ = _fit(streams, site, core, copied)
+        if filter_helps(filtered, fitted):
+            fitted = filtered
+            fitted.load_into(core)
+        else:
+            core.conv = None
+            layer = _without_filter(layer)
+    return Solved(layer, fitted.error, rows / core.attn_dim)
+
+
+def filter_helps(filtered: AttentionFit, fitted: AttentionFit) -> bool:
+    """Whether filters of the values lower the held-out error."""
+    return filtered.error < fitted.error
+
+
+def _fit(streams: Streams, site: AttentionSite, core: CompactAttention, prior: Tensor) -> tuple[AttentionFit, int]:
+    """`proj` and the identity and mean paths on all images, and the number of rows fitted to."""
+    terms, split = core.solved_terms, Split.empty(site.name)
     for got, target in streams.inputs(site, site.name):
         phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), terms)
         split.add(phi, target, held_out_rows(got, phi))
-    copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
-    fitted = attention_fit.fit(split, core.attn_dim, terms, prior=copied)
-    fitted.load_into(core)
-    return Solved(layer, fitted.error, split.fit.rows / core.attn_dim)
+    return attention_fit.fit(split, core.attn_dim, terms, prior=prior), split.fit.rows
+
+
+def _filters(streams: Streams, site: AttentionSite, core: CompactAttention, fitted: AttentionFit) -> Tensor:
+    """Filters of the values for a core whose `proj` and other paths are solved, on the images that are not held out."""
+    moments = FilterMoments(core, site.name)
+    for got, target in streams.inputs(site, site.name):
+        inputs = core.inputs(*got.args, **got.kwargs)
+        q, k, v = core.project(inputs)
+        phi = core.mix(q, k, v, inputs)
+        plain, drifted = target.chunk(2, dim=-1)
+        cut = len(phi) - held_out_rows(got, phi)
+        moments.add(v[:cut], phi[:cut], torch.lerp(plain, drifted, fitted.drift_share)[:cut])
+    return moments.solve()
+
+
+def _without_filter(layer: LayerPlan) -> LayerPlan:
+    operators = (replace(spec, conv=False) if isinstance(spec, HallucinateSpec) else spec for spec in layer.operators)
+    return replace(layer, operators=tuple(operators))
 
 
 def _share_maps(streams: Streams, site: AttentionSite, core: CompactAttention, whole: CompactAttention) -> None:
@@ -139,7 +177,7 @@ def _share_maps(streams: Streams, site: AttentionSite, core: CompactAttention, w
     shared = copy.deepcopy(core)
     moments.solve(shared, whole)
     candidates = (core, shared)
-    terms = tuple(term for term, path in (("identity", core.beta), ("mean", core.gamma)) if path is not None)
+    terms = core.solved_terms
     splits = [Split.empty(site.name) for _ in candidates]
     for got, target in streams.inputs(site, site.name, pairing_images(streams)):
         for candidate, split in zip(candidates, splits, strict=True):
@@ -159,6 +197,8 @@ def _pairs(
         return make_spec(core.num_heads, most_alike(streams, site, core, draft.num_hallucinated))
     parents = pair_heads(streams, site, core, draft.num_hallucinated)
     terms, filter_rank = core.allowed_terms(selection.terms), core.allowed_filter(selection.filter_rank)
+    if no_patch_grid(streams.work) is not None or core.gate is not None:
+        terms = tuple(term for term in terms if term != "conv")
     return make_spec(core.num_heads, parents, terms, filter_rank)
 
 

@@ -19,7 +19,8 @@ from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.fold.verify import perturbed
 from vitcompact.plan.schema import Plan
 from vitcompact.plan.specs import HallucinateSpec
-from vitcompact.surgery import solve
+from vitcompact.streams.streams import Streams
+from vitcompact.surgery import calibrated, refit
 
 SIZE, GRID = 64, 4
 TERMS = ("identity", "conv")
@@ -27,7 +28,8 @@ TERMS = ("identity", "conv")
 
 def model_of(name: str = "test_vit2", **kwargs: Any) -> nn.Module:
     torch.manual_seed(0)
-    model = timm.create_model(name, img_size=SIZE, num_classes=5, num_heads=4, embed_dim=64, depth=2, **kwargs)
+    options = {"dynamic_img_size": False, **kwargs}
+    model = timm.create_model(name, img_size=SIZE, num_classes=5, num_heads=4, embed_dim=64, depth=2, **options)
     return perturbed(model.eval(), seed=1).eval()
 
 
@@ -54,7 +56,7 @@ def images() -> Tensor:
 def kept(images: Tensor) -> nn.Module:
     """A conversion in which held-out images are not asked: filters stay everywhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solve, "filter_helps", lambda filtered, fitted: True)
+        patch.setattr(refit, "filter_helps", lambda filtered, fitted: True)
         return vitcompact.convert(model_of(), images=images, terms=TERMS)
 
 
@@ -64,9 +66,9 @@ def specs(plan: Plan) -> list[HallucinateSpec]:
 
 @torch.no_grad()
 def test_filters_lower_the_error_of_a_local_layer(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Targets with a local part are met much better with filters; without one, held-out images drop what does not help."""
+    """Targets with a local part, which no map of another head can give, are met much better with filters."""
     model = model_of()
-    run = solve.Streams.inputs
+    run = Streams.inputs
 
     def local(streams: Any, site: Any, module: str, num_images: int | None = None) -> Any:
         for got, target in run(streams, site, module, num_images):
@@ -76,9 +78,9 @@ def test_filters_lower_the_error_of_a_local_layer(images: Tensor, monkeypatch: p
                 target = torch.cat((out, out), dim=-1)
             yield got, target
 
-    monkeypatch.setattr(solve.Streams, "inputs", local)
+    monkeypatch.setattr(Streams, "inputs", local)
     errors: dict[tuple[str, ...], list[float]] = {}
-    solved = solve.solve_attention
+    solved = calibrated.solve_attention
     for terms in (("identity",), TERMS):
 
         def keep(*args: Any, terms: tuple[str, ...] = terms) -> Any:
@@ -86,14 +88,14 @@ def test_filters_lower_the_error_of_a_local_layer(images: Tensor, monkeypatch: p
             errors.setdefault(terms, []).append(result.error)
             return result
 
-        monkeypatch.setattr("vitcompact.surgery.calibrated.solve_attention", keep)
+        monkeypatch.setattr(calibrated, "solve_attention", keep)
         vitcompact.convert(model, images=images, terms=terms, only="heads")
     assert all(with_conv < 0.7 * without for without, with_conv in zip(*errors.values(), strict=True))
 
 
 @torch.no_grad()
 def test_held_out_images_decide(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(solve, "filter_helps", lambda filtered, fitted: False)
+    monkeypatch.setattr(refit, "filter_helps", lambda filtered, fitted: False)
     dropped = vitcompact.convert(model_of(), images=images, terms=TERMS)
     assert [spec.conv for spec in specs(dropped.vitcompact_plan)] == [False, False]
     without = vitcompact.convert(model_of(), images=images)

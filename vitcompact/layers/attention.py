@@ -82,7 +82,7 @@ class CompactAttention(nn.Module):
 
         self.call = call or TokenCall()
         self.reduction, self.norm = reduction, norm
-        self._check_paths(identity or conv, filter_rank)
+        self._check_paths(identity, conv, gate, filter_rank)
         for group in packing:
             width = sum(self.width(part) for part in group)
             self.add_module(group, nn.Linear(dim, width, bias=any(part in biases for part in group)))
@@ -107,12 +107,14 @@ class CompactAttention(nn.Module):
             else None
         )
 
-    def _check_paths(self, own_values: bool, filter_rank: int) -> None:
+    def _check_paths(self, identity: bool, conv: bool, gate: bool, filter_rank: int) -> None:
+        if conv and gate:
+            raise UsageError("a conv path cannot be solved behind a gate")
         if self.reduction is None:
             return
         if any("q" in group and len(group) > 1 for group in self.packing):
             raise UsageError(f"reduced keys cannot share a projection with the queries, got packing {self.packing}")
-        if own_values:
+        if identity or conv:
             raise UsageError("identity and conv paths need query i to be key i, but this layer reduces its keys")
         if filter_rank and not self.reduction.keeps_grid:
             raise UsageError("a map filter needs keys on a grid, but this layer reduces its keys along the sequence")
@@ -205,12 +207,13 @@ class CompactAttention(nn.Module):
     def allowed_terms(self, terms: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the paths `identity`, `mean` and `conv` that a hallucinated map of this layer can have.
 
-        With a norm between the heads and `proj` none is additive; with reduced keys no query is a key. Whether the
-        model tells the grid that `conv` needs is not looked at.
+        With a norm between the heads and `proj` none is additive; with reduced keys no query is a key; a filter does
+        not commute with a gate. Whether the model tells the grid that `conv` needs is not looked at.
         """
         if not isinstance(self.inner_norm, nn.Identity):
             return ()
-        return tuple(term for term in terms if term == "mean" or self.reduction is None)
+        terms = tuple(term for term in terms if term == "mean" or self.reduction is None)
+        return terms if self.gate is None else tuple(term for term in terms if term != "conv")
 
     @property
     def paths(self) -> dict[str, bool]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vitcompact.analysis.pair import most_alike, pair_heads, pairing_images
 from vitcompact.errors import UsageError
@@ -19,9 +19,7 @@ from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.layers.pointwise import matrix
 from vitcompact.operators import attention_fit, ffn_fit, neurons, thin
 from vitcompact.operators.absorb import output_scale, scaled
-from vitcompact.operators.attention_fit import AttentionFit
 from vitcompact.operators.factorize import Factors, plain_svd
-from vitcompact.operators.filter_fit import FilterMoments
 from vitcompact.operators.hallucinate import core_of, make_spec, whole_core
 from vitcompact.operators.replay import build_layer
 from vitcompact.operators.share_qk import GroupMoments
@@ -34,6 +32,7 @@ from vitcompact.streams.capture import Site as Site
 from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_moments
 from vitcompact.streams.streams import Streams, held_out_rows
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
+from vitcompact.surgery.refit import refit
 
 SHARED_WEIGHT = 0.5
 """Weight of the kept head's logits in those of its group."""
@@ -116,56 +115,11 @@ def solve_attention(
         covariance = head_covariance(streams, site, core)
         basis, _ = thin.value_bases(covariance, core.proj.weight)
         thin.set_vo(core, basis[..., : thinner.v_dim], covariance)
-    return _refit(streams, site, core, layer)
-
-
-def _refit(streams: Streams, site: AttentionSite, core: CompactAttention, layer: LayerPlan) -> Solved:
-    """Solve `proj` and the paths of hallucinated heads; a filter of the values stays where held-out images say so."""
-    copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
-    fitted, rows = _fit(streams, site, core, copied)
-    fitted.load_into(core)
-    if core.conv is not None:
-        core.conv.weight.copy_(_filters(streams, site, core, fitted))
-        filtered, _ = _fit(streams, site, core, copied)
-        if filter_helps(filtered, fitted):
-            fitted = filtered
-            fitted.load_into(core)
-        else:
-            core.conv = None
-            layer = _without_filter(layer)
-    return Solved(layer, fitted.error, rows / core.attn_dim)
-
-
-def filter_helps(filtered: AttentionFit, fitted: AttentionFit) -> bool:
-    """Whether filters of the values lower the held-out error."""
-    return filtered.error < fitted.error
-
-
-def _fit(streams: Streams, site: AttentionSite, core: CompactAttention, prior: Tensor) -> tuple[AttentionFit, int]:
-    """`proj` and the identity and mean paths on all images, and the number of rows fitted to."""
-    terms, split = core.solved_terms, Split.empty(site.name)
-    for got, target in streams.inputs(site, site.name):
-        phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), terms)
-        split.add(phi, target, held_out_rows(got, phi))
-    return attention_fit.fit(split, core.attn_dim, terms, prior=prior), split.fit.rows
-
-
-def _filters(streams: Streams, site: AttentionSite, core: CompactAttention, fitted: AttentionFit) -> Tensor:
-    """Filters of the values for a core whose `proj` and other paths are solved, on the images that are not held out."""
-    moments = FilterMoments(core, site.name)
-    for got, target in streams.inputs(site, site.name):
-        inputs = core.inputs(*got.args, **got.kwargs)
-        q, k, v = core.project(inputs)
-        phi = core.mix(q, k, v, inputs)
-        plain, drifted = target.chunk(2, dim=-1)
-        cut = len(phi) - held_out_rows(got, phi)
-        moments.add(v[:cut], phi[:cut], torch.lerp(plain, drifted, fitted.drift_share)[:cut])
-    return moments.solve()
-
-
-def _without_filter(layer: LayerPlan) -> LayerPlan:
-    operators = (replace(spec, conv=False) if isinstance(spec, HallucinateSpec) else spec for spec in layer.operators)
-    return replace(layer, operators=tuple(operators))
+    error, rows = refit(streams, site, core)
+    if spec is not None and spec.conv and core.conv is None:
+        operators = (replace(s, conv=False) if s is spec else s for s in layer.operators)
+        layer = replace(layer, operators=tuple(operators))
+    return Solved(layer, error, rows / core.attn_dim)
 
 
 def _share_maps(streams: Streams, site: AttentionSite, core: CompactAttention, whole: CompactAttention) -> None:
@@ -197,7 +151,7 @@ def _pairs(
         return make_spec(core.num_heads, most_alike(streams, site, core, draft.num_hallucinated))
     parents = pair_heads(streams, site, core, draft.num_hallucinated)
     terms, filter_rank = core.allowed_terms(selection.terms), core.allowed_filter(selection.filter_rank)
-    if no_patch_grid(streams.work) is not None or core.gate is not None:
+    if no_patch_grid(streams.work) is not None:
         terms = tuple(term for term in terms if term != "conv")
     return make_spec(core.num_heads, parents, terms, filter_rank)
 

@@ -46,7 +46,8 @@ def no_patch_grid(model: nn.Module) -> str | None:
         return "its patch embedding has no fixed grid"
     if getattr(model, "dynamic_img_size", False):
         return "its grid changes with the image (dynamic_img_size)"
-    return None if isinstance(model.get_submodule("patch_drop"), nn.Identity) else "it drops patches in training"
+    drop = getattr(model, "patch_drop", None)
+    return None if drop is None or isinstance(drop, nn.Identity) else "it drops patches in training"
 
 
 def _refusal(model: nn.Module, reason: str) -> UsageError:

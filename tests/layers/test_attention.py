@@ -14,6 +14,7 @@ from vitcompact.layers.backends import BACKENDS
 EVEN = HeadLayout((2, 0), ((1,), (3,)))
 UNEVEN = HeadLayout((1, 0), ((2,), ()))
 WIDE = HeadLayout((3,), ((0, 1, 2),))
+ALL_PATHS = {"identity": True, "mean": True, "conv": True, "filter_rank": 1}
 PREFIX, GRID = 1, (3, 3)
 TOKENS = PREFIX + 9
 
@@ -44,7 +45,7 @@ def shift_matrix(kernel: Tensor, first: bool) -> Tensor:
 
 
 def oracle(module: CompactAttention, x: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """`A_g = alpha (sum_t U_t A_p V_t + beta I + gamma J)` with every map built, head by head."""
+    """`A_g = alpha (sum_t U_t A_p V_t + beta I + gamma J + K)` with every map built, head by head."""
     batch, tokens, _ = x.shape
     width = module.num_maps * module.qk_dim
     q, k, v = module.qkv(x).split((width, width, module.attn_dim), dim=-1)
@@ -76,6 +77,8 @@ def oracle(module: CompactAttention, x: Tensor, mask: Tensor | None = None, caus
                 out = out + values * module.beta[columns]
             if module.gamma is not None:
                 out = out + (uniform @ values) * module.gamma[columns]
+            if module.conv is not None:
+                out = out + shift_matrix(module.conv.weight[len(heads)], False) @ values
             heads.append(alpha * out)
     out = module.inner_norm(torch.cat(heads, dim=-1))
     if module.gate is not None:
@@ -87,8 +90,8 @@ def oracle(module: CompactAttention, x: Tensor, mask: Tensor | None = None, caus
 @pytest.mark.parametrize("layout", [EVEN, UNEVEN, WIDE], ids=["even", "uneven", "wide"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"identity": True}, {"mean": True}, {"filter_rank": 2}, {"identity": True, "mean": True, "filter_rank": 1}],
-    ids=["plain", "identity", "mean", "filter", "all"],
+    [{}, {"identity": True}, {"mean": True}, {"conv": True}, {"filter_rank": 2}, ALL_PATHS],
+    ids=["plain", "identity", "mean", "conv", "filter", "all"],
 )
 def test_equals_the_oracle(backend: str, layout: HeadLayout, options: dict[str, object]) -> None:
     module, x = core(layout, **options), torch.randn(2, TOKENS, 24)
@@ -150,22 +153,23 @@ def test_parent_and_children_share_one_dropout_mask() -> None:
 
 
 def test_fuse_folds_alpha_and_drops_zero_paths() -> None:
-    module, x = core(EVEN, identity=True, mean=True), torch.randn(2, TOKENS, 24)
+    module, x = core(EVEN, identity=True, mean=True, conv=True), torch.randn(2, TOKENS, 24)
     with torch.no_grad():
         module.gamma.zero_()
     wanted = module(x)
     module.fuse()
     assert module.alpha is None
-    assert module.gamma is None
-    assert module.beta is not None
+    assert module.paths == {"identity": True, "mean": False, "conv": True}
     torch.testing.assert_close(module(x), wanted, rtol=1e-4, atol=1e-5)
     state = {name: value.clone() for name, value in module.state_dict().items()}
     module.fuse()
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
 
 
-def test_non_square_grid_needs_to_be_known() -> None:
-    module = core(EVEN, filter_rank=1)
+@pytest.mark.parametrize("options", [{"filter_rank": 1}, {"conv": True}])
+def test_non_square_grid_needs_to_be_known(options: dict[str, object]) -> None:
+    module = core(EVEN, **options)
+    assert module(torch.randn(1, PREFIX + 16, 24)).shape[1] == PREFIX + 16  # another size, square
     with pytest.raises(UsageError, match="token grid"):
         module(torch.randn(1, PREFIX + 7, 24))
 

@@ -85,7 +85,7 @@ class ConvertOptions(
         "identity",
         panel=fields.SURGERY,
         metavar="NAMES",
-        help="What a hallucinated map has besides its parent's: identity, mean, both with a comma, or none.",
+        help="What a hallucinated map has besides its parent's: identity, mean, conv, several with commas, or none.",
     )
     filter_rank: int = option(
         0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from timm.layers import Attention
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -36,6 +37,19 @@ def plain_trunk(model: nn.Module) -> tuple[nn.Sequential, int]:
     return blocks, int(model.num_prefix_tokens)
 
 
+def no_patch_grid(model: nn.Module) -> str | None:
+    """Why it is not known where on the image a block's tokens lie, or None: prefix tokens, then patches row by row."""
+    known = (VisionTransformer.forward_features, Eva.forward_features)
+    if getattr(type(model), "forward_features", None) not in known:
+        return f"{type(model).__name__} is no plain ViT with one grid of patches"
+    if getattr(model.get_submodule("patch_embed"), "grid_size", None) is None:
+        return "its patch embedding has no fixed grid"
+    if getattr(model, "dynamic_img_size", False):
+        return "its grid changes with the image (dynamic_img_size)"
+    drop = getattr(model, "patch_drop", None)
+    return None if drop is None or isinstance(drop, nn.Identity) else "it drops patches in training"
+
+
 def _refusal(model: nn.Module, reason: str) -> UsageError:
     return UsageError(f"tokens of a {type(model).__name__} cannot be merged: {reason}")
 
@@ -49,8 +63,8 @@ def _unknown_block(block: nn.Module) -> str | None:
         return f"unknown or missing part {', '.join(unknown)}"
     attention, ffn = block.get_submodule("attn"), block.get_submodule("mlp")
     if isinstance(attention, CompactAttention):
-        if attention.filter is not None:
-            return "its 3x3 map filters need the whole grid of tokens (convert with filter_rank=0)"
+        if attention.filter is not None or attention.conv is not None:
+            return "its 3x3 filters need the whole grid of tokens (convert without conv and with filter_rank=0)"
     elif type(attention).forward is not Attention.forward:
         return f"{type(attention).__name__} is not plain attention"
     if type(ffn).forward not in [cls.forward for cls in FFN_CLASSES]:

@@ -87,7 +87,7 @@ def _folded_plan(folded: nn.Module, plan: Plan) -> Plan:
     def current(layer: LayerPlan) -> LayerPlan:
         module = folded.get_submodule(layer.name)
         operators = tuple(
-            replace(spec, identity=module.beta is not None, mean=module.gamma is not None)
+            replace(spec, **module.paths)
             if isinstance(spec, HallucinateSpec) and isinstance(module, CompactAttention)
             else spec
             for spec in layer.operators

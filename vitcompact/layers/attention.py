@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitcompact.errors import UsageError
 from vitcompact.layers.backends import BACKENDS, choose
 from vitcompact.layers.calls import AttentionInputs, Grid, TokenCall
-from vitcompact.layers.filters import MapFilter
+from vitcompact.layers.filters import MapFilter, ValueFilter
 from vitcompact.layers.layout import HeadLayout
 from vitcompact.layers.masks import allowed_mean, logit_mask
 from vitcompact.layers.position import Rotary
@@ -24,7 +24,8 @@ class CompactAttention(nn.Module):
     A hallucinated head `g` of parent `p` has the map `A_g = alpha (A_p + beta I + gamma J)`, `J` the uniform map over
     the allowed keys and `beta`, `gamma` one number per value channel; every term is linear in the map, so it acts on V
     instead: `A_g V_g = alpha (A_p V_g + beta V_g + gamma mean(V_g))`, and one attention call serves a parent and its
-    children with V side by side. An optional 3x3 map filter is applied on both sides (`MapFilter`).
+    children with V side by side. Optional 3x3 filters act on the map, applied on both sides (`MapFilter`), and on every
+    head's own values (`ValueFilter`).
     Source: arXiv 2306.10875, section 3.2; the commuted form is this project's.
 
     The path from tokens to outputs is `call` (what the block hands over), `reduction` and `norm` (fewer keys),
@@ -66,6 +67,7 @@ class CompactAttention(nn.Module):
         alpha: bool = False,
         identity: bool = False,
         mean: bool = False,
+        conv: bool = False,
         filter_rank: int = 0,
         num_prefix_tokens: int = 0,
         grid_size: tuple[int, int] | None = None,
@@ -80,7 +82,7 @@ class CompactAttention(nn.Module):
 
         self.call = call or TokenCall()
         self.reduction, self.norm = reduction, norm
-        self._check_paths(identity, filter_rank)
+        self._check_paths(identity, conv, gate, filter_rank)
         for group in packing:
             width = sum(self.width(part) for part in group)
             self.add_module(group, nn.Linear(dim, width, bias=any(part in biases for part in group)))
@@ -98,19 +100,22 @@ class CompactAttention(nn.Module):
         self.alpha = nn.Parameter(torch.ones(children)) if alpha and children else None
         self.beta = nn.Parameter(torch.zeros(self.attn_dim)) if identity else None
         self.gamma = nn.Parameter(torch.zeros(self.attn_dim)) if mean else None
+        self.conv = ValueFilter(self.num_heads, num_prefix_tokens, grid_size) if conv else None
         self.filter = (
             MapFilter(layout.hallucinated, self.num_heads, v_dim, filter_rank, num_prefix_tokens, grid_size)
             if filter_rank and children
             else None
         )
 
-    def _check_paths(self, identity: bool, filter_rank: int) -> None:
+    def _check_paths(self, identity: bool, conv: bool, gate: bool, filter_rank: int) -> None:
+        if conv and gate:
+            raise UsageError("a conv path cannot be solved behind a gate")
         if self.reduction is None:
             return
         if any("q" in group and len(group) > 1 for group in self.packing):
             raise UsageError(f"reduced keys cannot share a projection with the queries, got packing {self.packing}")
-        if identity:
-            raise UsageError("an identity path needs query i to be key i, but this layer reduces its keys")
+        if identity or conv:
+            raise UsageError("identity and conv paths need query i to be key i, but this layer reduces its keys")
         if filter_rank and not self.reduction.keeps_grid:
             raise UsageError("a map filter needs keys on a grid, but this layer reduces its keys along the sequence")
 
@@ -180,7 +185,7 @@ class CompactAttention(nn.Module):
             out = torch.addcmul(out, v, self.beta.to(v.dtype))
         if self.gamma is not None:
             out = torch.addcmul(out, allowed_mean(v, inputs), self.gamma.to(v.dtype))
-        return out
+        return out if self.conv is None else out + self.conv(v, inputs.grid)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
         """`A_p V` for every value head under its map, one call for each run of equally wide maps."""
@@ -200,13 +205,25 @@ class CompactAttention(nn.Module):
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
 
     def allowed_terms(self, terms: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of the paths `identity` and `mean` that a hallucinated map of this layer can have.
+        """Those of the paths `identity`, `mean` and `conv` that a hallucinated map of this layer can have.
 
-        With a norm between the heads and `proj` none is additive; with reduced keys no query is a key.
+        With a norm between the heads and `proj` none is additive; with reduced keys no query is a key; a filter does
+        not commute with a gate. Whether the model tells the grid that `conv` needs is not looked at.
         """
         if not isinstance(self.inner_norm, nn.Identity):
             return ()
-        return tuple(term for term in terms if term != "identity" or self.reduction is None)
+        terms = tuple(term for term in terms if term == "mean" or self.reduction is None)
+        return terms if self.gate is None else tuple(term for term in terms if term != "conv")
+
+    @property
+    def paths(self) -> dict[str, bool]:
+        """Which of the paths beside the softmax map there are."""
+        return {"identity": self.beta is not None, "mean": self.gamma is not None, "conv": self.conv is not None}
+
+    @property
+    def solved_terms(self) -> tuple[str, ...]:
+        """Those of the paths that are solved in one problem with `proj`, one number per value channel."""
+        return tuple(term for term in ("identity", "mean") if self.paths[term])
 
     def allowed_filter(self, rank: int) -> int:
         """`rank`, or 0 where a map filter cannot be because the keys lie on no grid."""
@@ -255,6 +272,8 @@ class CompactAttention(nn.Module):
             self.beta = None
         if self.gamma is not None and not self.gamma.is_meta and not self.gamma.any():
             self.gamma = None
+        if self.conv is not None and not self.conv.weight.is_meta and not self.conv.weight.any():
+            self.conv = None
         return self
 
     def _per_channel(self, alpha: Tensor) -> Tensor:

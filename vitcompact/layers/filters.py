@@ -1,4 +1,4 @@
-"""A 3x3 filter over a hallucinated attention map, applied to V and to the output instead of the map."""
+"""3x3 filters over the token grid: of a hallucinated attention map, and of the heads' own values."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class MapFilter(nn.Module):
     def _along_tokens(self, x: Tensor, kernel: Tensor, first: bool, grid: Grid | None) -> Tensor:
         """Filter the hallucinated heads' channels of `x (batch, tokens, channels)` over the token grid."""
         batch, tokens, channels = x.shape
-        height, width = grid or self._grid(tokens - self.num_prefix_tokens)
+        height, width = grid or square_grid(tokens - self.num_prefix_tokens, self.grid_size)
         full = torch.zeros(self.num_heads, 3, 3, dtype=x.dtype, device=x.device)
         if first:
             full[:, 1, 1] = 1.0
@@ -73,12 +73,49 @@ class MapFilter(nn.Module):
         filtered = F.conv2d(image, weight, padding=1, groups=channels).flatten(2).transpose(1, 2)
         return torch.cat((prefix if first else torch.zeros_like(prefix), filtered), dim=1)
 
-    def _grid(self, patches: int) -> tuple[int, int]:
-        if self.grid_size is not None and math.prod(self.grid_size) == patches:
-            return self.grid_size
-        side = math.isqrt(patches)
-        if side * side != patches:
-            raise UsageError(
-                f"a map filter needs the token grid: {patches} patches are neither {self.grid_size} nor a square"
-            )
-        return side, side
+
+class ValueFilter(nn.Module):
+    """A depthwise 3x3 filter of every head's own values over the token grid: a local map beside the softmax one.
+
+    A head's output becomes `A V + K * V` with one kernel `K` for all of its channels, zero padding at the border. It is
+    linear in V like the identity path, which is its middle tap. Class and register tokens neither give nor take.
+
+    Parameter `weight`: `(heads, 3, 3)`, initially zero.
+    """
+
+    def __init__(self, num_heads: int, num_prefix_tokens: int, grid_size: Grid | None) -> None:
+        super().__init__()
+        self.num_prefix_tokens, self.grid_size = num_prefix_tokens, grid_size
+        self.weight = nn.Parameter(torch.zeros(num_heads, 3, 3))
+
+    def forward(self, v: Tensor, grid: Grid | None = None) -> Tensor:
+        """`v (batch, tokens, heads * v_dim)` to what is added to the heads' outputs, of the same shape."""
+        image = self.image(v, grid)
+        channels = image.shape[1]
+        kernels = self.weight.to(v.dtype).repeat_interleave(channels // len(self.weight), dim=0)[:, None]
+        filtered = F.conv2d(image, kernels, padding=1, groups=channels).permute(0, 2, 3, 1).flatten(1, 2)
+        return F.pad(filtered, (0, 0, self.num_prefix_tokens, 0))
+
+    def image(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        """The patch tokens of `(batch, tokens, channels)` on their grid, `(batch, channels, height, width)`.
+
+        Raises:
+            UsageError: nothing tells the grid of so many tokens.
+        """
+        patches = tokens[:, self.num_prefix_tokens :]
+        size = grid or square_grid(patches.shape[1], self.grid_size)
+        return patches.unflatten(1, size).permute(0, 3, 1, 2)
+
+
+def square_grid(patches: int, known: Grid | None) -> Grid:
+    """The grid that is known if it has so many patches, else a square.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if known is not None and math.prod(known) == patches:
+        return known
+    side = math.isqrt(patches)
+    if side * side != patches:
+        raise UsageError(f"a 3x3 filter needs the token grid: {patches} patches are neither {known} nor a square")
+    return side, side

@@ -48,14 +48,15 @@ class AttentionFit:
 
 
 def features(core: CompactAttention, inputs: AttentionInputs, terms: tuple[str, ...]) -> Tensor:
-    """The inputs of `proj` without any path, then each path's own contribution.
+    """The inputs of `proj` without the paths that are solved with it, then each path's own contribution.
 
-    Shape `(batch, tokens, (1 + terms) * channels)`.
+    Shape `(batch, tokens, (1 + terms) * channels)`. A filter of the values is part of the first.
 
     With a norm between the heads and `proj` the paths are not additive: then there is only the first part.
     """
     q, k, v = core.project(inputs)
     plain = core.inner_norm(core.attend(q, k, v, inputs))
+    plain = plain if core.conv is None else plain + core.conv(v, inputs.grid)
     sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, inputs)}
     parts = [plain, *(sources[term]() for term in terms)]
     if core.gate is not None:

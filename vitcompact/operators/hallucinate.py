@@ -7,11 +7,14 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, FfnSite, family_named
+from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.layers.parts import AttentionParts
 from vitcompact.operators.absorb import output_scale, remove_scale, scaled
 from vitcompact.plan.schema import Form
+from vitcompact.plan.selection import TERMS
 from vitcompact.plan.specs import HallucinatedHead, HallucinateSpec
 
 
@@ -23,7 +26,8 @@ def make_spec(
     children = {head: sorted(child for child, parent in parents.items() if parent == head) for head in kept}
     order = sorted(kept, key=lambda head: (-len(children[head]), head))
     heads = tuple(HallucinatedHead(child, (parent,)) for parent in order for child in children[parent])
-    return HallucinateSpec(num_heads, tuple(order), heads, "identity" in terms, "mean" in terms, filter_rank)
+    paths = {term: term in terms for term in TERMS}
+    return HallucinateSpec(num_heads, tuple(order), heads, **paths, filter_rank=filter_rank)
 
 
 def layout_of(spec: HallucinateSpec) -> HeadLayout:
@@ -39,6 +43,7 @@ def build_core(
     alpha: bool = False,
     identity: bool = False,
     mean: bool = False,
+    conv: bool = False,
     filter_rank: int = 0,
     num_prefix_tokens: int = 0,
     grid_size: tuple[int, int] | None = None,
@@ -77,6 +82,7 @@ def build_core(
         alpha=alpha,
         identity=identity,
         mean=mean,
+        conv=conv,
         filter_rank=filter_rank,
         num_prefix_tokens=num_prefix_tokens,
         grid_size=grid_size,
@@ -159,6 +165,8 @@ class Hallucinate:
     ) -> CompactAttention:
         """See `Operator.build`; a LayerScale after the layer is absorbed into `proj`."""
         assert isinstance(site, AttentionSite)
+        if spec.conv and (reason := no_patch_grid(model)) is not None:
+            raise UsageError(f"{site.name}: no conv path can be built: {reason}")
         parts = family_named(site.family).parts(model.get_submodule(site.name))
         core = build_core(
             parts,
@@ -166,6 +174,7 @@ class Hallucinate:
             alpha=form == "training",
             identity=spec.identity,
             mean=spec.mean,
+            conv=spec.conv,
             filter_rank=spec.filter_rank,
             num_prefix_tokens=int(getattr(model, "num_prefix_tokens", 0)),
             grid_size=_grid_size(model),

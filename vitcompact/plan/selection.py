@@ -10,7 +10,7 @@ from typing import Literal
 from vitcompact.errors import UsageError
 
 Only = Literal["heads", "ffn"]
-TERMS = ("identity", "mean")
+TERMS = ("identity", "mean", "conv")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Selection:
         rank_ratio: rank of the FFN's output matrix over its number of outputs, in (0, 1).
         only: `heads` or `ffn` for one of the two, None for both.
         protect: glob patterns of module paths that are left alone.
-        terms: paths of hallucinated maps besides the parent's map, out of `identity` and `mean`.
+        terms: paths of hallucinated maps besides the parent's map, out of `TERMS`.
         filter_rank: rank of the 3x3 map filter, 0 to 3.
         branches: silent branches of each FFN factor in the training form.
     """

@@ -35,6 +35,7 @@ class HallucinateSpec:
         hallucinated: the other heads with their parents, in stored order.
         identity: an identity path (beta) on every value channel.
         mean: a path (gamma) from the mean of V over the keys allowed.
+        conv: a 3x3 filter of every head's own values over the token grid.
         filter_rank: rank of the 3x3 map filter, 0 for none.
     """
 
@@ -45,6 +46,7 @@ class HallucinateSpec:
     hallucinated: tuple[HallucinatedHead, ...]
     identity: bool = False
     mean: bool = False
+    conv: bool = False
     filter_rank: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class HallucinateSpec:
             hallucinated=heads,
             identity=bool(data.get("identity", False)),
             mean=bool(data.get("mean", False)),
+            conv=bool(data.get("conv", False)),
             filter_rank=int(data.get("filter_rank", 0)),
         )
 

@@ -13,6 +13,7 @@ from vitcompact.analysis.budget import plan_for
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.families import inspect
+from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.operators.replay import site_of
@@ -77,7 +78,8 @@ def convert(
             from the weights alone, which loses much accuracy.
         only: `heads` or `ffn` for one of the two.
         protect: glob patterns of module paths to leave alone.
-        terms: further paths of a hallucinated map, `identity` and `mean`.
+        terms: further paths of a hallucinated map, out of `identity`, `mean` and `conv` (a 3x3 filter of every head's
+            own values, on plain ViTs only).
         branches: silent branches of each FFN factor for fine-tuning.
         init, hallucinate: `svd` and `copy` are the naive methods, kept for comparison.
         reconstruct: Adam steps per block after the closed form, on the same images.
@@ -97,6 +99,8 @@ def convert(
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, tuple(protect), tuple(terms), filter_rank, branches)
     _check_method(init, hallucinate)
+    if "conv" in selection.terms and (reason := no_patch_grid(model)) is not None:
+        logger.warning("no conv paths here: %s", reason)
     before = getattr(model, "vitcompact_plan", None)
     if before is not None and (before.layers or before.merge_tokens):
         raise UsageError("this model is converted already; convert the original checkpoint instead")

@@ -13,6 +13,7 @@ from torch import nn
 from vitcompact.analysis.pair import most_alike, pair_heads, pairing_images
 from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, FfnSite
+from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.layers.pointwise import matrix
@@ -31,6 +32,7 @@ from vitcompact.streams.capture import Site as Site
 from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_moments
 from vitcompact.streams.streams import Streams, held_out_rows
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
+from vitcompact.surgery.refit import refit
 
 SHARED_WEIGHT = 0.5
 """Weight of the kept head's logits in those of its group."""
@@ -113,21 +115,11 @@ def solve_attention(
         covariance = head_covariance(streams, site, core)
         basis, _ = thin.value_bases(covariance, core.proj.weight)
         thin.set_vo(core, basis[..., : thinner.v_dim], covariance)
-    return _refit(streams, site, core, layer)
-
-
-def _refit(streams: Streams, site: AttentionSite, core: CompactAttention, layer: LayerPlan) -> Solved:
-    """Solve `proj` and the paths of hallucinated heads."""
-    paths = (("identity", core.beta), ("mean", core.gamma))
-    terms = tuple(term for term, path in paths if path is not None)
-    split = Split.empty(site.name)
-    for got, target in streams.inputs(site, site.name):
-        phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), terms)
-        split.add(phi, target, held_out_rows(got, phi))
-    copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
-    fitted = attention_fit.fit(split, core.attn_dim, terms, prior=copied)
-    fitted.load_into(core)
-    return Solved(layer, fitted.error, split.fit.rows / core.attn_dim)
+    error, rows = refit(streams, site, core)
+    if spec is not None and spec.conv and core.conv is None:
+        operators = (replace(s, conv=False) if s is spec else s for s in layer.operators)
+        layer = replace(layer, operators=tuple(operators))
+    return Solved(layer, error, rows / core.attn_dim)
 
 
 def _share_maps(streams: Streams, site: AttentionSite, core: CompactAttention, whole: CompactAttention) -> None:
@@ -139,7 +131,7 @@ def _share_maps(streams: Streams, site: AttentionSite, core: CompactAttention, w
     shared = copy.deepcopy(core)
     moments.solve(shared, whole)
     candidates = (core, shared)
-    terms = tuple(term for term, path in (("identity", core.beta), ("mean", core.gamma)) if path is not None)
+    terms = core.solved_terms
     splits = [Split.empty(site.name) for _ in candidates]
     for got, target in streams.inputs(site, site.name, pairing_images(streams)):
         for candidate, split in zip(candidates, splits, strict=True):
@@ -159,6 +151,8 @@ def _pairs(
         return make_spec(core.num_heads, most_alike(streams, site, core, draft.num_hallucinated))
     parents = pair_heads(streams, site, core, draft.num_hallucinated)
     terms, filter_rank = core.allowed_terms(selection.terms), core.allowed_filter(selection.filter_rank)
+    if no_patch_grid(streams.work) is not None:
+        terms = tuple(term for term in terms if term != "conv")
     return make_spec(core.num_heads, parents, terms, filter_rank)
 
 

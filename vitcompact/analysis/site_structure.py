@@ -15,6 +15,7 @@ from vitcompact.families import AttentionSite
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.replay import build_layer
 from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plan.selection import TERMS
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, OperatorSpec
 from vitcompact.streams.capture import Site
 
@@ -32,7 +33,7 @@ def _alike(spec: OperatorSpec) -> OperatorSpec:
     if isinstance(spec, HallucinateSpec):
         place = {head: i for i, head in enumerate(spec.kept)}
         parents = {len(spec.kept) + i: place[child.parents[0]] for i, child in enumerate(spec.hallucinated)}
-        terms = tuple(term for term in ("identity", "mean") if getattr(spec, term))
+        terms = tuple(term for term in TERMS if getattr(spec, term))
         return make_spec(spec.num_heads, parents, terms, spec.filter_rank)
     return spec
 

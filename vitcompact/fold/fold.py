@@ -86,13 +86,15 @@ def _folded_plan(folded: nn.Module, plan: Plan) -> Plan:
 
     def current(layer: LayerPlan) -> LayerPlan:
         module = folded.get_submodule(layer.name)
-        operators = tuple(
-            replace(spec, **module.paths)
-            if isinstance(spec, HallucinateSpec) and isinstance(module, CompactAttention)
-            else spec
-            for spec in layer.operators
-        )
-        return replace(layer, operators=operators)
+        if not isinstance(module, CompactAttention):
+            return layer
+        paths = module.paths
+
+        def left(spec: HallucinateSpec) -> HallucinateSpec:
+            return replace(spec, identity=paths["identity"], mean=paths["mean"], conv=paths["conv"])
+
+        operators = (left(spec) if isinstance(spec, HallucinateSpec) else spec for spec in layer.operators)
+        return replace(layer, operators=tuple(operators))
 
     return replace(plan.folded(), layers=tuple(map(current, plan.layers)))
 

@@ -90,8 +90,7 @@ def check(name: str) -> dict[str, Any]:
     compact.train()
     optimizer = torch.optim.SGD(compact.parameters(), lr=1e-3)
     compact(images).square().mean().backward()
-    # Solved from four images of noise, a layer may multiply gradients by ten: clipped, as `finetune` does by default.
-    torch.nn.utils.clip_grad_norm_(compact.parameters(), 1.0, error_if_nonfinite=True)
+    torch.nn.utils.clip_grad_norm_(compact.parameters(), 1.0, error_if_nonfinite=True)  # as `finetune` does
     optimizer.step()
     moved = perturbed(compact, seed=3).eval()
     folded = vitcompact.fold(moved, images=images)

@@ -18,6 +18,7 @@ from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.fold.verify import perturbed
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import NeuronsSpec
+from vitcompact.streams.streams import held_out
 
 convert_module = sys.modules["vitcompact.surgery.convert"]  # the package exports the function of the same name
 
@@ -170,6 +171,22 @@ def test_other_attention_is_left_alone(name: str, kwargs: dict[str, Any], reason
     assert error(compact, model, images) < error(naive, model, images)
     folded = vitcompact.fold(compact)
     assert count(folded, (3, size, size)).macs < count(model, (3, size, size)).macs
+
+
+def test_small_batches_hold_images_out_too(vit: nn.Module, images: Tensor) -> None:
+    """With nothing to judge by, the smallest ridge would always win: exact on these images, wild elsewhere."""
+    assert [held_out(size) for size in (1, 2, 3, 4, 16, 64)] == [0, 1, 1, 1, 2, 8]
+    others = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    few = vitcompact.convert(vit, images=images[:4])
+    gradients = []
+    for model in (vit, few.eval()):
+        model.zero_grad()
+        model(others).square().mean().backward()
+        gradients.append(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm())
+    vit.zero_grad()
+    assert gradients[1] < 3 * gradients[0]
+    small = vitcompact.convert(vit, images=images, batch_size=3)
+    assert error(small, vit, others) < 1.2 * error(vitcompact.convert(vit, images=images, batch_size=16), vit, others)
 
 
 def test_too_few_images_are_said_and_survived(vit: nn.Module, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,8 @@ from vitcompact.progress import Progress, silent
 from vitcompact.streams.sensitivity import Sensitivity
 
 Site = AttentionSite | FfnSite
-MICRO_BATCH = 16
+MICRO_BATCH = 4
+"""Images whose activations are held for a backward pass: what decides the peak memory of a budget."""
 TEMPERATURE = 2.0
 
 
@@ -46,12 +47,14 @@ def sensitivity(
     found = Sensitivity({site.name: [] for site in sites})
     progress.start("output sensitivity", len(images))
     for batch in images:
-        parts = [_gradients(model, sites, part.to(device), probes, generator) for part in batch.split(MICRO_BATCH)]
-        for site in sites:
-            grads = [part[site.name] for part in parts]
-            found.tokens[site.name].append(torch.cat([g.square().sum(-1).mean(0) for g in grads]).cpu())
-            rows = torch.cat([g.flatten(0, -2) for g in grads]).double()
-            found.metric[site.name] = found.metric.get(site.name, 0) + (rows.T @ rows).cpu() / probes
+        energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+        for part in batch.split(MICRO_BATCH):
+            for name, grads in _gradients(model, sites, part.to(device), probes, generator).items():
+                energies[name].append(grads.square().sum(-1).mean(0).cpu())
+                rows = grads.flatten(0, -2).double()
+                found.metric[name] = found.metric.get(name, 0) + (rows.T @ rows).cpu() / probes
+        for name, energy in energies.items():
+            found.tokens[name].append(torch.cat(energy))
         progress.advance()
     progress.finish()
     return found

@@ -28,8 +28,8 @@ HELD_OUT_SHARE = 0.125
 
 
 def held_out(batch_size: int) -> int:
-    """Images at the end of a batch that no fit sees; choices are made on them."""
-    return round(batch_size * HELD_OUT_SHARE)
+    """Images at the end of a batch that no fit sees; choices are made on them. None of a single image."""
+    return max(round(batch_size * HELD_OUT_SHARE), min(batch_size - 1, 1))
 
 
 def held_out_rows(got: SiteInput, rows: Tensor) -> int:

@@ -23,8 +23,7 @@ from vitcompact.train import TrainOptions, finetune
 
 BATCH_SIZE = 64
 RECONSTRUCT_STEPS = 300
-TRAINING = TrainOptions(steps=300, lr=3e-4, logit_weight=1.0, block_weight=0.2)
-"""A network this narrow, trained on few images, takes larger steps than a pretrained ViT and less of the block loss."""
+TRAINING = TrainOptions(steps=300)
 
 
 @dataclass(frozen=True)

@@ -99,22 +99,17 @@ def convert(
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, tuple(protect), tuple(terms), filter_rank, branches)
     _check_method(init, hallucinate)
-    if "conv" in selection.terms and (reason := no_patch_grid(model)) is not None:
-        logger.warning("no conv paths here: %s", reason)
-    before = getattr(model, "vitcompact_plan", None)
-    if before is not None and (before.layers or before.merge_tokens):
-        raise UsageError("this model is converted already; convert the original checkpoint instead")
+    _check_model(model, selection)
     method = Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
     original = _frozen_copy(model, device)
     batches = None if images is None else from_tensor(images, batch_size)
     if batches is not None and batches.num_samples < FEW_IMAGES:
         logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
     if budget is not None and batches is not None:
-        weigh = method.sensitivity
         plan = plan_for(
             *(original, batches, budget),
             selection=selection,
-            weigh=weigh,
+            weigh=method.sensitivity,
             cache_bytes=cache_gb * 1e9,
             progress=progress,
         ).plan
@@ -152,6 +147,14 @@ def _grow(work: nn.Module, plan: Plan) -> None:
             elif isinstance(module, FactorizedLinear):
                 module.grow(next(spec.branches for spec in layer.operators if isinstance(spec, FactorizeSpec)))
     work.requires_grad_(True)
+
+
+def _check_model(model: nn.Module, selection: Selection) -> None:
+    before = getattr(model, "vitcompact_plan", None)
+    if before is not None and (before.layers or before.merge_tokens):
+        raise UsageError("this model is converted already; convert the original checkpoint instead")
+    if "conv" in selection.terms and (reason := no_patch_grid(model)) is not None:
+        logger.warning("no conv paths here: %s", reason)
 
 
 def _check_method(init: str, hallucinate: str) -> None:

@@ -55,6 +55,13 @@ def test_logits_are_matched_where_no_blocks_are(student: nn.Module, teacher: nn.
         torch.testing.assert_close(known.loss(images, none), moved)
 
 
+def test_a_model_without_a_head_needs_features_or_blocks() -> None:
+    teacher = make_teacher(num_classes=0)
+    chosen = options(feature_weight=0.0, block_weight=0.0)
+    with pytest.raises(UsageError, match="nothing to learn from"):
+        Distiller(make_student(teacher), teacher, block_names(teacher), chosen, None)
+
+
 def test_only_surgery_tells_the_student_from_the_original(images: Tensor) -> None:
     """No stochastic depth, no statistics of batches: an unconverted student has no loss, and stays as it is."""
     sizes = {"init_channels": 8, "embed_dim": 48, "num_heads": 3, "depth": 3, "drop_path_rate": 0.5}

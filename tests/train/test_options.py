@@ -32,7 +32,7 @@ from .helpers import options
         ({"opt": "adamww"}, "did you mean adamw"),
         ({"opt": "adahessian"}, "second derivatives"),
         ({"amp_dtype": "float16"}, "must be bfloat16"),
-        ({"feature_weight": 0.0, "block_weight": 0.0}, "nothing to learn from"),
+        ({"logit_weight": 0.0, "block_weight": 0.0}, "nothing to learn from"),
     ],
 )
 def test_bad_options_name_the_option(kwargs: dict[str, object], message: str) -> None:

@@ -134,11 +134,11 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
     block_weight: float = option(
         10.0, panel=fields.TRAINING, metavar="WEIGHT", help="Weight of the loss on block outputs."
     )
-    logit_weight: float = option(
-        0.0,
+    logit_weight: float | None = option(
+        None,
         panel=fields.TRAINING,
         metavar="WEIGHT",
-        help="Weight of the loss on logits; for images new to the original.",
+        help="Weight of the loss on logits, for images new to the original; by default 0, or 1 without block outputs.",
     )
     feature_weight: float = option(
         1.0, panel=fields.TRAINING, metavar="WEIGHT", help="Weight of the loss on features, for a model without a head."

@@ -58,7 +58,10 @@ class Distiller:
         self._channels_last = getattr(teacher, "output_fmt", "NCHW") == "NHWC"
         self._options, self._amp_dtype = options, amp_dtype
         names = tuple(blocks) if options.block_weight else ()
-        self._logit_weight = options.logit_weight if names else max(options.logit_weight, 1.0)
+        default = 0.0 if names else 1.0
+        self._logit_weight = default if options.logit_weight is None else options.logit_weight
+        if not self._has_head and not names and not options.feature_weight:
+            raise UsageError("the losses on features and on block outputs are both off: there is nothing to learn from")
         self._taps = BlockOutputs(student, names), BlockOutputs(teacher, names)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class TrainOptions:
         warmup_steps: steps of linear warm-up, at most a fifth of the run.
         temperature: of the softmax that both models' logits are compared under.
         logit_weight: weight of the loss on logits; those of images that the original was trained on are saturated and
-            teach little that holds elsewhere, block outputs teach more. Where no blocks are compared it is 1 at least.
+            teach little that holds elsewhere, block outputs teach more. None is 0, or 1 where no blocks are compared.
         feature_weight: weight of the loss on pooled features and tokens, for a model without a head.
         block_weight: weight of the loss on block outputs.
         label_weight: weight of the cross-entropy with the labels; used with `labels` only.
@@ -64,7 +64,7 @@ class TrainOptions:
     sched: str = "cosine"
     warmup_steps: int = 20
     temperature: float = 2.0
-    logit_weight: float = 0.0
+    logit_weight: float | None = None
     feature_weight: float = 1.0
     block_weight: float = 10.0
     label_weight: float = 1.0
@@ -97,8 +97,7 @@ class TrainOptions:
             raise UsageError(f"unknown --sched '{self.sched}': accepted are {', '.join(SCHEDULES)}")
         if self.amp_dtype != "bfloat16":
             raise UsageError(f"--amp-dtype must be bfloat16 (float16 would need loss scaling), got '{self.amp_dtype}'")
-        weights = (self.logit_weight, self.feature_weight, self.block_weight, self.labels and self.label_weight)
-        if not any(weights):
+        if self.logit_weight == 0 and not (self.block_weight or (self.labels and self.label_weight)):
             raise UsageError("all loss weights are 0: there is nothing to learn from")
         _check_optimizer(self.opt)
 

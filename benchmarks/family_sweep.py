@@ -50,7 +50,7 @@ def candidates() -> list[str]:
 
 
 def build(name: str) -> nn.Module:
-    """A model with random, perturbed weights whose batch norms have seen data."""
+    """A model with random, perturbed weights."""
     kwargs: dict[str, Any] = {"num_classes": 7, "drop_path_rate": 0.0}
     side = timm.get_pretrained_cfg(name).input_size[-1]
     if side > LARGEST_SIDE:
@@ -61,15 +61,22 @@ def build(name: str) -> nn.Module:
     except TypeError:
         kwargs.pop("img_size", None)
         model = timm.create_model(name, pretrained=False, **kwargs)
+    model = perturbed(model, seed=1)
+    return settled(model, images_for(model, seed=1))
+
+
+def settled(model: nn.Module, images: Tensor) -> nn.Module:
+    """The model in evaluation mode, its batch norms measured again, so that outputs of deep nets do not explode."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     if norms:
         for norm in norms:
             norm.momentum = None
+            norm.reset_running_stats()
         with torch.no_grad():
-            model.train()(images_for(model, seed=1))
+            model.train()(images)
         for norm in norms:
             norm.momentum = 0.1
-    return perturbed(model.eval(), seed=1)
+    return model.eval()
 
 
 def images_for(model: nn.Module, seed: int, count: int = 4) -> Tensor:
@@ -92,7 +99,7 @@ def check(name: str) -> dict[str, Any]:
     compact(images).square().mean().backward()
     torch.nn.utils.clip_grad_norm_(compact.parameters(), 1.0, error_if_nonfinite=True)  # as `finetune` does
     optimizer.step()
-    moved = perturbed(compact, seed=3).eval()
+    moved = settled(perturbed(compact, seed=3), images)
     folded = vitcompact.fold(moved, images=images)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         out = vitcompact.save(folded, Path(folder, "out"))

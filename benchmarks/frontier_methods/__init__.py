@@ -29,6 +29,9 @@ class Method:
 METHODS: dict[str, Method] = {
     "pair": Method("vitcompact, the paper's pair", ours.pair, own=True),
     "pair-reconstruct": Method("vitcompact, pair + reconstruct", ours.pair_reconstruct, own=True),
+    "pair-filters-reconstruct": Method(
+        "vitcompact, pair + filters + reconstruct", ours.pair_filters_reconstruct, own=True
+    ),
     "budget": Method("vitcompact, budget", ours.budget, own=True),
     "budget-reconstruct": Method("vitcompact, budget + reconstruct", ours.budget_reconstruct, own=True),
     "budget-latency": Method("vitcompact, budget of time", ours.budget_latency, own=True),

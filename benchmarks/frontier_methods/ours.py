@@ -28,6 +28,12 @@ def pair_reconstruct(model: nn.Module, calibration: Calibration, target: float) 
     return _pair(model, calibration, target, reconstruct=calibration.reconstruct_steps)
 
 
+def pair_filters_reconstruct(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """The same, with filters of the hallucinated heads' own values (`--terms identity,conv`)."""
+    terms = ("identity", "conv")
+    return _pair(model, calibration, target, reconstruct=calibration.reconstruct_steps, terms=terms)
+
+
 def budget(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """All operators under one global budget, closed form alone."""
     return _budget(model, calibration, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import pytest
 import timm
@@ -64,6 +65,24 @@ def test_a_wrong_fold_of_silent_branches_is_caught(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(FactorizedLinear, "merged", lambda self: copy.deepcopy(self.solved))
     with pytest.raises(VerificationError, match="perturbed"):
         vitcompact.fold(fresh)
+
+
+def test_a_perturbed_copy_beyond_float32_is_judged_in_float64(
+    compact: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Perturbed weights are nobody's model: that float32 loses their outputs says nothing about the fold."""
+
+    def exploding(model: nn.Module, seed: int) -> nn.Module:
+        moved = perturbed(model, seed)
+        with torch.no_grad():
+            moved.head.weight.mul_(1e38)
+        return moved
+
+    monkeypatch.setattr(importlib.import_module("vitcompact.fold.fold"), "perturbed", exploding)
+    assert vitcompact.fold(compact).vitcompact_parity.rel_diff <= 2e-4
+    monkeypatch.setattr(FactorizedLinear, "merged", lambda self: copy.deepcopy(self.solved))
+    with pytest.raises(VerificationError, match="differs"):
+        vitcompact.fold(compact)
 
 
 def test_outputs_that_are_not_finite(compact: nn.Module) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vitcompact.errors import DataError
-from vitcompact.operators import attention_fit, ffn_fit
+from vitcompact.operators import attention_fit, ffn_fit, statistics
 from vitcompact.operators.factorize import plain_svd, rank_for
 from vitcompact.operators.statistics import LeastSquares, Moments, Split
 
@@ -16,12 +16,13 @@ def rows(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_least_squares_equals_the_direct_solution_and_adds_up() -> None:
+def test_least_squares_equals_the_direct_solution_and_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "CHUNK", 7)
     phi, target = rows(0, 60, 5), rows(1, 60, 3) + 2
-    first, second = LeastSquares(), LeastSquares()
-    first.add(phi[:20].reshape(4, 5, 5), target[:20].reshape(4, 5, 3))
-    second.add(phi[20:], target[20:])
-    whole = first + second
+    whole = LeastSquares()
+    whole.add(phi[:20].reshape(4, 5, 5), target[:20].reshape(4, 5, 3))
+    whole.add(phi[20:], target[20:])
+    assert whole.rows == 60
     full = torch.cat((phi, torch.ones(60, 1, dtype=phi.dtype)), dim=1)
     direct = torch.linalg.lstsq(full, target).solution
     solution = whole.solve(0.0)
@@ -31,6 +32,15 @@ def test_least_squares_equals_the_direct_solution_and_adds_up() -> None:
     columns = torch.tensor([3, 0])
     part = torch.linalg.lstsq(full[:, [3, 0, 5]], target[:, 1:]).solution
     torch.testing.assert_close(whole.select(columns).outputs(1, 3).solve(0.0), part)
+
+
+def test_weighted_rows_count_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "CHUNK", 7)
+    phi, target, times = rows(0, 30, 3), rows(1, 30, 2), torch.arange(30) % 3
+    weighted, repeated = LeastSquares(), LeastSquares()
+    weighted.add(phi.reshape(5, 6, 3), target.reshape(5, 6, 2), times.reshape(5, 6))
+    repeated.add(phi.repeat_interleave(times, 0), target.repeat_interleave(times, 0))
+    torch.testing.assert_close(weighted.solve(0.0), repeated.solve(0.0))
 
 
 def test_ridge_draws_to_the_prior() -> None:

@@ -124,9 +124,7 @@ def removal_order(
         root: `(outputs, outputs)` by which output errors are weighted, or None.
         sizes: numbers of units left at which the error is measured on `judge`'s rows.
     """
-    covariance, _ = statistics.centred()
-    damping = DAMPING * covariance.diagonal().mean().clamp_min(1e-300)
-    inverse = torch.linalg.inv(covariance + damping * torch.eye(len(covariance)).to(covariance))
+    inverse = torch.linalg.inv(_damped(statistics.centred()[0]))
     whole = (weight if root is None else root @ weight).T
     seen = None if judge is None else judge.centred()[0]
     weights = whole.clone()
@@ -141,8 +139,8 @@ def removal_order(
         of_weights, of_inverse = lever.split((weights.shape[1], len(inverse)), dim=1)
         order.append(units[going])
         column = inverse[:, going]
-        weights = weights.addmm(column, of_weights, alpha=-1)
-        inverse = inverse.addmm(column, of_inverse, alpha=-1)
+        weights.addmm_(column, of_weights, alpha=-1)
+        inverse.addmm_(column, of_inverse, alpha=-1)
         gone[going] = True
         alive -= len(going)
         if alive in sizes and seen is not None:
@@ -155,9 +153,13 @@ def removal_order(
 
 @dataclass(frozen=True)
 class NeuronsFit:
-    """The units that stay, and the output layer solved for them: `weight (outputs, kept)`, `bias (outputs,)`."""
+    """The units that stay, and the output layer solved for them: `weight (outputs, kept)`, `bias (outputs,)`.
+
+    `split` are the statistics of those units.
+    """
 
     units: Tensor
+    split: Split
     weight: Tensor
     bias: Tensor
     error: float
@@ -179,18 +181,22 @@ def fit(split: Split, weight: Tensor, bias: Tensor, hidden: int) -> NeuronsFit:
         weight, bias: of the original layer, float64, a LayerScale absorbed.
     """
     units = removal_order(split.fit, weight, keep=hidden).kept(hidden)
-    part = split.derive(lambda problem: problem.select(units))
     prior = _without(split.fit, torch.cat((weight.T, bias[None])), units)
-    best = choose(part.fit, part.judge, prior)
-    return NeuronsFit(units, best.solution[:-1].T, best.solution[-1], best.error, best.ridge, best.drift_share)
+    split = split.derive(lambda problem: problem.select(units))
+    best = choose(split.fit, split.judge, prior)
+    return NeuronsFit(units, split, best.solution[:-1].T, best.solution[-1], best.error, best.ridge, best.drift_share)
 
 
 def _without(statistics: LeastSquares, solution: Tensor, units: Tensor) -> Tensor:
     """The map of the remaining units that is closest to `solution` of all of them on the data."""
     covariance, mean = statistics.centred()
-    kept = covariance[units][:, units]
-    damping = DAMPING * covariance.diagonal().mean().clamp_min(1e-300)
-    kept = kept + damping * torch.eye(len(units), dtype=kept.dtype, device=kept.device)
-    slope = torch.linalg.solve(kept, covariance[units] @ solution[:-1] + damping * solution[:-1][units])
+    rows = _damped(covariance)[units]
+    slope = torch.linalg.solve(rows[:, units], rows @ solution[:-1])
     intercept = solution[-1] + mean @ solution[:-1] - mean[units] @ slope
     return torch.cat((slope, intercept[None]))
+
+
+def _damped(covariance: Tensor) -> Tensor:
+    """The same matrix, in place, with a small ridge."""
+    covariance.diagonal().add_(DAMPING * covariance.diagonal().mean().clamp_min(1e-300))
+    return covariance

@@ -6,16 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vitcompact.errors import DataError
+
+CHUNK = 1024
+"""Rows that are in float64 at a time."""
 
 
 class LeastSquares:
     """Streams rows `(phi, target)` and solves `min |phi W + b - target|^2` with ridge, any subset of columns later.
 
-    Keeps only `[phi 1]^T [phi 1]`, `[phi 1]^T target` and `|target|^2` per output; two instances over disjoint rows
-    add up. The last row of a solution `(features + 1, outputs)` is the intercept.
+    Keeps only `[phi 1]^T [phi 1]`, `[phi 1]^T target` and `|target|^2` per output. The last row of a solution
+    `(features + 1, outputs)` is the intercept.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -31,29 +35,24 @@ class LeastSquares:
         Raises:
             DataError: activations that are not finite; the message names the layer.
         """
-        phi = phi.flatten(0, -2).double()
-        target = target.flatten(0, -2).double()
-        phi = torch.cat((phi, phi.new_ones(phi.shape[0], 1)), dim=1)
-        if weights is not None:
-            roots = weights.flatten().double().sqrt()[:, None]
-            phi, target = phi * roots, target * roots
-        gram, cross, energy = phi.T @ phi, phi.T @ target, target.square().sum(0)
-        if not (torch.isfinite(gram.diagonal()).all() and torch.isfinite(energy).all()):
+        phi, target = phi.flatten(0, -2), target.flatten(0, -2)
+        if self.rows == 0:
+            features, outputs = phi.shape[1] + 1, target.shape[1]
+            self.gram = phi.new_zeros(features, features, dtype=torch.float64)
+            self.cross = phi.new_zeros(features, outputs, dtype=torch.float64)
+            self.energy = phi.new_zeros(outputs, dtype=torch.float64)
+        for start in range(0, len(phi), CHUNK):  # float64 copies of a few rows, sums in place: the peak is the sums
+            chosen = slice(start, start + CHUNK)
+            rows, wanted = F.pad(phi[chosen].double(), (0, 1), value=1.0), target[chosen].double()
+            if weights is not None:
+                roots = weights.flatten()[chosen].double().sqrt()[:, None]
+                rows, wanted = rows * roots, wanted * roots
+            self.gram.addmm_(rows.T, rows)
+            self.cross.addmm_(rows.T, wanted)
+            self.energy.add_(wanted.square().sum(0))
+        if not (torch.isfinite(self.gram.diagonal()).all() and torch.isfinite(self.energy).all()):
             raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
-        self.gram = gram if self.rows == 0 else self.gram + gram
-        self.cross = cross if self.rows == 0 else self.cross + cross
-        self.energy = energy if self.rows == 0 else self.energy + energy
-        self.rows += phi.shape[0]
-
-    def __add__(self, other: LeastSquares) -> LeastSquares:
-        total = LeastSquares(self.name)
-        parts = [part for part in (self, other) if part.rows]
-        for part in parts:
-            total.gram = part.gram if total.rows == 0 else total.gram + part.gram
-            total.cross = part.cross if total.rows == 0 else total.cross + part.cross
-            total.energy = part.energy if total.rows == 0 else total.energy + part.energy
-            total.rows += part.rows
-        return total
+        self.rows += len(phi)
 
     @property
     def num_features(self) -> int:
@@ -64,7 +63,7 @@ class LeastSquares:
         """Covariance `(features, features)` and mean `(features,)` of the rows, by their weights."""
         total = self.gram[-1, -1]
         mean = self.gram[-1, :-1] / total
-        return self.gram[:-1, :-1] / total - torch.outer(mean, mean), mean
+        return (self.gram[:-1, :-1] / total).addr_(mean, mean, alpha=-1), mean
 
     def select(self, columns: Tensor) -> LeastSquares:
         """The same problem with some of the features (and the intercept)."""
@@ -96,7 +95,8 @@ class LeastSquares:
         penalty *= self.gram.diagonal()[:-1].mean().clamp_min(1e-300)
         penalty[-1] = self.gram[-1, -1] * 1e-12
         right = self.cross if prior is None else self.cross + penalty[:, None] * prior
-        system = self.gram + penalty.diag()
+        system = self.gram.clone()
+        system.diagonal().add_(penalty)
         factor, info = torch.linalg.cholesky_ex(system)
         if int(info) == 0:
             return torch.cholesky_solve(right, factor)

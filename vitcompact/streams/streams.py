@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches
 from vitcompact.streams.capture import Site, SiteInput, drift_sites, run_original, run_to
+from vitcompact.streams.heap import trim_heap
 from vitcompact.streams.sensitivity import Sensitivity
 from vitcompact.streams.store import ActivationStore
 from vitcompact.streams.walker import BlockCall, BlockWalker
@@ -115,6 +116,7 @@ class Streams:
             if self.sensitivity is not None:
                 got.weights = self.sensitivity.weights(site.name, batch)
             yield got, torch.cat((target, drifted), dim=site.channel_dim).movedim(site.channel_dim, -1)
+        trim_heap()
 
     @property
     def current_block(self) -> nn.Module:
@@ -166,6 +168,7 @@ class Streams:
             for site in sites:
                 self._store.drop(f"target:{site.name}", batch)
                 self._store.drop(f"stream:{site.name}", batch)
+        trim_heap()
 
     def _batches(self) -> Iterator[tuple[int, Tensor | None]]:
         """Batch numbers, with the images only where the walk needs them."""

@@ -168,15 +168,14 @@ def solve_ffn(streams: Streams, site: FfnSite, draft: Draft, method: Method) -> 
         split = ffn_statistics(streams, site, weight)
         rows_per_unknown = _rows_per_unknown(split)
     else:
-        split = ffn_statistics(streams, site)
         hidden = weight.shape[1] if fewer is None else fewer.hidden
-        fitted = neurons.fit(split, weight, bias, hidden)
+        fitted = neurons.fit(ffn_statistics(streams, site), weight, bias, hidden)
         fitted.load_into(streams.work, site)
+        rows_per_unknown = _rows_per_unknown(fitted.split)
         if spec is None:
-            return Solved(layer, fitted.error, _rows_per_unknown(split))
-        rows_per_unknown = _rows_per_unknown(split)
+            return Solved(layer, fitted.error, rows_per_unknown)
         weight, bias = fitted.weight, fitted.bias
-        split = split.derive(lambda problem: problem.select(fitted.units).map(weight.T))
+        split = fitted.split.derive(lambda problem: problem.map(weight.T))
     found = ffn_fit.fit(split, weight, bias, spec.rank)
     factorize(streams.work, site, spec, found.factors)
     return Solved(layer, found.error, rows_per_unknown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from vitcompact.analysis import count
 from vitcompact.bench import bench
 from vitcompact.data import DataOptions, evaluation_batches, resolve_input, training_loader
 from vitcompact.evaluate.forward import features, logits, num_classes
+from vitcompact.operators.merge import install_merging, stop_merging
+from vitcompact.plan.schema import Plan
 from vitcompact.train import TrainOptions
 
 
@@ -141,14 +143,23 @@ def fine_tune(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`vitcompact.finetune` with its defaults, the same for every method; labels are not used.
 
+    Blocks that merge tokens have no outputs of the original to match. Converted models are trained before they merge,
+    as on the command line; merging alone, where all that is left to learn is the output, is trained on that.
+
     Returns:
         the trained module, and what is recorded of the run.
     """
+    plan = getattr(model, "vitcompact_plan", None) or Plan(())
+    options = TrainOptions(max_minutes=minutes, steps=steps, seed=seed)
+    if plan.merge_tokens and plan.layers:
+        stop_merging(model)
+    elif plan.merge_tokens:
+        options = replace(options, block_weight=0.0)
     loaders = [training_loader(original, DataOptions(data_dir=p, batch_size=batch_size, seed=seed)) for p in paths]
     stream = loaders[0] if len(loaders) == 1 else Alternating(loaders)
     began = time.process_time()
-    result = vitcompact.finetune(
-        model, original, stream, options=TrainOptions(max_minutes=minutes, steps=steps, seed=seed)
-    )
+    result = vitcompact.finetune(model, original, stream, options=options)
+    if plan.merge_tokens:
+        install_merging(result.model, plan.merge_tokens)
     record = {"steps": result.steps, "seconds": result.seconds, "cpu_seconds": time.process_time() - began}
     return result.model, record

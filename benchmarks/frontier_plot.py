@@ -14,9 +14,9 @@ from matplotlib import pyplot
 DEPTH = {"top1": 0.20, "cosine": 0.35}
 """How far below the original the axis reaches; what is lower is drawn at the edge as a triangle."""
 
-OWN_COLORS = ("#0b3c8c", "#1f77d0", "#6a1b9a", "#b0409b", "#00796b", "#26a69a")
+OWN_COLORS = ("#0b3c8c", "#1f77d0", "#6a1b9a", "#b0409b", "#00796b", "#26a69a", "#283593", "#8bc34a")
 OTHER_COLORS = ("#9e9e9e", "#616161", "#bf8f00", "#c0392b", "#e67e22", "#7f8c3a", "#5d4037")
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX<"
 
 
 def figure(panels: list[Curves]) -> Any:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import nn
 
 from vitcompact.fold.verify import perturbed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from frontier_measure import fine_tune
 from frontier_methods import METHODS, Calibration, UnreachableError, heads, variance
 from frontier_methods.common import macs_of, nearest
 from frontier_records import Key, Records
@@ -45,6 +47,23 @@ def test_methods_come_near_the_target_and_leave_the_model_alone(
     assert abs(macs_of(found) / macs_of(model) - 0.85) <= 0.04
     assert found(calibration.images).shape == (16, 5)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("method", ["merge", "budget-merge"])
+def test_models_that_merge_tokens_are_trained_and_merge_afterwards(
+    method: str, model: nn.Module, calibration: Calibration, tmp_path: Path
+) -> None:
+    for number in range(8):
+        pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")
+    merged = METHODS[method].run(model, calibration, 0.8)
+    before = copy.deepcopy(merged.state_dict())
+    trained, record = fine_tune(
+        copy.deepcopy(merged), model, [str(tmp_path)], minutes=None, steps=2, batch_size=4, seed=0
+    )
+    assert record["steps"] == 2
+    assert any(not torch.equal(value, before[name]) for name, value in trained.state_dict().items())
+    assert abs(macs_of(trained) / macs_of(model) - 0.8) <= 0.04
 
 
 def test_a_target_out_of_reach(model: nn.Module, calibration: Calibration) -> None:

@@ -1,7 +1,7 @@
 """The methods of the frontier benchmark: each takes a model, calibration images and a target, and gives a module.
 
-`target` is the share of the original's MACs to keep (of `budget-latency`: of its time); a method comes as close to it
-as its steps allow. Every module can be trained as it is; ours are in training form and are folded before measuring.
+`target` is the share of the original's MACs to keep (of `budget-latency...`: of its time); a method comes as close as
+its steps allow. Every module can be trained as it is; ours are in training form and are folded before measuring.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ METHODS: dict[str, Method] = {
     "budget": Method("vitcompact, budget", ours.budget, own=True),
     "budget-reconstruct": Method("vitcompact, budget + reconstruct", ours.budget_reconstruct, own=True),
     "budget-latency": Method("vitcompact, budget of time", ours.budget_latency, own=True),
+    "budget-latency-reconstruct": Method(
+        "vitcompact, budget of time + reconstruct", ours.budget_latency_reconstruct, own=True
+    ),
     "budget-merge": Method("vitcompact, budget + token merging", ours.budget_merge, own=True),
     "budget-reconstruct-merge": Method(
         "vitcompact, budget + reconstruct + merging", ours.budget_reconstruct_merge, own=True

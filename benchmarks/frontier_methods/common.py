@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ class Calibration:
         seed: of anything random.
         reconstruct_steps: Adam steps a block of the `reconstruct` methods.
         batch_size: images a batch.
+        measured: what planning has measured of the model's layers; it serves every target.
     """
 
     images: Tensor
@@ -37,6 +39,7 @@ class Calibration:
     seed: int = 0
     reconstruct_steps: int = 300
     batch_size: int = 64
+    measured: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels, batch by batch."""

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import vitcompact
+from vitcompact.analysis.budget import plan_budget
+from vitcompact.analysis.harms import measure_harms
+from vitcompact.analysis.latency import random_images, relative_latency
+from vitcompact.analysis.site_time import time_sites
+from vitcompact.data import resolve_input
+from vitcompact.data.batches import from_tensor
+from vitcompact.plan.request import Budget
+from vitcompact.plan.schema import Plan
 
 from .common import Calibration
 from .merging import merging_to
 from .naive import shares
+
+LATENCY_BATCH = 8
+"""Images a batch of a budget of time, as on the command line."""
 
 SHARES = (0.25, 0.5, 0.75, 0.9)
 """How much of the saving token merging may take."""
@@ -46,7 +59,12 @@ def budget_reconstruct(model: nn.Module, calibration: Calibration, target: float
 
 def budget_latency(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """A budget of time instead of MACs, closed form alone: `target` is the share of the original's time to keep."""
-    return vitcompact.convert(model, images=calibration.images, target_latency=target, seed=calibration.seed)
+    return _budget(model, calibration, target, unit="latency")
+
+
+def budget_latency_reconstruct(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """The same, then block-wise reconstruction."""
+    return _budget(model, calibration, target, unit="latency", reconstruct=calibration.reconstruct_steps)
 
 
 def budget_merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
@@ -85,5 +103,24 @@ def _pair(model: nn.Module, calibration: Calibration, target: float, **more: Any
     )
 
 
-def _budget(model: nn.Module, calibration: Calibration, target: float, **more: Any) -> nn.Module:
-    return vitcompact.convert(model, images=calibration.images, target_macs=target, seed=calibration.seed, **more)
+def _budget(
+    model: nn.Module, calibration: Calibration, target: float, unit: Literal["macs", "latency"] = "macs", **more: Any
+) -> nn.Module:
+    """`convert` with `--target-macs` or `--target-latency`, its layers measured once for all targets."""
+    plan = _plan(model, calibration, Budget(unit, target))
+    return vitcompact.convert(model, plan=plan, images=calibration.images, seed=calibration.seed, **more)
+
+
+def _plan(model: nn.Module, calibration: Calibration, budget: Budget) -> Plan:
+    original, measured = copy.deepcopy(model).requires_grad_(False), calibration.measured
+    if "harms" not in measured:
+        measured["harms"] = measure_harms(original, from_tensor(calibration.images))
+    if budget.unit != "latency":
+        return plan_budget(original, measured["harms"], budget).plan
+    size = resolve_input(original).input_size
+    if "times" not in measured:
+        examples = random_images(size, LATENCY_BATCH, torch.device("cpu"))
+        measured["times"] = time_sites(original, measured["harms"].choices(), examples)
+    harms = replace(measured["harms"], times=measured["times"])
+    seconds = relative_latency(original, size, LATENCY_BATCH, torch.device("cpu"))
+    return plan_budget(original, harms, budget, seconds).plan

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import vitcompact
 from vitcompact.fold.verify import perturbed
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -47,6 +48,14 @@ def test_methods_come_near_the_target_and_leave_the_model_alone(
     assert abs(macs_of(found) / macs_of(model) - 0.85) <= 0.04
     assert found(calibration.images).shape == (16, 5)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
+
+
+def test_budgets_of_the_benchmark_are_those_of_convert(model: nn.Module, calibration: Calibration) -> None:
+    wanted = vitcompact.convert(model, images=calibration.images, target_macs=0.8)
+    METHODS["budget"].run(model, calibration, 0.9)
+    found = METHODS["budget"].run(model, calibration, 0.8)
+    assert found.vitcompact_plan == wanted.vitcompact_plan
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in wanted.state_dict().items())
 
 
 @pytest.mark.parametrize("method", ["merge", "budget-merge"])

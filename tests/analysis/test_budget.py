@@ -6,7 +6,6 @@ import copy
 from dataclasses import replace
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -20,14 +19,14 @@ from vitcompact.analysis.site_cost import attention_costs, counted, ffn_costs
 from vitcompact.data import from_tensor
 from vitcompact.errors import DataError, UsageError
 from vitcompact.families import inspect
-from vitcompact.fold.verify import perturbed
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.replay import replay
 from vitcompact.plan.request import Budget
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
 
-SIZE = (3, 64, 64)
+from .helpers import SIZE, perturbed_model
+
 MODELS = {
     "vit": ("test_vit2", {"img_size": 64, "num_classes": 5, "num_heads": 4, "embed_dim": 64, "depth": 3}),
     "pvt": ("pvt_v2_b0", {"depths": (1, 1, 1, 1), "num_classes": 5}),
@@ -37,19 +36,13 @@ MODELS = {
 
 
 def model_of(name: str) -> nn.Module:
-    torch.manual_seed(0)
     base, kwargs = MODELS[name]
-    return perturbed(timm.create_model(base, **kwargs).eval(), seed=1).eval().requires_grad_(False)
+    return perturbed_model(base, **kwargs)
 
 
 @pytest.fixture(scope="module")
 def vit() -> nn.Module:
     return model_of("vit")
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(48, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("name", MODELS)

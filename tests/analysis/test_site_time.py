@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +21,6 @@ from vitcompact.analysis.site_time import time_sites
 from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.families import AttentionSite, inspect
-from vitcompact.fold.verify import perturbed
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.operators.hallucinate import make_spec
@@ -31,7 +29,9 @@ from vitcompact.plan.request import Budget
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
 
-SIZE, BATCH = (3, 64, 64), 2
+from .helpers import SIZE, perturbed_model
+
+BATCH = 2
 MODELS = {
     "vit": ("test_vit2", {"img_size": 64, "num_classes": 5, "num_heads": 4, "embed_dim": 96, "depth": 3}),
     "pvt": ("pvt_v2_b0", {"depths": (1, 2, 1, 1), "num_classes": 5}),
@@ -40,19 +40,13 @@ MODELS = {
 
 
 def model_of(name: str) -> nn.Module:
-    torch.manual_seed(0)
     base, kwargs = MODELS[name]
-    return perturbed(timm.create_model(base, **kwargs).eval(), seed=1).eval().requires_grad_(False)
+    return perturbed_model(base, **kwargs)
 
 
 @pytest.fixture(scope="module")
 def vit() -> nn.Module:
     return model_of("vit")
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(48, *SIZE, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")

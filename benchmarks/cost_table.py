@@ -17,7 +17,8 @@ from vitcompact.analysis.cost import count
 from vitcompact.data import resolve_input
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.scope import wanted_layers
-from vitcompact.plan.schema import FactorizeSpec, LayerPlan, Plan
+from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.plan.selection import Selection
 
 MODELS = (

@@ -18,8 +18,8 @@ from vitcompact.data import resolve_input
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.scope import wanted_layers
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.plan.selection import Selection
+from vitcompact.plan.specs import FactorizeSpec
 
 MODELS = (
     *(f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")),

@@ -125,6 +125,7 @@ class Streams:
 
     def open_block(self) -> None:
         """Keep what the current block is called with in the converted stream, for `training_batch`."""
+        trim_heap()
         for batch, images in self._batches():
             call = self._call(batch, images, "converted")
             self._keep("call", batch, call.x)

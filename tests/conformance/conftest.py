@@ -19,21 +19,22 @@ from vitcompact.fold.verify import perturbed
 def original(case: Case) -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model(case.name, pretrained=False, num_classes=7, **case.kwargs)
-    return perturbed(with_statistics(model, case.size).eval(), seed=1)
+    return with_statistics(perturbed(model, seed=1), case.size)
 
 
 @torch.no_grad()
 def with_statistics(model: nn.Module, size: int) -> nn.Module:
-    """Batch norms that normalise: with their initial statistics an untrained network forgets its input."""
+    """Evaluation mode, with batch norms that normalise: random weights else forget the input, or blow it up."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None
+        norm.reset_running_stats()
     if norms:
         model.train()(torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(4)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    return model
+    return model.eval()
 
 
 @pytest.fixture(scope="class")
@@ -50,8 +51,8 @@ def compact(original: nn.Module, images: Tensor) -> nn.Module:
 
 
 @pytest.fixture(scope="class")
-def trained(compact: nn.Module, images: Tensor) -> nn.Module:
-    """One step of training, then every parameter and running statistic moved."""
+def trained(case: Case, compact: nn.Module, images: Tensor) -> nn.Module:
+    """One step of training, then every parameter moved and every running statistic measured again."""
     model = copy.deepcopy(compact).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     loss = model(images).square().mean()
@@ -59,7 +60,7 @@ def trained(compact: nn.Module, images: Tensor) -> nn.Module:
     missing = [name for name, p in model.named_parameters() if p.grad is None]
     assert not missing
     optimizer.step()
-    return perturbed(model, seed=3).eval()
+    return with_statistics(perturbed(model, seed=3), case.size)
 
 
 @pytest.fixture(scope="class")

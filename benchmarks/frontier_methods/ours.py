@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -11,11 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import vitcompact
-from vitcompact.analysis.budget import plan_budget
+from vitcompact.analysis.budget import plan_measured, timed
 from vitcompact.analysis.harms import measure_harms
-from vitcompact.analysis.latency import random_images, relative_latency
-from vitcompact.analysis.site_time import time_sites
-from vitcompact.data import resolve_input
 from vitcompact.data.batches import from_tensor
 from vitcompact.plan.request import Budget
 from vitcompact.plan.schema import Plan
@@ -23,9 +19,6 @@ from vitcompact.plan.schema import Plan
 from .common import Calibration
 from .merging import merging_to
 from .naive import shares
-
-LATENCY_BATCH = 8
-"""Images a batch of a budget of time, as on the command line."""
 
 SHARES = (0.25, 0.5, 0.75, 0.9)
 """How much of the saving token merging may take."""
@@ -115,12 +108,6 @@ def _plan(model: nn.Module, calibration: Calibration, budget: Budget) -> Plan:
     original, measured = copy.deepcopy(model).requires_grad_(False), calibration.measured
     if "harms" not in measured:
         measured["harms"] = measure_harms(original, from_tensor(calibration.images))
-    if budget.unit != "latency":
-        return plan_budget(original, measured["harms"], budget).plan
-    size = resolve_input(original).input_size
-    if "times" not in measured:
-        examples = random_images(size, LATENCY_BATCH, torch.device("cpu"))
-        measured["times"] = time_sites(original, measured["harms"].choices(), examples)
-    harms = replace(measured["harms"], times=measured["times"])
-    seconds = relative_latency(original, size, LATENCY_BATCH, torch.device("cpu"))
-    return plan_budget(original, harms, budget, seconds).plan
+    if budget.unit == "latency":
+        measured["harms"] = timed(original, measured["harms"])
+    return plan_measured(original, measured["harms"], budget).plan

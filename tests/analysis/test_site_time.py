@@ -219,6 +219,19 @@ def test_plan_for_measures_first(vit: nn.Module, images: Tensor, monkeypatch: py
         measure_harms(vit, from_tensor(images, 16), ops=("neurons",)).menus("latency")
 
 
+def test_layers_are_timed_once_for_any_number_of_budgets(
+    vit: nn.Module, harms: Harms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))
+    monkeypatch.setattr(budget, "time_sites", partial(time_sites, stopwatch=awkward))
+    once = budget.timed(vit, harms, BATCH)
+    monkeypatch.setattr(budget, "time_sites", None)
+    assert budget.timed(vit, once) is once
+    targets = (0.9, 0.8)
+    plans = [budget.plan_measured(vit, once, Budget("latency", target), latency_batch=BATCH).plan for target in targets]
+    assert plans[0] != plans[1]
+
+
 def test_the_clock_runs(vit: nn.Module) -> None:
     assert wall_clock(vit, Call((torch.randn(1, *SIZE),))) > 0
     assert relative_latency(vit, SIZE, 2)(meta_copy(vit)) > 0

@@ -108,12 +108,30 @@ def plan_for(
         cache_bytes=cache_bytes,
         progress=progress,
     )
+    return plan_measured(original, harms, budget, latency_batch=latency_batch, progress=progress)
+
+
+def plan_measured(
+    original: nn.Module, harms: Harms, budget: Budget, *, latency_batch: int = 8, progress: Progress = silent
+) -> BudgetPlan:
+    """The plan for a budget from harms that were measured before; for latency, layers are timed where they are not yet.
+
+    Raises:
+        UsageError: the target is out of reach.
+    """
     if budget.unit != "latency":
         return plan_budget(original, harms, budget)
-    size, device = resolve_input(original).input_size, _device(original)
-    examples = random_images(size, latency_batch, device)
-    harms = replace(harms, times=time_sites(original, harms.choices(), examples, progress=progress))
-    return plan_budget(original, harms, budget, relative_latency(original, size, latency_batch, device))
+    harms = timed(original, harms, latency_batch, progress)
+    size = resolve_input(original).input_size
+    return plan_budget(original, harms, budget, relative_latency(original, size, latency_batch, _device(original)))
+
+
+def timed(original: nn.Module, harms: Harms, latency_batch: int = 8, progress: Progress = silent) -> Harms:
+    """`harms` with the times of all layers on the device of `original`; as they are where they have them."""
+    if harms.times is not None:
+        return harms
+    examples = random_images(resolve_input(original).input_size, latency_batch, _device(original))
+    return replace(harms, times=time_sites(original, harms.choices(), examples, progress=progress))
 
 
 def _plan(curve: Curve, chosen: list[Option], skipped: tuple[Skipped, ...]) -> Plan:

@@ -22,7 +22,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 import vitcompact
 from vitcompact.data import resolve_input
@@ -62,20 +62,7 @@ def build(name: str) -> nn.Module:
         kwargs.pop("img_size", None)
         model = timm.create_model(name, pretrained=False, **kwargs)
     model = perturbed(model, seed=1)
-    return settled(model, images_for(model, seed=1))
-
-
-def settled(model: nn.Module, images: Tensor) -> nn.Module:
-    """The model in evaluation mode, its batch norms measured again, so that outputs of deep nets do not explode."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    if norms:
-        for norm in norms:
-            norm.momentum = None
-            norm.reset_running_stats()
-        with torch.no_grad():
-            model.train()(images)
-        for norm in norms:
-            norm.momentum = 0.1
+    update_bn([images_for(model, seed=1)], model)  # outputs of deep nets would explode
     return model.eval()
 
 
@@ -99,7 +86,9 @@ def check(name: str) -> dict[str, Any]:
     compact(images).square().mean().backward()
     torch.nn.utils.clip_grad_norm_(compact.parameters(), 1.0, error_if_nonfinite=True)  # as `finetune` does
     optimizer.step()
-    moved = settled(perturbed(compact, seed=3), images)
+    moved = perturbed(compact, seed=3)
+    update_bn([images], moved)
+    moved.eval()
     folded = vitcompact.fold(moved, images=images)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         out = vitcompact.save(folded, Path(folder, "out"))

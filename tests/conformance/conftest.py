@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 import vitcompact
 from tests.conformance.suite import Case
@@ -22,18 +22,9 @@ def original(case: Case) -> nn.Module:
     return with_statistics(perturbed(model, seed=1), case.size)
 
 
-@torch.no_grad()
 def with_statistics(model: nn.Module, size: int) -> nn.Module:
     """Evaluation mode, with batch norms that normalise: random weights else forget the input, or blow it up."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = None
-        norm.reset_running_stats()
-    if norms:
-        model.train()(torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(4)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    update_bn([torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(4))], model)
     return model.eval()
 
 

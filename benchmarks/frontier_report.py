@@ -17,6 +17,9 @@ from torch import Tensor
 MARKS = (1.1, 1.25, 1.5, 1.65)
 """Speed-ups at which methods are compared."""
 
+MAX_GAP = 1.3
+"""Neighbours further apart in speed than this factor say nothing of what lies between them."""
+
 RESAMPLES = 2000
 STAGE_TITLES = {"raw": "Straight after the method", "finetuned": "After label-free fine-tuning"}
 SCORE_TITLES = {
@@ -111,18 +114,16 @@ def _draws(number: int) -> Tensor:
 
 
 def at_speed(original: Point, points: list[Point], speedup: float) -> Tensor | None:
-    """The main score image by image at a speed-up, between measured neighbours; None beyond what was measured.
+    """The main score image by image at a speed-up, between measured neighbours.
 
-    The curve begins at the original; where slower points are no better than faster ones, the faster ones stand.
+    None beyond what was measured and where neighbours are more than `MAX_GAP` apart. The curve begins at the original;
+    where slower points are no better than faster ones, the faster ones stand.
     """
-    line = [(1.0, original.values), *((point.speedup, point.values) for point in points if point.speedup > 1.0)]
-    best: list[tuple[float, Tensor]] = []
-    for speed, values in sorted(line, key=lambda entry: entry[0]):
-        while len(best) > 1 and best[-1][1].mean() <= values.mean():
-            best.pop()
-        best.append((speed, values))
-    for (slow, first), (fast, second) in pairwise(best):
-        if slow <= speedup <= fast:
+    faster = sorted((point for point in points if point.speedup > 1.0), key=lambda point: point.speedup)
+    best = [max(faster[i:], key=lambda point: float(point.values.mean())).values for i in range(len(faster))]
+    line = [(1.0, original.values), *zip((point.speedup for point in faster), best, strict=True)]
+    for (slow, first), (fast, second) in pairwise(line):
+        if slow <= speedup <= fast and fast <= MAX_GAP * slow:
             share = (speedup - slow) / max(fast - slow, 1e-9)
             return (1 - share) * first + share * second
     return None

@@ -182,16 +182,20 @@ def test_report_compares_at_equal_speed() -> None:
     right, half = [1] * 100, [1, 0] * 50
     entries = {
         Key("c", "original", 1.0, "raw", 0): entry(right, 1.0, 1.0),
+        Key("c", "budget", 0.8, "raw", 0): entry(half, 1.25),
         Key("c", "budget", 0.6, "raw", 0): entry(right, 1.5),
+        Key("c", "merge", 0.6, "raw", 0): entry(right, 1.5),
+        Key("c", "variance", 0.8, "raw", 0): entry(right, 1.25),
         Key("c", "variance", 0.6, "raw", 0): entry(half, 1.5),
         Key("c", "variance", 0.6, "raw", 1): entry(right, 1.5),
         Key("c", "copy", 0.6, "raw", 0): {"unreachable": "closest is 0.86"},
     }
     found = curves(entries)[0]
-    assert found.methods["variance"][0].seeds == (0.5, 1.0)
-    line = at_speed(found.original, found.methods["variance"], 1.25)
+    assert found.methods["variance"][1].seeds == (0.5, 1.0)
+    line = at_speed(found.original, found.methods["variance"], 1.375)
     assert line is not None
     assert line.mean() == pytest.approx(0.875)
+    assert at_speed(found.original, found.methods["merge"], 1.25) is None  # one point, far from the original
     assert at_speed(found.original, found.methods["variance"], 1.65) is None
     text = tables(entries)
     assert "copied heads at 0.6: closest is 0.86" in text

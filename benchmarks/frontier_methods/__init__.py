@@ -42,6 +42,7 @@ METHODS: dict[str, Method] = {
     "budget-reconstruct-merge": Method(
         "vitcompact, budget + reconstruct + merging", ours.budget_reconstruct_merge, own=True
     ),
+    "budget-latency-merge": Method("vitcompact, budget of time + merging", ours.budget_latency_merge, own=True),
     "uniform": Method("the same operators, uniform", uniform.uniform),
     "svd": Method("plain SVD of FFN outputs", naive.plain_svd),
     "copy": Method("copied heads", naive.copied_heads),

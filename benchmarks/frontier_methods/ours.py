@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,15 @@ import vitcompact
 from vitcompact.analysis.budget import plan_measured, timed
 from vitcompact.analysis.harms import measure_harms
 from vitcompact.data.batches import from_tensor
-from vitcompact.plan.request import Budget
+from vitcompact.plan.request import Budget, Unit
 from vitcompact.plan.schema import Plan
 
-from .common import Calibration
-from .merging import merging_to
+from .common import Calibration, UnreachableError
+from .merging import merging_to, merging_to_time
 from .naive import shares
 
-SHARES = (0.25, 0.5, 0.75, 0.9)
-"""How much of the saving token merging may take."""
+LEVELS = (1.0, 0.9, 0.8, 0.66)
+"""What a budget may leave before tokens are merged; 1 is merging alone."""
 
 
 def pair(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
@@ -62,31 +62,58 @@ def budget_latency_reconstruct(model: nn.Module, calibration: Calibration, targe
 
 def budget_merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """Part of the saving from the budget, the rest by merging tokens; the split is chosen on calibration images."""
-    return _split(model, calibration, target)[1]
+    return _split(model, calibration, target, "macs")[1]
 
 
 def budget_reconstruct_merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """The same, with reconstruction before tokens are merged; the split is the one chosen without."""
-    share = _split(model, calibration, target)[0]
-    compact = _budget(model, calibration, target ** (1 - share), reconstruct=calibration.reconstruct_steps)
+    level = _split(model, calibration, target, "macs")[0]
+    compact = model
+    if level < 1:
+        compact = _budget(model, calibration, level, reconstruct=calibration.reconstruct_steps)
     return merging_to(model, compact, target)
 
 
-def _split(model: nn.Module, calibration: Calibration, target: float) -> tuple[float, nn.Module]:
-    """The share of the saving (as a power of the target) that merging takes, and the closed-form model with it.
+def budget_latency_merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """Part of the saved time from the budget, the rest by merging tokens; closed form alone."""
+    return _split(model, calibration, target, "latency")[1]
+
+
+def _split(model: nn.Module, calibration: Calibration, target: float, unit: Unit) -> tuple[float, nn.Module]:
+    """What the budget leaves before tokens are merged, and the closed-form model with merging.
 
     Judged by likeness of the outputs to the original's, on the images that `convert` holds out of its batches of 64.
     """
     chosen = torch.arange(len(calibration.images)) % 64 >= 56
     images = calibration.images[chosen] if chosen.any() else calibration.images
     candidates = []
-    for share in SHARES:
-        merged = merging_to(model, _budget(model, calibration, target ** (1 - share)), target).eval()
+    for level in LEVELS:
+        if level <= target:
+            continue
+        compact = model if level == 1 else _closed_form(model, calibration, level, unit)
+        try:
+            if unit == "latency":
+                merged = merging_to_time(model, compact, target / level, calibration)
+            else:
+                merged = merging_to(model, compact, target)
+        except UnreachableError:
+            continue
         with torch.no_grad():
-            likeness = F.cosine_similarity(merged(images).flatten(1), model(images).flatten(1)).mean()
-        candidates.append((float(likeness), share, merged))
-    _, share, merged = max(candidates, key=lambda candidate: candidate[:2])
-    return share, merged
+            likeness = F.cosine_similarity(merged.eval()(images).flatten(1), model(images).flatten(1)).mean()
+        candidates.append((float(likeness), level, merged))
+    if not candidates:
+        raise UnreachableError(f"no split between a budget and merging comes to {target:.2f}")
+    _, level, merged = max(candidates, key=lambda candidate: candidate[:2])
+    return level, merged
+
+
+def _closed_form(model: nn.Module, calibration: Calibration, level: float, unit: Unit) -> nn.Module:
+    """A budget's model, made once for all targets that go on from it."""
+    known = calibration.measured
+    if (unit, level) not in known:
+        known[unit, level] = _budget(model, calibration, level, unit)
+    made: nn.Module = known[unit, level]
+    return made
 
 
 def _pair(model: nn.Module, calibration: Calibration, target: float, **more: Any) -> nn.Module:
@@ -96,9 +123,7 @@ def _pair(model: nn.Module, calibration: Calibration, target: float, **more: Any
     )
 
 
-def _budget(
-    model: nn.Module, calibration: Calibration, target: float, unit: Literal["macs", "latency"] = "macs", **more: Any
-) -> nn.Module:
+def _budget(model: nn.Module, calibration: Calibration, target: float, unit: Unit = "macs", **more: Any) -> nn.Module:
     """`convert` with `--target-macs` or `--target-latency`, its layers measured once for all targets."""
     plan = _plan(model, calibration, Budget(unit, target))
     return vitcompact.convert(model, plan=plan, images=calibration.images, seed=calibration.seed, **more)

@@ -23,7 +23,7 @@ def stream(images: Tensor) -> TensorBatches:
     return TensorBatches(images, batch_size=8)
 
 
-@pytest.mark.parametrize("opt", ["adamw", "sgd", "lamb", "nadamw"])
+@pytest.mark.parametrize("opt", ["adamw", "muon", "sgd", "lamb", "nadamw"])
 def test_resumed_run_is_bit_identical(
     opt: str, student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from vitcompact.evaluate.forward import autocast, features, num_classes
 from vitcompact.train.capture import BlockOutputs
 from vitcompact.train.losses import block_loss, feature_loss, label_loss, logit_loss
 from vitcompact.train.options import TrainOptions
+from vitcompact.train.unchanged import first_changed_block, stop_gradients_before
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Outputs:
 class Distiller:
     """The loss of a student on a batch of images; the teacher runs without gradients, under the same precision.
 
-    Both models are called as they are: either may be wrapped, as long as its blocks keep their names.
+    Both models are called as they are: either may be wrapped, as long as its blocks keep their names. Gradients end
+    where the student begins to differ: what comes before is exact, and random steps of a patch embedding, whose inputs
+    are all alike, cost more than those of all other matrices together.
 
     Args:
         student: the model in training.
@@ -62,7 +65,11 @@ class Distiller:
         self._logit_weight = default if options.logit_weight is None else options.logit_weight
         if not self._has_head and not names and not options.feature_weight:
             raise UsageError("the losses on features and on block outputs are both off: there is nothing to learn from")
+        first = first_changed_block(student, teacher, blocks)
+        if names and first is not None:
+            names = names[names.index(first) :]
         self._taps = BlockOutputs(student, names), BlockOutputs(teacher, names)
+        self._stop = None if first is None else stop_gradients_before(student, first)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The weighted sum of all losses, a float32 scalar with gradients.
@@ -96,6 +103,8 @@ class Distiller:
         """Take the hooks off both models."""
         for tap in self._taps:
             tap.close()
+        if self._stop is not None:
+            self._stop.remove()
 
     def _forward(self, model: nn.Module, tap: BlockOutputs, images: Tensor) -> Outputs:
         with autocast(images.device, self._amp_dtype):

@@ -30,7 +30,7 @@ class Distiller:
 
     Both models are called as they are: either may be wrapped, as long as its blocks keep their names. Gradients end
     where the student begins to differ: what comes before is exact, and random steps of a patch embedding, whose inputs
-    are all alike, cost more than those of all other matrices together.
+    are all alike, cost more than those of all matrices of any other kind (docs/results.md).
 
     Args:
         student: the model in training.

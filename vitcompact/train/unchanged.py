@@ -15,8 +15,8 @@ ROUNDING = 1e-2
 def first_changed_block(student: nn.Module, teacher: nn.Module, blocks: Sequence[str]) -> str | None:
     """The first of `blocks` (module paths in forward order) that is not the teacher's.
 
-    None where no block differs, and where something outside of the blocks does: what comes before which block is not
-    known then.
+    None where no block differs, where the student lacks one, and where something outside of the blocks differs: what
+    comes before which block is not known then.
     """
     states = [model.state_dict() for model in (student, teacher)]
     prefixes = [f"{name}." for name in blocks]
@@ -24,8 +24,9 @@ def first_changed_block(student: nn.Module, teacher: nn.Module, blocks: Sequence
     if not _same(*outside):
         return None
     for block, prefix in zip(blocks, prefixes, strict=True):
-        if not _same(*({name: x for name, x in state.items() if name.startswith(prefix)} for state in states)):
-            return block
+        mine, other = ({name: x for name, x in state.items() if name.startswith(prefix)} for state in states)
+        if not _same(mine, other):
+            return block if mine else None
     return None
 
 

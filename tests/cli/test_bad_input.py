@@ -171,6 +171,13 @@ def test_finetune_without_images(run: Run) -> None:
     assert "--data-dir" in result.error
 
 
+@pytest.mark.parametrize("scale", ["0.5", "0.9,0.5", "0,1", "nan,1", "half,1"])
+def test_crops_of_no_sensible_size(run: Run, job: Path, scale: str) -> None:
+    result = run("finetune", "--steps", 1, "--scale", scale, "--overwrite")
+    assert result.code == 2
+    assert "scale" in result.error
+
+
 def test_eval_without_images(run: Run) -> None:
     result = run("eval", "test_vit", *SMALL)
     assert result.code == 2

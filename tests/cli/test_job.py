@@ -92,7 +92,7 @@ def test_finetune_without_evaluation_images_measures_nothing(run: Run, job: Path
 
 def test_finetune_finds_its_teacher_in_the_record(run: Run, images: Path) -> None:
     assert run("convert", "test_vit", "out", *SMALL, "--data-dir", images).code == 0
-    result = run("finetune", "out", "tuned", "--data-dir", images, "--steps", 1, "-b", 8)
+    result = run("finetune", "out", "tuned", "--data-dir", images, "--steps", 1, "-b", 8, "--scale", "0.5,1")
     assert result.code == 0
     assert "--teacher test_vit" in result.err
 

@@ -150,6 +150,13 @@ def test_large_photographs_are_cached_reduced(model: nn.Module, tmp_path: Path) 
     assert min(loader._cache.get(0)[0].shape[1:]) < 128  # type: ignore[attr-defined]
 
 
+def test_features_are_learned_from_smaller_crops(model: nn.Module, image_folder: Path) -> None:
+    for num_classes, smallest in ((5, 0.8), (0, 0.35)):
+        model.num_classes = num_classes
+        explicit = first(model, image_folder, 2, augment=Augment(scale=(smallest, 1.0)))
+        assert same(first(model, image_folder, 2), explicit)
+
+
 @pytest.mark.parametrize("wrong", [{"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"ratio": (2, 1)}, {"hflip": 2.0}])
 def test_wrong_augmentation_is_refused(wrong: dict) -> None:
     with pytest.raises(UsageError):

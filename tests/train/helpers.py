@@ -12,6 +12,7 @@ from torch import nn
 
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.train import TrainOptions
+from vitcompact.train.options import ResolvedOptions
 
 RANK = 16
 SIZE = 32
@@ -46,9 +47,9 @@ def make_student(teacher: nn.Module, branches: int = 1) -> nn.Module:
     return student.eval()
 
 
-def options(**kwargs: object) -> TrainOptions:
-    """Six short steps in float32."""
-    return TrainOptions(**{"steps": 6, "amp": False, "warmup_steps": 1, **kwargs})
+def options(**kwargs: object) -> ResolvedOptions:
+    """Six short steps in float32, for a model with a head."""
+    return ResolvedOptions.of(TrainOptions(**{"steps": 6, "amp": False, "warmup_steps": 1, **kwargs}), has_head=True)
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:

@@ -178,6 +178,21 @@ def test_best_weights_win_over_worse_last_ones(student: nn.Module, teacher: nn.M
     assert not same_weights(result.model, last.model)
 
 
+def test_training_that_leads_away_is_undone(
+    student: nn.Module, teacher: nn.Module, images: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Steps far too large: what comes back is what was given, whether or not anything is evaluated."""
+    for evaluation in (None, [(images, torch.zeros(24, dtype=torch.int64))]):
+        caplog.clear()
+        result = finetune(student, teacher, images, options=options(lr=1.0, steps=8), evaluation=evaluation)
+        assert same_weights(result.model, student)
+        assert result.best_step == 0
+        assert "the weights from before are kept" in caplog.text
+    helped = finetune(student, teacher, images, options=options(lr=1e-3, steps=8))
+    assert helped.best_step is None
+    assert not same_weights(helped.model, student)
+
+
 def test_the_moving_average_is_what_comes_back(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
     averaged = finetune(student, teacher, images, options=options())
     raw = finetune(student, teacher, images, options=options(model_ema=False))

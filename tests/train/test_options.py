@@ -12,7 +12,7 @@ from vitcompact.layers.branches import TokenBatchNorm
 from vitcompact.train import TensorBatches, TrainOptions
 from vitcompact.train.groups import parameter_groups
 from vitcompact.train.losses import block_loss, feature_loss, label_loss, logit_loss, relative_error
-from vitcompact.train.options import DEFAULT_MINUTES
+from vitcompact.train.options import DEFAULT_MINUTES, ResolvedOptions
 from vitcompact.train.scales import output_scales, weight_scale
 from vitcompact.train.stream import as_stream
 
@@ -43,6 +43,18 @@ def test_bad_options_name_the_option(kwargs: dict[str, object], message: str) ->
 def test_without_a_limit_there_is_a_default_one() -> None:
     assert TrainOptions().max_minutes == DEFAULT_MINUTES
     assert TrainOptions(steps=3).max_minutes is None
+
+
+def test_optimizer_and_rate_follow_the_kind_of_model_unless_given() -> None:
+    def chosen(has_head: bool, **kwargs: object) -> tuple[str, float]:
+        resolved = ResolvedOptions.of(TrainOptions(seed=7, **kwargs), has_head)
+        assert resolved.seed == 7
+        return resolved.opt, resolved.lr
+
+    assert chosen(True) == ("adamw", 1e-4)
+    assert chosen(False) == ("muon", 3e-5)
+    assert chosen(False, opt="adamw") == ("adamw", 3e-5)
+    assert chosen(True, lr=2e-4) == ("adamw", 2e-4)
 
 
 def test_silent_parts_have_a_group_of_their_own(student: nn.Module, images: Tensor) -> None:

@@ -123,9 +123,24 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
     max_minutes: float | None = option(
         None, panel=fields.TRAINING, metavar="MINUTES", help="Wall-clock limit, evaluation included."
     )
-    opt: str = option("adamw", panel=fields.TRAINING, metavar="NAME", help="timm optimizer.")
-    lr: float = option(
-        1e-4, panel=fields.TRAINING, metavar="RATE", help="Learning rate at its height, relative to the weights' size."
+    opt: str | None = option(
+        None,
+        panel=fields.TRAINING,
+        metavar="NAME",
+        help="timm optimizer; by default adamw, or muon for a model without a head.",
+    )
+    lr: float | None = option(
+        None,
+        panel=fields.TRAINING,
+        metavar="RATE",
+        help="Learning rate at its height, relative to the weights' size; by default 1e-4, or 3e-5 without a head.",
+    )
+    scale: tuple[float, ...] | None = option(
+        None,
+        panel=fields.TRAINING,
+        numbers=float,
+        metavar="MIN,MAX",
+        help="Share of an image's area in a random crop; by default 0.8,1, or 0.35,1 for a model without a head.",
     )
     branch_lr: float = option(
         1e-3, panel=fields.TRAINING, metavar="RATE", help="That of branches and alpha, which start silent."

@@ -205,6 +205,8 @@ def training_loader(
     """
     dataset = open_dataset(options, split or options.train_split)
     config = resolve_input(model, options)
+    if augment is not None:
+        augment = augment.resolved(has_head=bool(getattr(model, "num_classes", 1)))
     if isinstance(dataset, StreamSet):
         return StreamTrainingBatches(dataset, config, options, augment)
     return FileTrainingBatches(dataset, config, options, augment)

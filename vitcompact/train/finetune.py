@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from vitcompact.errors import Interrupted, UsageError
-from vitcompact.evaluate.forward import eval_mode
+from vitcompact.evaluate.forward import eval_mode, num_classes
 from vitcompact.layers.branches import BranchedLinear, TokenBatchNorm
 from vitcompact.progress import Progress, silent
 from vitcompact.train.capture import block_names
@@ -24,9 +24,10 @@ from vitcompact.train.groups import make_optimizer
 from vitcompact.train.held_out import HeldOut, Scores
 from vitcompact.train.identity import check_same_run, describe_run
 from vitcompact.train.interrupt import StopRequest
-from vitcompact.train.keep import Keeper
+from vitcompact.train.keep import Best, Keeper
 from vitcompact.train.loop import Clock, Loop, Stopwatch
-from vitcompact.train.options import TrainOptions
+from vitcompact.train.nearer import evaluated_loss, unseen_crops
+from vitcompact.train.options import ResolvedOptions, TrainOptions
 from vitcompact.train.precision import amp_dtype
 from vitcompact.train.result import FinetuneResult, StoppedBy
 from vitcompact.train.scales import output_scales
@@ -58,7 +59,9 @@ def finetune(
     resumed. With a time limit that holds as long as the clock leads to the same plan.
 
     Args:
-        model: a converted model in training form (or any timm model); not modified. All parameters are trained.
+        model: a converted model in training form (or any timm model); not modified. All parameters are trained from
+            the first block on that differs from the original's. Should the loss of a batch be larger after
+            training than before, it keeps the weights it had (`best_step` 0), and a warning says so.
         teacher: the original that it was converted from; it comes back in its own mode and on its own device.
         batches: `data.TrainingBatches`, or normalised images (n, channels, height, width), or batches of them.
         options: limits, rates and losses.
@@ -75,14 +78,15 @@ def finetune(
         Interrupted: by Ctrl-C or SIGTERM, after the step in progress.
         DivergedError: the loss was not finite for several steps in a row.
     """
-    options, device = options or TrainOptions(), torch.device(device)
-    stream = as_stream(batches, model, options.seed)
+    chosen = ResolvedOptions.of(options or TrainOptions(), has_head=num_classes(teacher) > 0)
+    device = torch.device(device)
+    stream = as_stream(batches, model, chosen.seed)
     watch, home = Stopwatch(clock), _device_of(teacher)
     folder, saved = _find_state(state_dir, resume)
     try:
         with StopRequest() as stop, eval_mode(teacher), _own_randomness(device):
             teacher.to(device)
-            run = _Run(model, teacher, stream, options, device, folder, stop, progress)
+            run = _Run(model, teacher, stream, chosen, device, folder, stop, progress)
             return run.finish(run.start(evaluation, saved, watch, clock))
     finally:
         teacher.to(home)
@@ -96,13 +100,14 @@ class _Run:
         model: nn.Module,
         teacher: nn.Module,
         stream: TrainingStream,
-        options: TrainOptions,
+        options: ResolvedOptions,
         device: torch.device,
         folder: Path | None,
         stop: StopRequest,
         progress: Progress,
     ) -> None:
-        self.home, self.teacher, self.stream, self.options = _device_of(model), teacher, stream, options
+        self.model, self.teacher, self.stream, self.options = model, teacher, stream, options
+        self.home = _device_of(model)
         self.device, self.stop, self.progress = device, stop, progress
         self.amp_dtype = amp_dtype(options, device)
         amp, first = self.amp_dtype is not None, first_batch(stream)
@@ -112,11 +117,11 @@ class _Run:
         ema = None
         if options.model_ema:
             ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)
-        blocks = block_names(teacher)
-        if options.block_weight and not blocks:
+        self.blocks = block_names(teacher)
+        if options.block_weight and not self.blocks:
             logger.warning("the original's blocks are not known: only its outputs are matched")
         self.has_branches = bool(branch_ratios(student))
-        self.distiller = Distiller(student, teacher, blocks, options, self.amp_dtype)
+        self.distiller = Distiller(student, teacher, self.blocks, options, self.amp_dtype)
         if options.grad_checkpointing:
             _checkpoint_gradients(student)
         optimizer = make_optimizer(student, options, output_scales(student, first[0].to(device)))
@@ -166,12 +171,14 @@ class _Run:
         if self.has_branches:
             with closing(self.stream.batches(0)) as batches:  # type: ignore[type-var]
                 remeasure(model, batches, self.options.statistics_batches, self.device, self.amp_dtype)
-        scores, best, held_out = Scores(), self.keeper.best, loop.held_out
+        scores, held_out, best_step = Scores(), loop.held_out, None
+        if held_out is not None and (best := self._better(model, held_out)) is not None:
+            model.load_state_dict(best.weights)
+            best_step = best.step
+        if self._went_astray(model):
+            model.load_state_dict(self.model.state_dict())
+            best_step = 0
         if held_out is not None:
-            if best is not None and held_out.score(model, self.amp_dtype, "evaluate").value < best.value:
-                model.load_state_dict(best.weights)
-            else:
-                best = None
             scores = held_out.score(model, None, "evaluate the result")
         before = Scores(**self.keeper.notes["before"]) if "before" in self.keeper.notes else Scores()
         if self.options.grad_checkpointing:
@@ -189,9 +196,35 @@ class _Run:
             images_seen=steps * self.stream.batch_size,
             branch_ratio=branch_ratios(model),
             stopped_by=_stopped_by(loop.plan, self.options),
-            best_step=None if best is None else best.step,
+            best_step=best_step,
             skipped_steps=self.stepper.bad_steps,
         )
+
+    def _better(self, model: nn.Module, held_out: HeldOut) -> Best | None:
+        """The best weights seen, if they beat those of `model`."""
+        best = self.keeper.best
+        if best is None or held_out.score(model, self.amp_dtype, "evaluate").value >= best.value:
+            return None
+        return best
+
+    def _went_astray(self, trained: nn.Module) -> bool:
+        """Whether the model that was given is nearer to the original than what came out."""
+        images, labels = (x.to(self.device) for x in unseen_crops(self.stream))
+        losses = []
+        for model in (copy.deepcopy(self.model).to(self.device, torch.float32), trained):
+            with closing(Distiller(model, self.teacher, self.blocks, self.options, None)) as distiller:
+                losses.append(evaluated_loss(distiller.loss, model, images, labels))
+        before, after = losses
+        if after < before:
+            return False
+        logger.warning(
+            "training led away from the original (loss %.3g on %d training images, %.3g before): the weights from "
+            "before are kept; a lower --lr, more time or more images may help",
+            after,
+            len(images),
+            before,
+        )
+        return True
 
     def _score_before(self, held_out: HeldOut | None, watch: Stopwatch) -> None:
         if held_out is None or "before" in self.keeper.notes:
@@ -202,8 +235,9 @@ class _Run:
         self.keeper.notes["evaluation_seconds"] = watch.seconds - start
 
     def _reserve(self, pace: float, held_out: HeldOut | None) -> float:
-        """Seconds that `finish` will take: statistics (a forward pass is about a third of a step) and evaluation."""
-        seconds = self.options.statistics_batches * pace / 3 if self.has_branches else 0.0
+        """Seconds that `finish` will take; a forward pass is about a third of a step."""
+        seconds = pace  # one batch through both models, before and after
+        seconds += self.options.statistics_batches * pace / 3 if self.has_branches else 0.0
         if held_out is not None:
             seconds += held_out.passes_left * self.keeper.notes["evaluation_seconds"] / 2
         return seconds

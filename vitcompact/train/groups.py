@@ -12,7 +12,7 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.branches import BranchedLinear, TokenBatchNorm
-from vitcompact.train.options import TrainOptions
+from vitcompact.train.options import ResolvedOptions
 from vitcompact.train.scales import weight_scale
 
 
@@ -32,7 +32,7 @@ def silent_groups(model: nn.Module, scales: Mapping[str, float]) -> list[tuple[l
     return [(parameters, scale) for parameters, scale in groups if parameters]
 
 
-def parameter_groups(model: nn.Module, options: TrainOptions, scales: Mapping[str, float]) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, options: ResolvedOptions, scales: Mapping[str, float]) -> list[dict[str, Any]]:
     """timm's groups with and without decay, divided by `weight_scale`, and those of `silent_groups`.
 
     A group's `lr_scale` is what timm's schedulers multiply the learning rate by. Vectors and learned tokens keep 1.
@@ -56,7 +56,7 @@ def parameter_groups(model: nn.Module, options: TrainOptions, scales: Mapping[st
     return result + [{"params": parameters, "weight_decay": 0.0, "lr_scale": ratio * s} for parameters, s in special]
 
 
-def make_optimizer(model: nn.Module, options: TrainOptions, scales: Mapping[str, float]) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, options: ResolvedOptions, scales: Mapping[str, float]) -> torch.optim.Optimizer:
     """The timm optimizer `options.opt` over `parameter_groups`.
 
     torch's fused kernel of Adam and AdamW is asked for: on CPUs it is several times as fast as the loop over tensors.

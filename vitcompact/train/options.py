@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from typing import Any
 
 from timm.optim import get_optimizer_info, list_optimizers
 
@@ -26,8 +27,8 @@ class TrainOptions:
         steps: optimisation steps.
         max_minutes: wall-clock minutes of the whole call, evaluation included. Of several limits the first one reached
             ends the run; with none, `DEFAULT_MINUTES`.
-        opt: timm optimizer name.
-        lr: learning rate at its height.
+        opt: timm optimizer name; None is `adamw`, or `muon` for a model without a head (`ResolvedOptions.of`).
+        lr: learning rate at its height; None is 1e-4, or 3e-5 for a model without a head.
         branch_lr: learning rate of what starts silent: the BatchNorm of re-parameterised branches, and alpha.
         weight_decay: decay of weight matrices (never of biases, norms, branches' BatchNorm and `no_weight_decay()`).
         clip_grad: largest norm of all gradients together; None does not clip.
@@ -56,8 +57,8 @@ class TrainOptions:
     epochs: float | None = None
     steps: int | None = None
     max_minutes: float | None = None
-    opt: str = "adamw"
-    lr: float = 1e-4
+    opt: str | None = None
+    lr: float | None = None
     branch_lr: float = 1e-3
     weight_decay: float = 0.01
     clip_grad: float | None = 1.0
@@ -99,7 +100,27 @@ class TrainOptions:
             raise UsageError(f"--amp-dtype must be bfloat16 (float16 would need loss scaling), got '{self.amp_dtype}'")
         if self.logit_weight == 0 and not (self.block_weight or (self.labels and self.label_weight)):
             raise UsageError("all loss weights are 0: there is nothing to learn from")
-        _check_optimizer(self.opt)
+        if self.opt is not None:
+            _check_optimizer(self.opt)
+
+
+@dataclass(frozen=True)
+class ResolvedOptions(TrainOptions):
+    """Options with nothing left open that depends on the model."""
+
+    opt: str = "adamw"
+    lr: float = 1e-4
+
+    @classmethod
+    def of(cls, options: TrainOptions, has_head: bool) -> ResolvedOptions:
+        """Fill in what is None.
+
+        Features are compared in full, and a converted feature extractor is near its original: AdamW, whose steps do not
+        shrink with the gradient, takes it further away within a few hundred of them; Muon does not (docs/results.md).
+        """
+        values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
+        opt, lr = ("adamw", 1e-4) if has_head else ("muon", 3e-5)
+        return cls(**{**values, "opt": options.opt or opt, "lr": options.lr or lr})
 
 
 def option(name: str) -> str:

@@ -26,7 +26,8 @@ class FinetuneResult:
         images_seen: training images, counted each time they were seen.
         branch_ratio: per branched layer, norm of the folded branches over that of the solved matrix.
         stopped_by: the limit that ended the run.
-        best_step: the step whose weights `model` has, where an evaluation during training beat the last ones.
+        best_step: the step whose weights `model` has, where those are not the last: an evaluation during training was
+            better, or (0) training led away from the original.
         skipped_steps: steps without effect, since their loss was not finite.
     """
 

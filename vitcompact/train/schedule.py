@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from timm.scheduler import create_scheduler_v2
 
-from vitcompact.train.options import TrainOptions
+from vitcompact.train.options import ResolvedOptions, TrainOptions
 
 MEASURED_STEPS = 6
 """Steps after which a run with a time limit is planned; the first of them, slower than the rest, does not count."""
@@ -94,7 +94,7 @@ class StepPlan:
 class LearningRate:
     """timm's scheduler for a `StepPlan`, rebuilt when the plan's span becomes known."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, options: TrainOptions) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, options: ResolvedOptions) -> None:
         self._optimizer, self._options = optimizer, options
         self._span = 0
         self._scheduler: Any = None

@@ -13,7 +13,8 @@ from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import finetune_table
 from vitcompact.cli.verb_options import FinetuneOptions
 from vitcompact.cli.verbs import common
-from vitcompact.data import evaluation_batches, training_loader
+from vitcompact.data import Augment, evaluation_batches, training_loader
+from vitcompact.errors import UsageError
 from vitcompact.train import TrainOptions, finetune
 from vitcompact.workspace import Workspace
 
@@ -21,7 +22,7 @@ from vitcompact.workspace import Workspace
 def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> None:
     """Distil MODEL from its original and save the result in OUT."""
     space = common.workspace_for(options)
-    training = _train_options(options)
+    training, augment = _train_options(options), _augment(options)
     open_device(options.device)
     out = common.out_for(options, space, "finetune")
     taken = options.source is None
@@ -30,7 +31,7 @@ def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> No
     images.require_images(options, "finetune")
     model = load_source(str(options.source)).model
     teacher = _teacher(options, space if taken else None, console)
-    batches = training_loader(model, images.training_set(options))
+    batches = training_loader(model, images.training_set(options), augment)
     console.note(f"learning from {batches.num_samples} images of {batches.description}")
     evaluation = images.evaluation_set(options)
     images.warn_overlap(images.training_set(options), evaluation, console)
@@ -64,6 +65,14 @@ def _train_options(options: FinetuneOptions) -> TrainOptions:
     names = [field.name for field in dataclasses.fields(TrainOptions) if hasattr(options, field.name)]
     values: dict[str, Any] = {name: getattr(options, name) for name in names}
     return TrainOptions(**values)
+
+
+def _augment(options: FinetuneOptions) -> Augment:
+    if options.scale is None:
+        return Augment()
+    if len(options.scale) != 2:
+        raise UsageError(f"--scale takes two shares, smallest and largest, got {len(options.scale)}")
+    return Augment(scale=(options.scale[0], options.scale[1]))
 
 
 def _teacher(options: FinetuneOptions, space: Workspace | None, console: Console) -> LoadedModel:

@@ -75,7 +75,8 @@ def calibration_images(model: nn.Module, options: Any, console: Console) -> Cali
     if not has_images(options):
         return None
     images = CalibrationImages(model, training_set(options), progress=console.progress)
-    console.note(f"calibrating on {images.num_samples} images of {images.description}")
+    crops = f" in {options.crops} crops each" if options.crops > 1 else ""
+    console.note(f"calibrating on {images.num_samples} images of {images.description}{crops}")
     warn_overlap(training_set(options), evaluation_set(options), console)
     return images
 

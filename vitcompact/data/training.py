@@ -12,12 +12,10 @@ from collections.abc import Iterator
 from itertools import chain, count, islice
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vitcompact.data.augment import Augment, augmented
+from vitcompact.data.augment import Augment, augmented, pixels_of
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped, UnreadableImageError
 from vitcompact.data.image_set import ImageSet, StreamedImage, StreamSet
@@ -105,8 +103,7 @@ class TrainingBatches(ABC):
         """What augmentation starts from: all pixels; without augmentation, those of the evaluation transform."""
         if self._augment is None:
             return apply_transform(self._transform, image)
-        rows = np.array(image).reshape(image.height, image.width, -1)
-        return torch.from_numpy(rows).permute(2, 0, 1)  # channels last in memory: the fast resampling
+        return pixels_of(image)
 
     @abstractmethod
     def _epoch_items(self, epoch: int, start: int) -> Iterator[Any]:
@@ -206,7 +203,7 @@ def training_loader(
     dataset = open_dataset(options, split or options.train_split)
     config = resolve_input(model, options)
     if augment is not None:
-        augment = augment.resolved(has_head=bool(getattr(model, "num_classes", 1)))
+        augment = augment.resolved(model)
     if isinstance(dataset, StreamSet):
         return StreamTrainingBatches(dataset, config, options, augment)
     return FileTrainingBatches(dataset, config, options, augment)

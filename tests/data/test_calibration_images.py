@@ -102,22 +102,3 @@ def test_channels(image_folder: Path) -> None:
         resolve_input({"input_size": (5, 32, 32), "mean": (0.5,) * 5, "std": (0.5,) * 5})
     with pytest.raises(UsageError, match="mean needs 1 or 3 values"):
         resolve_input(timm.create_model("test_vit"), DataOptions(mean=(0.1, 0.2)))
-
-
-def test_crops_follow_their_image_and_are_the_same_on_every_pass(model: nn.Module, image_folder: Path) -> None:
-    def make(**options: int) -> CalibrationImages:
-        settings = {"num_samples": 5, "batch_size": 6, "workers": 0, "crops": 3, **options}
-        return CalibrationImages(model, DataOptions(data_dir=image_folder, **settings))
-
-    images = make()
-    assert images.num_samples == 5
-    assert [len(batch) for batch in images] == [6, 6, 3]
-    assert len(images) == 3
-    views = gathered(images).view(5, 3, 3, 32, 32)
-    assert torch.equal(views[:, 0], gathered(make(crops=1)))
-    assert len(torch.unique(views.flatten(0, 1).flatten(1), dim=0)) == 15
-    for other in (images, make(workers=2), make(cache_mb=0), make(batch_size=1)):
-        assert torch.equal(gathered(other), views.flatten(0, 1))
-    assert not torch.equal(gathered(make(seed=1)), views.flatten(0, 1))
-    with pytest.raises(UsageError, match="crops must be at least 1"):
-        DataOptions(data_dir=image_folder, crops=0)

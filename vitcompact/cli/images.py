@@ -75,8 +75,7 @@ def calibration_images(model: nn.Module, options: Any, console: Console) -> Cali
     if not has_images(options):
         return None
     images = CalibrationImages(model, training_set(options), progress=console.progress)
-    crops = f" in {options.crops} crops each" if options.crops > 1 else ""
-    console.note(f"calibrating on {images.num_samples} images of {images.description}{crops}")
+    console.note(f"calibrating on {images.num_samples} images of {images.description}")
     warn_overlap(training_set(options), evaluation_set(options), console)
     return images
 

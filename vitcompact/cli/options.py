@@ -159,13 +159,6 @@ class Calibration:
     num_samples: int = option(
         512, panel=fields.IMAGES, min=1, metavar="N", help="Images to calibrate on, chosen at random; needs no labels."
     )
-    crops: int = option(
-        1,
-        panel=fields.IMAGES,
-        min=1,
-        metavar="N",
-        help="Crops of each of them, for few images: the centre, then random.",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

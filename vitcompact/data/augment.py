@@ -6,10 +6,7 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from vitcompact.errors import UsageError
@@ -71,12 +68,6 @@ def crop_box(height: int, width: int, augment: Augment, rng: random.Random) -> t
     ratio = min(max(width / height, augment.ratio[0]), augment.ratio[1])
     crop_height, crop_width = min(height, round(width / ratio)), min(width, round(height * ratio))
     return (height - crop_height) // 2, (width - crop_width) // 2, max(crop_height, 1), max(crop_width, 1)
-
-
-def pixels_of(image: Image.Image) -> Tensor:
-    """uint8 (channels, height, width) of a whole image; channels last in memory, for which resampling is fast."""
-    rows = np.array(image).reshape(image.height, image.width, -1)
-    return torch.from_numpy(rows).permute(2, 0, 1)
 
 
 def augmented(

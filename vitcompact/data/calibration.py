@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitcompact.data.augment import Augment
 from vitcompact.data.config import normalize, resolve_input
 from vitcompact.data.decode import Skipped
 from vitcompact.data.image_set import StreamSet
 from vitcompact.data.open import open_dataset
 from vitcompact.data.options import DataOptions
-from vitcompact.data.pipeline import RandomCrops, TransformedImages
+from vitcompact.data.pipeline import TransformedImages
 from vitcompact.data.sampling import random_subset, sample_stream
 from vitcompact.progress import Progress, silent
 
@@ -24,9 +23,7 @@ class CalibrationImages:
     `options.num_samples` images are chosen at random over the whole data set (class folders are sorted, so the first
     n would be one class) and prepared by the evaluation transform of the model. Of a stream, a seeded sample of
     its beginning is taken, see `sample_stream`. Every chosen image is decoded once here, so that unreadable ones are
-    known from the start: they are skipped, named in `skipped`, and nothing takes their place. With `options.crops` an
-    image is followed by random crops of itself, so that the images held out for choices hardly ever share a photograph
-    with those that are fitted.
+    known from the start: they are skipped, named in `skipped`, and nothing takes their place.
 
     Args:
         model: a timm module, or its `pretrained_cfg`.
@@ -52,13 +49,7 @@ class CalibrationImages:
             dataset = sample_stream(dataset, options.num_samples, options.seed)
         indices = random_subset(len(dataset), options.num_samples, options.seed)
         self._images = TransformedImages(
-            dataset,
-            indices,
-            self.config,
-            options.batch_size,
-            options.workers,
-            options.cache_mb,
-            RandomCrops(options.crops - 1, Augment().resolved(model), options.seed),
+            dataset, indices, self.config, options.batch_size, options.workers, options.cache_mb
         )
         self._num_batches = 0
         progress.start("decode images", len(self._images))

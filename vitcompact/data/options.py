@@ -32,8 +32,7 @@ class DataOptions:
         batch_size: images a batch.
         workers: threads that read and decode ahead; 0 decodes in the caller's thread. Results do not depend on it.
         num_samples: a seeded random subset of this many images; None is all of them.
-        crops: crops of each calibration image, the central one of evaluation first, the others random (`Augment`).
-        seed: decides the subset, the order of training images, their augmentation and random crops.
+        seed: decides the subset, the order of training images and their augmentation.
         cache_mb: memory in MiB that decoded 8-bit images may fill so that later passes do not decode again.
     """
 
@@ -51,7 +50,6 @@ class DataOptions:
     batch_size: int = 64
     workers: int = 2
     num_samples: int | None = None
-    crops: int = 1
     seed: int = 0
     cache_mb: int = 512
 
@@ -61,7 +59,6 @@ class DataOptions:
         _at_least("workers", self.workers, 0)
         _at_least("cache-mb", self.cache_mb, 0)
         _at_least("num-samples", self.num_samples, 1)
-        _at_least("crops", self.crops, 1)
         _at_least("img-size", self.img_size, 1)
         if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise UsageError(f"crop-pct must be above 0 and at most 1, got {self.crop_pct}")

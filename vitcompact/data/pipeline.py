@@ -5,19 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from vitcompact.data.augment import Augment, augmented, pixels_of
 from vitcompact.data.config import InputConfig, Transform, eval_transform
 from vitcompact.data.decode import Skipped, UnreadableImageError
 from vitcompact.data.image_set import ImageSet
 from vitcompact.data.prefetch import BoundedCache, chunked, ordered_map
-from vitcompact.data.sampling import generator
 from vitcompact.errors import DataError
 
 logger = logging.getLogger("vitcompact")
@@ -63,28 +59,11 @@ class SkipList:
             )
 
 
-@dataclass(frozen=True)
-class RandomCrops:
-    """`number` augmented crops beside the transformed image, seeded by (seed, index of image, index of crop)."""
-
-    number: int
-    augment: Augment
-    seed: int
-
-    def of(self, image: Image.Image, index: int, config: InputConfig) -> list[Tensor]:
-        """uint8 (channels, height, width) each, at the model's size."""
-        if not self.number:
-            return []
-        pixels, size = pixels_of(image), config.input_size[1:]
-        sources = [generator("crop", self.seed, index, number) for number in range(self.number)]
-        return [augmented(pixels, size, config.interpolation, self.augment, rng).contiguous() for rng in sources]
-
-
 class TransformedImages:
     """The images `indices` of `dataset` by timm's evaluation transform, as uint8 batches with labels.
 
-    An unreadable image makes its batch shorter; nothing takes its place. Transformed images stay in memory
-    up to `cache_mb` MiB, so that later passes decode only the rest. Each is followed by its `crops`.
+    An unreadable image makes its batch one shorter; nothing takes its place. Transformed images stay in memory
+    up to `cache_mb` MiB, so that later passes decode only the rest.
 
     Raises:
         DataError: on iteration, when not one image could be read.
@@ -98,33 +77,31 @@ class TransformedImages:
         batch_size: int,
         workers: int,
         cache_mb: int,
-        crops: RandomCrops | None = None,
     ) -> None:
         self.dataset = dataset
         self.indices = list(indices)
-        self._crops = crops
-        self._chunk = max(1, batch_size // (1 if crops is None else 1 + crops.number))  # images a batch
+        self.batch_size = batch_size
         self.skips = SkipList()
         self._config = config
         self._transform = eval_transform(config)
         self._workers = workers
-        self._cache: BoundedCache[list[Sample]] = BoundedCache(cache_mb)
+        self._cache: BoundedCache[Sample] = BoundedCache(cache_mb)
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self._chunk)
+        return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """uint8 (batch, channels, height, width) and int64 (batch,)."""
-        for samples in ordered_map(self._load, chunked(self.indices, self._chunk), self._workers):
+        for samples in ordered_map(self._load, chunked(self.indices, self.batch_size), self._workers):
             if samples:
                 yield stack(samples)
         self.skips.warn(len(self.indices))
         self.skips.refuse_all(len(self.indices), self.dataset.description)
 
     def _load(self, indices: Iterable[int]) -> list[Sample]:
-        return [sample for index in indices for sample in self._samples(index)]
+        return [sample for index in indices if (sample := self._sample(index)) is not None]
 
-    def _samples(self, index: int) -> list[Sample]:
+    def _sample(self, index: int) -> Sample | None:
         cached = self._cache.get(index)
         if cached is not None:
             return cached
@@ -132,12 +109,10 @@ class TransformedImages:
             image, label = self.dataset.load(index, self._config.image_mode)
         except UnreadableImageError as error:
             self.skips.add(index, self.dataset.name(index), str(error))
-            return []
-        views = [apply_transform(self._transform, image)]
-        views += self._crops.of(image, index, self._config) if self._crops is not None else []
-        samples = [(view, label) for view in views]
-        self._cache.put(index, samples, sum(view.numel() for view in views))
-        return samples
+            return None
+        sample = apply_transform(self._transform, image), label
+        self._cache.put(index, sample, sample[0].numel())
+        return sample
 
 
 def apply_transform(transform: Transform, image: object) -> Tensor:

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from itertools import chain, count, islice
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vitcompact.data.augment import Augment, augmented, pixels_of
+from vitcompact.data.augment import Augment, augmented
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped, UnreadableImageError
 from vitcompact.data.image_set import ImageSet, StreamedImage, StreamSet
@@ -103,7 +105,8 @@ class TrainingBatches(ABC):
         """What augmentation starts from: all pixels; without augmentation, those of the evaluation transform."""
         if self._augment is None:
             return apply_transform(self._transform, image)
-        return pixels_of(image)
+        rows = np.array(image).reshape(image.height, image.width, -1)
+        return torch.from_numpy(rows).permute(2, 0, 1)  # channels last in memory: the fast resampling
 
     @abstractmethod
     def _epoch_items(self, epoch: int, start: int) -> Iterator[Any]:

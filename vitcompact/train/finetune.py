@@ -26,7 +26,7 @@ from vitcompact.train.identity import check_same_run, describe_run
 from vitcompact.train.interrupt import StopRequest
 from vitcompact.train.keep import Best, Keeper
 from vitcompact.train.loop import Clock, Loop, Stopwatch
-from vitcompact.train.nearer import evaluated_loss, unseen_crops
+from vitcompact.train.nearer import JUDGED_STEPS, evaluated_loss, unseen_crops
 from vitcompact.train.options import ResolvedOptions, TrainOptions
 from vitcompact.train.precision import amp_dtype
 from vitcompact.train.result import FinetuneResult, StoppedBy
@@ -61,7 +61,8 @@ def finetune(
     Args:
         model: a converted model in training form (or any timm model); not modified. All parameters are trained from
             the first block on that differs from the original's. Should the loss of a batch be larger after
-            training than before, it keeps the weights it had (`best_step` 0), and a warning says so.
+            training than before, it keeps the weights it had (`best_step` 0), and a warning says so; runs of fewer than
+            `JUDGED_STEPS` are not judged.
         teacher: the original that it was converted from; it comes back in its own mode and on its own device.
         batches: `data.TrainingBatches`, or normalised images (n, channels, height, width), or batches of them.
         options: limits, rates and losses.
@@ -175,7 +176,7 @@ class _Run:
         if held_out is not None and (best := self._better(model, held_out)) is not None:
             model.load_state_dict(best.weights)
             best_step = best.step
-        if self._went_astray(model):
+        if loop.plan.step >= JUDGED_STEPS and self._went_astray(model):
             model.load_state_dict(self.model.state_dict())
             best_step = 0
         if held_out is not None:

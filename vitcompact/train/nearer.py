@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from vitcompact.evaluate.forward import eval_mode
 from vitcompact.train.stream import TrainingStream
 
+JUDGED_STEPS = 20
+"""Steps from which on a run is meant to get somewhere: a few of them say nothing of the rate they were taken at."""
+
 _ELSEWHERE = 10**6
 
 

@@ -20,7 +20,7 @@ from .common import Calibration, UnreachableError
 from .merging import merging_to, merging_to_time
 from .naive import shares
 
-LEVELS = (1.0, 0.9, 0.8, 0.66)
+LEVELS = (1.0, 0.95, 0.9, 0.8, 0.66)
 """What a budget may leave before tokens are merged; 1 is merging alone."""
 
 
@@ -42,7 +42,7 @@ def pair_filters_reconstruct(model: nn.Module, calibration: Calibration, target:
 
 def budget(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """All operators under one global budget, closed form alone."""
-    return _budget(model, calibration, target)
+    return _closed_form(model, calibration, target, "macs")
 
 
 def budget_reconstruct(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
@@ -52,7 +52,7 @@ def budget_reconstruct(model: nn.Module, calibration: Calibration, target: float
 
 def budget_latency(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """A budget of time instead of MACs, closed form alone: `target` is the share of the original's time to keep."""
-    return _budget(model, calibration, target, unit="latency")
+    return _closed_form(model, calibration, target, "latency")
 
 
 def budget_latency_reconstruct(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
@@ -108,7 +108,7 @@ def _split(model: nn.Module, calibration: Calibration, target: float, unit: Unit
 
 
 def _closed_form(model: nn.Module, calibration: Calibration, level: float, unit: Unit) -> nn.Module:
-    """A budget's model, made once for all targets that go on from it."""
+    """A budget's model, made once for all methods and targets that go on from it; not to be changed in place."""
     known = calibration.measured
     if (unit, level) not in known:
         known[unit, level] = _budget(model, calibration, level, unit)

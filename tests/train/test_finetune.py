@@ -17,6 +17,7 @@ from vitcompact.train import DivergedError, TensorBatches, TrainOptions, branch_
 from vitcompact.train.capture import BlockOutputs, block_names
 from vitcompact.train.distill import Distiller
 from vitcompact.train.losses import block_loss, logit_loss
+from vitcompact.train.nearer import unseen_crops
 
 from .helpers import SIZE, make_student, make_teacher, options, same_weights
 
@@ -191,6 +192,12 @@ def test_training_that_leads_away_is_undone(
     helped = finetune(student, teacher, images, options=options(lr=1e-3, steps=20))
     assert helped.best_step is None
     assert not same_weights(helped.model, student)
+
+
+@pytest.mark.parametrize(("batch_size", "number"), [(1, 16), (6, 3), (24, 1)])
+def test_small_batches_are_not_judged_by_one_of_them(images: Tensor, batch_size: int, number: int) -> None:
+    judged = unseen_crops(TensorBatches(images, batch_size=batch_size))
+    assert [len(batch) for batch, _ in judged] == [batch_size] * number
 
 
 def test_the_moving_average_is_what_comes_back(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:

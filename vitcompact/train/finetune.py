@@ -26,7 +26,7 @@ from vitcompact.train.identity import check_same_run, describe_run
 from vitcompact.train.interrupt import StopRequest
 from vitcompact.train.keep import Best, Keeper
 from vitcompact.train.loop import Clock, Loop, Stopwatch
-from vitcompact.train.nearer import JUDGED_STEPS, evaluated_loss, unseen_crops
+from vitcompact.train.nearer import JUDGED_STEPS, batches_judged, evaluated_loss, unseen_crops
 from vitcompact.train.options import ResolvedOptions, TrainOptions
 from vitcompact.train.precision import amp_dtype
 from vitcompact.train.result import FinetuneResult, StoppedBy
@@ -60,9 +60,9 @@ def finetune(
 
     Args:
         model: a converted model in training form (or any timm model); not modified. All parameters are trained from
-            the first block on that differs from the original's. Should the loss of a batch be larger after
-            training than before, it keeps the weights it had (`best_step` 0), and a warning says so; runs of fewer than
-            `JUDGED_STEPS` are not judged.
+            the first block on that differs from the original's. Should the loss of training images, in crops that no
+            step has seen, be larger after training than before, it keeps the weights it had (`best_step` 0), and a
+            warning says so; runs of fewer than `JUDGED_STEPS` are not judged.
         teacher: the original that it was converted from; it comes back in its own mode and on its own device.
         batches: `data.TrainingBatches`, or normalised images (n, channels, height, width), or batches of them.
         options: limits, rates and losses.
@@ -210,11 +210,11 @@ class _Run:
 
     def _went_astray(self, trained: nn.Module) -> bool:
         """Whether the model that was given is nearer to the original than what came out."""
-        images, labels = (x.to(self.device) for x in unseen_crops(self.stream))
+        batches = [(images.to(self.device), labels.to(self.device)) for images, labels in unseen_crops(self.stream)]
         losses = []
         for model in (copy.deepcopy(self.model).to(self.device, torch.float32), trained):
             with closing(Distiller(model, self.teacher, self.blocks, self.options, None)) as distiller:
-                losses.append(evaluated_loss(distiller.loss, model, images, labels))
+                losses.append(evaluated_loss(distiller.loss, model, batches))
         before, after = losses
         if after < before:
             return False
@@ -222,7 +222,7 @@ class _Run:
             "training led away from the original (loss %.3g on %d training images, %.3g before): the weights from "
             "before are kept; a lower --lr, more time or more images may help",
             after,
-            len(images),
+            sum(len(images) for images, _ in batches),
             before,
         )
         return True
@@ -237,7 +237,7 @@ class _Run:
 
     def _reserve(self, pace: float, held_out: HeldOut | None) -> float:
         """Seconds that `finish` will take; a forward pass is about a third of a step."""
-        seconds = pace  # one batch through both models, before and after
+        seconds = pace * batches_judged(self.stream)  # through both models, before and after
         seconds += self.options.statistics_batches * pace / 3 if self.has_branches else 0.0
         if held_out is not None:
             seconds += held_out.passes_left * self.keeper.notes["evaluation_seconds"] / 2

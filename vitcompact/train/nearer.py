@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +16,26 @@ from vitcompact.train.stream import TrainingStream
 JUDGED_STEPS = 20
 """Steps from which on a run is meant to get somewhere: a few of them say nothing of the rate they were taken at."""
 
+JUDGED_IMAGES = 16
+"""Images that the two are compared on, at least: whole batches of the run's own size."""
+
 _ELSEWHERE = 10**6
 
 
-def unseen_crops(stream: TrainingStream) -> tuple[Tensor, Tensor]:
-    """A batch of an epoch that no run reaches: images of training and their labels, in crops that no step has seen."""
+def batches_judged(stream: TrainingStream) -> int:
+    """How many batches make up `JUDGED_IMAGES`."""
+    return math.ceil(JUDGED_IMAGES / stream.batch_size)
+
+
+def unseen_crops(stream: TrainingStream) -> list[tuple[Tensor, Tensor]]:
+    """Batches of an epoch that no run reaches: images of training and their labels, in crops that no step has seen."""
     with closing(stream.batches(_ELSEWHERE * stream.steps_per_epoch)) as batches:  # type: ignore[type-var]
-        return next(batches)
+        return list(islice(batches, batches_judged(stream)))
 
 
-def evaluated_loss(loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """`loss` of a batch, with the model it belongs to in evaluation mode."""
+def evaluated_loss(
+    loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]
+) -> float:
+    """Mean `loss` of batches of images and labels, with the model it belongs to in evaluation mode."""
     with eval_mode(model), torch.no_grad():
-        return float(loss(images, labels))
+        return sum(float(loss(images, labels)) for images, labels in batches) / len(batches)

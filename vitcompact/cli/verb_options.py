@@ -133,7 +133,8 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
         None,
         panel=fields.TRAINING,
         metavar="RATE",
-        help="Learning rate at its height, relative to the weights' size; by default 1e-4, or 3e-5 without a head.",
+        help="Learning rate at its height, relative to the weights' size; by default about 1e-4, or 3e-5 without a "
+        "head, less where little was taken away.",
     )
     scale: tuple[float, ...] | None = option(
         None,

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from vitcompact.train.loop import Clock, Loop, Stopwatch
 from vitcompact.train.nearer import JUDGED_STEPS, batches_judged, evaluated_loss, unseen_crops
 from vitcompact.train.options import ResolvedOptions, TrainOptions
 from vitcompact.train.precision import amp_dtype
+from vitcompact.train.rate import block_error, rate_factor
 from vitcompact.train.result import FinetuneResult, StoppedBy
 from vitcompact.train.scales import output_scales
 from vitcompact.train.schedule import LearningRate, StepPlan
@@ -79,7 +81,7 @@ def finetune(
         Interrupted: by Ctrl-C or SIGTERM, after the step in progress.
         DivergedError: the loss was not finite for several steps in a row.
     """
-    chosen = ResolvedOptions.of(options or TrainOptions(), has_head=num_classes(teacher) > 0)
+    chosen = options or TrainOptions()
     device = torch.device(device)
     stream = as_stream(batches, model, chosen.seed)
     watch, home = Stopwatch(clock), _device_of(teacher)
@@ -101,13 +103,14 @@ class _Run:
         model: nn.Module,
         teacher: nn.Module,
         stream: TrainingStream,
-        options: ResolvedOptions,
+        given: TrainOptions,
         device: torch.device,
         folder: Path | None,
         stop: StopRequest,
         progress: Progress,
     ) -> None:
-        self.model, self.teacher, self.stream, self.options = model, teacher, stream, options
+        options = ResolvedOptions.of(given, has_head=num_classes(teacher) > 0)
+        self.model, self.teacher, self.stream = model, teacher, stream
         self.home = _device_of(model)
         self.device, self.stop, self.progress = device, stop, progress
         self.amp_dtype = amp_dtype(options, device)
@@ -122,6 +125,10 @@ class _Run:
         if options.block_weight and not self.blocks:
             logger.warning("the original's blocks are not known: only its outputs are matched")
         self.has_branches = bool(branch_ratios(student))
+        if given.lr is None and options.block_weight and self.blocks:
+            factor = rate_factor(block_error(student, teacher, self.blocks, self._unseen()))
+            options = replace(options, lr=options.lr * factor, branch_lr=options.branch_lr * factor)
+        self.options = options
         self.distiller = Distiller(student, teacher, self.blocks, options, self.amp_dtype)
         if options.grad_checkpointing:
             _checkpoint_gradients(student)
@@ -199,6 +206,7 @@ class _Run:
             stopped_by=_stopped_by(loop.plan, self.options),
             best_step=best_step,
             skipped_steps=self.stepper.bad_steps,
+            lr=self.options.lr,
         )
 
     def _better(self, model: nn.Module, held_out: HeldOut) -> Best | None:
@@ -210,8 +218,7 @@ class _Run:
 
     def _went_astray(self, trained: nn.Module) -> bool:
         """Whether the model that was given is nearer to the original than what came out."""
-        batches = [(images.to(self.device), labels.to(self.device)) for images, labels in unseen_crops(self.stream)]
-        losses = []
+        batches, losses = self._unseen(), []
         for model in (copy.deepcopy(self.model).to(self.device, torch.float32), trained):
             with closing(Distiller(model, self.teacher, self.blocks, self.options, None)) as distiller:
                 losses.append(evaluated_loss(distiller.loss, model, batches))
@@ -226,6 +233,9 @@ class _Run:
             before,
         )
         return True
+
+    def _unseen(self) -> list[tuple[Tensor, Tensor]]:
+        return [(images.to(self.device), labels.to(self.device)) for images, labels in unseen_crops(self.stream)]
 
     def _score_before(self, held_out: HeldOut | None, watch: Stopwatch) -> None:
         if held_out is None or "before" in self.keeper.notes:

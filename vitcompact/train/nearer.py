@@ -16,7 +16,7 @@ from vitcompact.train.stream import TrainingStream
 JUDGED_STEPS = 20
 """Steps from which on a run is meant to get somewhere: a few of them say nothing of the rate they were taken at."""
 
-JUDGED_IMAGES = 16
+JUDGED_IMAGES = 8
 """Images that the two are compared on, at least: whole batches of the run's own size."""
 
 _ELSEWHERE = 10**6

@@ -28,7 +28,8 @@ class TrainOptions:
         max_minutes: wall-clock minutes of the whole call, evaluation included. Of several limits the first one reached
             ends the run; with none, `DEFAULT_MINUTES`.
         opt: timm optimizer name; None is `adamw`, or `muon` for a model without a head (`ResolvedOptions.of`).
-        lr: learning rate at its height; None is 1e-4, or 3e-5 for a model without a head.
+        lr: learning rate at its height; None is 1e-4, or 3e-5 for a model without a head, times a factor for how
+            far the model is from its original (`rate.rate_factor`), which then `branch_lr` is multiplied by too.
         branch_lr: learning rate of what starts silent: the BatchNorm of re-parameterised branches, and alpha.
         weight_decay: decay of weight matrices (never of biases, norms, branches' BatchNorm and `no_weight_decay()`).
         clip_grad: largest norm of all gradients together; None does not clip.
@@ -106,7 +107,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class ResolvedOptions(TrainOptions):
-    """Options with nothing left open that depends on the model."""
+    """Options with nothing left open that depends on the kind of model."""
 
     opt: str = "adamw"
     lr: float = 1e-4

@@ -29,6 +29,7 @@ class FinetuneResult:
         best_step: the step whose weights `model` has, where those are not the last: an evaluation during training was
             better, or (0) training led away from the original.
         skipped_steps: steps without effect, since their loss was not finite.
+        lr: the learning rate at its height.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class FinetuneResult:
     stopped_by: StoppedBy
     best_step: int | None = None
     skipped_steps: int = 0
+    lr: float | None = None
 
     @property
     def top1(self) -> dict[str, float | None]:
@@ -53,5 +55,5 @@ class FinetuneResult:
     def to_json(self) -> dict[str, Any]:
         """The keys of `finetune --json`, without `out`."""
         measured = ("steps", "epochs", "top1", "agreement", "cosine", "seconds", "images_seen", "branch_ratio")
-        names = (*measured, "stopped_by", "best_step", "skipped_steps")
+        names = (*measured, "stopped_by", "best_step", "skipped_steps", "lr")
         return {name: getattr(self, name) for name in names}

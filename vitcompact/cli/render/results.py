@@ -25,6 +25,8 @@ def finetune_table(document: Mapping[str, Any]) -> Group:
         rows.append(("cosine to the original's features", number(document["cosine"])))
     if document.get("seconds") is not None:
         rows.insert(1, ("time", duration(document["seconds"])))
+    if document.get("lr") is not None:
+        rows.insert(1, ("learning rate", f"{document['lr']:.1e}"))
     return pairs("Finetuned", rows)
 
 

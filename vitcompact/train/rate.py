@@ -15,10 +15,10 @@ from vitcompact.train.options import TrainOptions
 USUAL_ERROR = 0.05
 """Mean `relative_error` of the blocks for which default learning rates are meant literally (docs/results.md)."""
 
-_BLOCKS_ALONE = TrainOptions(logit_weight=0.0, feature_weight=0.0, block_weight=1.0)
-
 FACTORS = (0.1, 1.5)
 """By how much the error may change them."""
+
+_BLOCKS_ALONE = TrainOptions(logit_weight=0.0, feature_weight=0.0, block_weight=1.0)
 
 
 def rate_factor(error: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -143,8 +143,8 @@ def fine_tune(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`vitcompact.finetune` with its defaults, the same for every method; labels are not used.
 
-    Blocks that merge tokens have no outputs of the original to match. Converted models are trained before they merge,
-    as on the command line; merging alone, where all that is left to learn is the output, is trained on that.
+    Converted models are trained before they merge tokens, as on the command line; merging alone is trained as it
+    merges, each token on the outputs of all that were merged into it.
 
     Returns:
         the trained module, and what is recorded of the run.
@@ -153,8 +153,6 @@ def fine_tune(
     options = TrainOptions(max_minutes=minutes, steps=steps, seed=seed)
     if plan.merge_tokens and plan.layers:
         stop_merging(model)
-    elif plan.merge_tokens:
-        options = replace(options, block_weight=0.0)
     loaders = [training_loader(original, DataOptions(data_dir=p, batch_size=batch_size, seed=seed)) for p in paths]
     stream = loaders[0] if len(loaders) == 1 else Alternating(loaders)
     began = time.process_time()

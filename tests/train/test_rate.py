@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
+from importlib import import_module
 
 import pytest
 import torch
@@ -11,9 +13,12 @@ from torch import Tensor, nn
 
 from vitcompact.train import TrainOptions, finetune
 from vitcompact.train.capture import block_names
+from vitcompact.train.options import ResolvedOptions
 from vitcompact.train.rate import FACTORS, USUAL_ERROR, block_error, rate_factor
 
 from .helpers import make_teacher
+
+finetune_module = import_module("vitcompact.train.finetune")  # the package has a function of that name
 
 
 def nearby(teacher: nn.Module, share: float) -> nn.Module:
@@ -55,6 +60,27 @@ def test_a_rate_that_is_given_is_taken_and_outputs_alone_change_none(images: Ten
     student = nearby(teacher, 0.1)
     assert chosen(student, teacher, images, lr=7e-4) == 7e-4
     assert chosen(student, teacher, images, block_weight=0.0) == 1e-4
+
+
+def test_branches_follow_the_rate_unless_they_have_one_of_their_own(
+    images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[ResolvedOptions] = []
+    make = finetune_module.make_optimizer
+
+    def recorded(model: nn.Module, options: ResolvedOptions, scales: Mapping[str, float]) -> torch.optim.Optimizer:
+        used.append(options)
+        return make(model, options, scales)
+
+    monkeypatch.setattr(finetune_module, "make_optimizer", recorded)
+    teacher = make_teacher()
+    student = nearby(teacher, 0.1)
+    for rates in ({}, {"branch_lr": 3e-3}, {"lr": 7e-4}, {"lr": 7e-4, "branch_lr": 3e-3}):
+        chosen(student, teacher, images, **rates)
+    factor = used[0].lr / 1e-4
+    assert factor < 1
+    assert [options.branch_lr for options in used] == pytest.approx([factor * 1e-3, 3e-3, 1e-3, 3e-3])
+    assert [options.lr for options in used] == pytest.approx([factor * 1e-4, factor * 1e-4, 7e-4, 7e-4])
 
 
 def test_a_model_without_a_head_has_a_rate_of_its_own(images: Tensor) -> None:

@@ -134,7 +134,7 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
         panel=fields.TRAINING,
         metavar="RATE",
         help="Learning rate at its height, relative to the weights' size; by default about 1e-4, or 3e-5 without a "
-        "head, less where little was taken away.",
+        "head, times 0.1 to 1.5 by how much was taken away.",
     )
     scale: tuple[float, ...] | None = option(
         None,
@@ -143,8 +143,11 @@ class FinetuneOptions(Common, Workdir, OutOptions, Seed, Device, NumSamples, Dat
         metavar="MIN,MAX",
         help="Share of an image's area in a random crop; by default 0.8,1, or 0.35,1 for a model without a head.",
     )
-    branch_lr: float = option(
-        1e-3, panel=fields.TRAINING, metavar="RATE", help="That of branches and alpha, which start silent."
+    branch_lr: float | None = option(
+        None,
+        panel=fields.TRAINING,
+        metavar="RATE",
+        help="That of branches and alpha, which start silent; by default about 1e-3, as --lr.",
     )
     temperature: float = option(2.0, panel=fields.TRAINING, metavar="T", help="Softmax temperature of the logit loss.")
     block_weight: float = option(

@@ -127,7 +127,9 @@ class _Run:
         self.has_branches = bool(branch_ratios(student))
         if given.lr is None and options.block_weight and self.blocks:
             factor = rate_factor(block_error(student, teacher, self.blocks, self._unseen()))
-            options = replace(options, lr=options.lr * factor, branch_lr=options.branch_lr * factor)
+            options = replace(options, lr=options.lr * factor)
+            if given.branch_lr is None:
+                options = replace(options, branch_lr=options.branch_lr * factor)
         self.options = options
         self.distiller = Distiller(student, teacher, self.blocks, options, self.amp_dtype)
         if options.grad_checkpointing:

@@ -29,8 +29,9 @@ class TrainOptions:
             ends the run; with none, `DEFAULT_MINUTES`.
         opt: timm optimizer name; None is `adamw`, or `muon` for a model without a head (`ResolvedOptions.of`).
         lr: learning rate at its height; None is 1e-4, or 3e-5 for a model without a head, times a factor for how
-            far the model is from its original (`rate.rate_factor`), which then `branch_lr` is multiplied by too.
-        branch_lr: learning rate of what starts silent: the BatchNorm of re-parameterised branches, and alpha.
+            far the model is from its original (`rate.rate_factor`).
+        branch_lr: learning rate of what starts silent: the BatchNorm of re-parameterised branches, and alpha. None is
+            1e-3, times the same factor where `lr` is None too.
         weight_decay: decay of weight matrices (never of biases, norms, branches' BatchNorm and `no_weight_decay()`).
         clip_grad: largest norm of all gradients together; None does not clip.
         sched: timm schedule name, one of `SCHEDULES`, applied step by step.
@@ -60,7 +61,7 @@ class TrainOptions:
     max_minutes: float | None = None
     opt: str | None = None
     lr: float | None = None
-    branch_lr: float = 1e-3
+    branch_lr: float | None = None
     weight_decay: float = 0.01
     clip_grad: float | None = 1.0
     sched: str = "cosine"
@@ -111,6 +112,7 @@ class ResolvedOptions(TrainOptions):
 
     opt: str = "adamw"
     lr: float = 1e-4
+    branch_lr: float = 1e-3
 
     @classmethod
     def of(cls, options: TrainOptions, has_head: bool) -> ResolvedOptions:
@@ -121,7 +123,8 @@ class ResolvedOptions(TrainOptions):
         """
         values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
         opt, lr = ("adamw", 1e-4) if has_head else ("muon", 3e-5)
-        return cls(**{**values, "opt": options.opt or opt, "lr": options.lr or lr})
+        given = {name: value for name, value in values.items() if value is not None}
+        return cls(**{**values, "opt": opt, "lr": lr, "branch_lr": cls.branch_lr, **given})
 
 
 def option(name: str) -> str:

@@ -71,14 +71,7 @@ def main() -> None:
         options = TrainOptions(max_minutes=args.max_minutes, seed=args.seed)
         result = vitcompact.finetune(compact, original, loader, options=options)
         compact = result.model
-        ratios = list(result.branch_ratio.values())
-        report(
-            "finetune",
-            compact,
-            steps=result.steps,
-            minutes=f"{result.seconds / 60:.1f}",
-            branches=f"{min(ratios):.4f}..{max(ratios):.4f}",
-        )
+        report("finetune", compact, steps=result.steps, minutes=f"{result.seconds / 60:.1f}")
     folded = vitcompact.fold(compact, images=next(iter(images))[:16])
     report("fold", folded, parity=folded.vitcompact_parity)
     macs = (count(folded, size).macs, count(original, size).macs)

@@ -21,7 +21,7 @@ def compact() -> nn.Module:
     torch.manual_seed(0)
     model = perturbed(timm.create_model("test_vit3", img_size=64, num_classes=5).eval(), seed=1).eval()
     images = torch.randn(48, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    return perturbed(vitcompact.convert(model, images=images), seed=2).eval()
+    return perturbed(vitcompact.convert(model, images=images, branches=1), seed=2).eval()
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def test_a_wrong_fold_is_caught(compact: nn.Module, monkeypatch: pytest.MonkeyPa
 def test_a_wrong_fold_of_silent_branches_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Freshly converted, every branch is silent: only the perturbed copy can tell."""
     model = perturbed(timm.create_model("test_vit", img_size=64, num_classes=5).eval(), seed=1).eval()
-    fresh = vitcompact.convert(model, images=torch.randn(16, 3, 64, 64))
+    fresh = vitcompact.convert(model, images=torch.randn(16, 3, 64, 64), branches=1)
     monkeypatch.setattr(FactorizedLinear, "merged", lambda self: copy.deepcopy(self.solved))
     with pytest.raises(VerificationError, match="perturbed"):
         vitcompact.fold(fresh)

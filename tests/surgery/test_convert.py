@@ -16,6 +16,7 @@ import vitcompact
 from vitcompact.analysis import count
 from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.fold.verify import perturbed
+from vitcompact.layers.branches import BranchedLinear
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import NeuronsSpec
 from vitcompact.streams.streams import held_out
@@ -43,13 +44,22 @@ def error(model: nn.Module, original: nn.Module, images: Tensor) -> float:
 @torch.no_grad()
 def test_better_than_naive_and_silent(vit: nn.Module, images: Tensor) -> None:
     fresh = torch.randn(32, 3, 64, 64)
-    compact = vitcompact.convert(vit, images=images)
+    compact = vitcompact.convert(vit, images=images, branches=1)
     naive = vitcompact.convert(vit, images=images, init="svd", hallucinate="copy")
     assert error(compact, vit, fresh) < 0.9 * error(naive, vit, fresh)
     assert torch.equal(compact(fresh), compact.train()(fresh))  # no drop rates here: silent branches change nothing
     fidelity = compact.vitcompact_fidelity
     assert fidelity.num_samples == 6
     assert 0 <= fidelity.agreement <= 1
+
+
+def test_branches_only_where_asked_for(vit: nn.Module, images: Tensor) -> None:
+    for asked, there in ({}, 0), ({"branches": 2}, 2):
+        compact = vitcompact.convert(vit, images=images[:16], only="ffn", **asked)
+        found = {len(module.branches) for module in compact.modules() if isinstance(module, BranchedLinear)}
+        assert found == ({there} if there else set())
+        specs = [spec for layer in compact.vitcompact_plan.layers for spec in layer.operators]
+        assert {spec.branches for spec in specs} == {there}
 
 
 def test_cost_in_forward_passes(vit: nn.Module) -> None:

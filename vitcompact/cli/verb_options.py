@@ -96,7 +96,11 @@ class ConvertOptions(
         help="Rank of a 3x3 filter over hallucinated maps; 0 is none.",
     )
     branches: int = option(
-        1, panel=fields.SURGERY, min=0, metavar="N", help="Trainable branches beside each FFN factor, gone after fold."
+        0,
+        panel=fields.SURGERY,
+        min=0,
+        metavar="N",
+        help="Trainable branches beside each FFN factor, gone after fold; they gain nothing in short fine-tuning.",
     )
     cache_gb: float = option(
         4.0, panel=fields.SURGERY, min=0, metavar="GB", help="Memory for one block's inputs; beyond it they go to disk."

@@ -33,7 +33,7 @@ class Selection:
     protect: tuple[str, ...] = ()
     terms: tuple[str, ...] = ("identity",)
     filter_rank: int = 0
-    branches: int = 1
+    branches: int = 0
 
     def __post_init__(self) -> None:
         for option, value in (("ratio", self.ratio), ("rank-ratio", self.rank_ratio)):

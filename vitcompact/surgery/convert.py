@@ -50,7 +50,7 @@ def convert(
     protect: Iterable[str] = (),
     terms: Iterable[str] = ("identity",),
     filter_rank: int = 0,
-    branches: int = 1,
+    branches: int = 0,
     init: Init = "lstsq",
     hallucinate: Hallucinate = "refit",
     reconstruct: int | ReconstructOptions = 0,
@@ -80,7 +80,8 @@ def convert(
         protect: glob patterns of module paths to leave alone.
         terms: further paths of a hallucinated map, out of `identity`, `mean` and `conv` (a 3x3 filter of every head's
             own values, on plain ViTs only).
-        branches: silent branches of each FFN factor for fine-tuning.
+        branches: silent branches of each FFN factor for fine-tuning (paper, section 3.3); minutes of it make them move,
+            but not gain anything (docs/results.md).
         init, hallucinate: `svd` and `copy` are the naive methods, kept for comparison.
         reconstruct: Adam steps per block after the closed form, on the same images.
         without: ingredients to leave out, for comparison; out of `INGREDIENTS`.

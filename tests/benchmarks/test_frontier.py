@@ -16,6 +16,7 @@ from torch import nn
 
 import vitcompact
 from vitcompact.fold.verify import perturbed
+from vitcompact.train import TrainOptions
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -98,6 +99,24 @@ def test_every_kind_of_model_is_trained_and_costs_the_same_afterwards(
     assert record["steps"] == 2
     assert any(not torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert macs_of(trained) == cost
+
+
+def test_every_method_gets_the_same_fine_tuning(
+    model: nn.Module, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Merging tokens too: on outputs alone it would be led away, and seem worse than it is."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
+    used, finetune = [], vitcompact.finetune
+
+    def recorded(*args: Any, options: TrainOptions, **kwargs: Any) -> Any:
+        used.append(options)
+        return finetune(*args, options=options, **kwargs)
+
+    monkeypatch.setattr(vitcompact, "finetune", recorded)
+    for method in ("variance", "merge", "budget-merge"):
+        made = METHODS[method].run(model, calibration, 0.85)
+        fine_tune(made, model, [str(tmp_path)], minutes=None, steps=1, batch_size=1, seed=0)
+    assert used == [TrainOptions(steps=1, seed=0)] * 3
 
 
 def test_a_target_out_of_reach(model: nn.Module, calibration: Calibration) -> None:

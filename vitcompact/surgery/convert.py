@@ -80,8 +80,7 @@ def convert(
         protect: glob patterns of module paths to leave alone.
         terms: further paths of a hallucinated map, out of `identity`, `mean` and `conv` (a 3x3 filter of every head's
             own values, on plain ViTs only).
-        branches: silent branches of each FFN factor for fine-tuning (paper, section 3.3); minutes of it make them move,
-            but not gain anything (docs/results.md).
+        branches: silent branches of each FFN factor (paper, section 3.3); short fine-tuning gains nothing from them.
         init, hallucinate: `svd` and `copy` are the naive methods, kept for comparison.
         reconstruct: Adam steps per block after the closed form, on the same images.
         without: ingredients to leave out, for comparison; out of `INGREDIENTS`.

@@ -123,8 +123,8 @@ class ResolvedOptions(TrainOptions):
         """
         values: dict[str, Any] = {field.name: getattr(options, field.name) for field in fields(options)}
         opt, lr = ("adamw", 1e-4) if has_head else ("muon", 3e-5)
-        given = {name: value for name, value in values.items() if value is not None}
-        return cls(**{**values, "opt": opt, "lr": lr, "branch_lr": cls.branch_lr, **given})
+        defaults = {"opt": opt, "lr": lr, "branch_lr": cls.branch_lr}
+        return cls(**{**values, **{name: value for name, value in defaults.items() if values[name] is None}})
 
 
 def option(name: str) -> str:

@@ -104,6 +104,24 @@ class ConformanceSuite:
         assert torch.isfinite(got).all()
         assert not torch.equal(got, compact(images))
 
+    def test_the_default_form_goes_all_the_way(
+        self, original: nn.Module, compact: nn.Module, images: Tensor, tmp_path: Path
+    ) -> None:
+        """Without branches: converted, trained, folded and read by timm."""
+        converted = vitcompact.convert(original, images=images)
+        torch.testing.assert_close(converted(images), compact(images))  # whose branches are silent
+        result = vitcompact.finetune(
+            converted, original, images, options=TrainOptions(steps=2, warmup_steps=0, amp=False)
+        )
+        assert not result.branch_ratio
+        wanted = result.model(images)
+        assert not torch.equal(wanted, converted(images))
+        folded = vitcompact.fold(result.model)
+        assert (folded(images) - wanted).abs().max() <= 2e-4 * wanted.abs().max()
+        out = vitcompact.save(folded, tmp_path / "folded")
+        again = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+        assert torch.equal(again(images), folded(images))
+
     def test_grad_checkpointing_changes_nothing(self, case: Case, trained: nn.Module, images: Tensor) -> None:
         if not case.checkpointing:
             pytest.skip("this model cannot recompute activations")

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from frontier_measure import Images, Judge, fine_tune, measure_cost, measure_speed
 from frontier_methods import METHODS, Calibration, UnreachableError
-from frontier_records import Key, Records
+from frontier_records import Key, Records, read_entries
 from frontier_report import draw, tables
 from torch import nn
 
@@ -41,19 +41,19 @@ STAGES = ("raw", "finetuned")
 def main() -> int:
     args = _arguments()
     if args.report:
-        records = Records(args.results)
-        print(tables(records.entries))
+        entries = read_entries(args.results)
+        print(tables(entries))
         if args.plot:
-            for path in draw(records.entries, args.plot):
+            for path in draw(entries, args.plot):
                 print(f"drawn: {path}")
         return 0
     if args.threads:
         torch.set_num_threads(args.threads)
     original = vitcompact.load_source(args.checkpoint).model.float().eval()
     name = args.name or Path(str(args.checkpoint).removeprefix("local-dir:")).name
-    records = Records(args.results, name, _settings(args))
+    records = Records(args.results[0], name, _settings(args))
     judge = Judge(original, Images.load(original, args.judge, args.num_judge, 0, shuffle=False))
-    print(f"{name}: judging on {len(judge)} images, results in {args.results}", flush=True)
+    print(f"{name}: judging on {len(judge)} images, results in {args.results[0]}", flush=True)
     failed = 0
     if not records.has(Key(name, "original", 1.0, "raw", 0)):
         cost, scores = measure_cost(original, original), judge.scores(original)
@@ -151,7 +151,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", help="images to calibrate on: a folder or a .tar")
     parser.add_argument("--judge", help="images to score on")
     parser.add_argument("--finetune-on", nargs="+", help="images to distil on, in turn; by default the calibration set")
-    parser.add_argument("--results", type=Path, required=True, help="JSON-lines file")
+    parser.add_argument(
+        "--results", nargs="+", type=Path, required=True, help="JSON-lines file; with --report several, also .gz"
+    )
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--targets", nargs="+", type=float, default=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4], help="MACs kept")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
@@ -171,6 +173,10 @@ def _arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.report and not (args.checkpoint and args.calibration and args.judge):
         parser.error("CKPT, --calibration and --judge are needed (or --report)")
+    if not args.report and (len(args.results) > 1 or args.results[0].suffix == ".gz"):
+        parser.error("results are added to one file that is not compressed")
+    if args.report and (missing := [str(path) for path in args.results if not path.is_file()]):
+        parser.error(f"no such file: {', '.join(missing)}")
     args.stages = [stage for stage in STAGES if stage in args.stages]
     return args
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,25 +26,19 @@ class Records:
 
     Args:
         path: the file; it is made with the first entry.
-        checkpoint: whose entries will be added, with which settings; None only reads.
+        checkpoint: whose entries will be added, with which settings.
         settings: entries of one checkpoint that differ in these are not comparable.
 
     Raises:
         SystemExit: the file holds entries of this checkpoint made with other settings.
     """
 
-    def __init__(self, path: Path, checkpoint: str | None = None, settings: dict[str, Any] | None = None) -> None:
-        self._path, self._settings = path, settings or {}
-        self.entries: dict[Key, dict[str, Any]] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-            entry = _parsed(line)
-            if entry is not None:
-                self.entries[Key(**entry.pop("key"))] = entry
+    def __init__(self, path: Path, checkpoint: str, settings: dict[str, Any]) -> None:
+        self._path, self._settings = path, settings
+        self.entries = read_entries([path] if path.exists() else [])
         for key, entry in self.entries.items():
-            if key.checkpoint == checkpoint and entry["settings"] != self._settings:
-                names = {*entry["settings"], *self._settings}
-                changed = sorted(n for n in names if entry["settings"].get(n) != self._settings.get(n))
-                raise SystemExit(f"{path} holds results with other settings ({', '.join(changed)}): use another file")
+            if key.checkpoint == checkpoint:
+                _require_same(path, entry["settings"], self._settings)
 
     def has(self, key: Key) -> bool:
         """Whether this was computed."""
@@ -55,6 +51,29 @@ class Records:
         torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
         with self._path.open("a", encoding="utf-8") as file:
             file.write(("\n" if torn else "") + json.dumps({"key": asdict(key), **self.entries[key]}) + "\n")
+
+
+def read_entries(paths: Iterable[Path]) -> dict[Key, dict[str, Any]]:
+    """Entries of several files by key, gzipped ones (`.gz`) too; where two hold the same, that of the later file.
+
+    Raises:
+        SystemExit: entries of one checkpoint were made with different settings.
+    """
+    entries: dict[Key, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
+        for entry in filter(None, map(_parsed, text.splitlines())):
+            key = Key(**entry.pop("key"))
+            _require_same(path, entry["settings"], settings.setdefault(key.checkpoint, entry["settings"]))
+            entries[key] = entry
+    return entries
+
+
+def _require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if found != wanted:
+        changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        raise SystemExit(f"{path} holds results with other settings ({', '.join(changed)}): use another file")
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

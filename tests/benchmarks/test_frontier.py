@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from frontier_measure import fine_tune
 from frontier_methods import METHODS, Calibration, UnreachableError, heads, variance
 from frontier_methods.common import macs_of, nearest
 from frontier_methods.merging import merging_to_time
-from frontier_records import Key, Records
+from frontier_records import Key, Records, read_entries
 from frontier_report import at_speed, bootstrap, curves, tables
 
 
@@ -206,11 +207,25 @@ def test_file_resumes_and_refuses_other_settings(tmp_path: Path) -> None:
     again = Records(path, "a", {"num_images": 4})
     assert again.has(key)
     again.add(Key("a", "merge", 0.7, "raw", 0), {"x": 2})
-    assert len(Records(path).entries) == 2
+    assert len(read_entries([path])) == 2
     assert json.loads(path.read_text().splitlines()[-1])["x"] == 2
     assert Records(path, "b", {"num_images": 8}).entries
     with pytest.raises(SystemExit, match="num_images"):
         Records(path, "a", {"num_images": 8})
+
+
+def test_several_files_are_read_together_if_they_are_comparable(tmp_path: Path) -> None:
+    first, second, other = (tmp_path / name for name in ("first.jsonl", "second.jsonl.gz", "other.jsonl"))
+    keys = [Key("a", "merge", target, "raw", 0) for target in (0.8, 0.7)]
+    records = Records(first, "a", {"num_images": 4})
+    for key in keys:
+        records.add(key, {"x": 1})
+    line = json.loads(first.read_text().splitlines()[0])
+    second.write_bytes(gzip.compress(json.dumps({**line, "x": 2}).encode()))
+    assert {key: entry["x"] for key, entry in read_entries([first, second]).items()} == {keys[0]: 2, keys[1]: 1}
+    Records(other, "a", {"num_images": 8}).add(keys[0], {"x": 3})
+    with pytest.raises(SystemExit, match="num_images"):
+        read_entries([first, other])
 
 
 def test_paired_interval_holds_the_difference() -> None:

@@ -159,5 +159,5 @@ def fine_tune(
     result = vitcompact.finetune(model, original, stream, options=options)
     if plan.merge_tokens:
         install_merging(result.model, plan.merge_tokens)
-    record = {"steps": result.steps, "seconds": result.seconds, "cpu_seconds": time.process_time() - began}
-    return result.model, record
+    record = {name: getattr(result, name) for name in ("steps", "seconds", "lr", "best_step")}
+    return result.model, {**record, "cpu_seconds": time.process_time() - began}

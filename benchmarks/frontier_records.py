@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,17 +58,23 @@ def read_entries(paths: Iterable[Path]) -> dict[Key, dict[str, Any]]:
     """Entries of several files by key, gzipped ones (`.gz`) too; where two hold the same, that of the later file.
 
     Raises:
-        SystemExit: entries of one checkpoint were made with different settings.
+        SystemExit: a file cannot be read, or entries of one checkpoint were made with different settings.
     """
     entries: dict[Key, dict[str, Any]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for path in paths:
-        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
-        for entry in filter(None, map(_parsed, text.splitlines())):
+        for entry in filter(None, map(_parsed, _text(path).splitlines())):
             key = Key(**entry.pop("key"))
             _require_same(path, entry["settings"], settings.setdefault(key.checkpoint, entry["settings"]))
             entries[key] = entry
     return entries
+
+
+def _text(path: Path) -> str:
+    try:
+        return (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path} cannot be read: {error}") from error
 
 
 def _require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

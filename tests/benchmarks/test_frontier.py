@@ -98,6 +98,7 @@ def test_every_kind_of_model_is_trained_and_costs_the_same_afterwards(
     before, cost = copy.deepcopy(made.state_dict()), macs_of(made)
     trained, record = fine_tune(made, model, [str(tmp_path)], minutes=None, steps=2, batch_size=4, seed=0)
     assert record["steps"] == 2
+    assert 0 < record["lr"] < 2e-4
     assert any(not torch.equal(value, before[name]) for name, value in trained.state_dict().items())
     assert macs_of(trained) == cost
 
@@ -226,6 +227,9 @@ def test_several_files_are_read_together_if_they_are_comparable(tmp_path: Path) 
     Records(other, "a", {"num_images": 8}).add(keys[0], {"x": 3})
     with pytest.raises(SystemExit, match="num_images"):
         read_entries([first, other])
+    second.write_bytes(second.read_bytes()[:20])
+    with pytest.raises(SystemExit, match="second"):
+        read_entries([second])
 
 
 def test_paired_interval_holds_the_difference() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import CheckpointError, Interrupted, UsageError
-from vitcompact.train import TensorBatches, finetune
+from vitcompact.train import TensorBatches, TrainOptions, finetune
 from vitcompact.train.state import BEST_NAME, STATE_NAME, State, load_state, save_state
 
 from .helpers import StopAfter, make_student, make_teacher, options, same_weights
@@ -129,6 +130,16 @@ def test_a_state_of_another_run_is_refused_by_name(
     with pytest.raises(UsageError, match="training images"):
         resume(batches=TensorBatches(images, batch_size=8, seed=1))
     resume(options=options(save_minutes=7))  # how often it is saved makes no other run
+
+
+def test_a_rate_that_was_left_to_the_rule_is_not_one_that_was_given(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    left = TrainOptions(steps=2, amp=False)
+    finetune(student, teacher, stream, options=left, state_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"--lr was not given and is 0\.0001"):
+        finetune(student, teacher, stream, options=replace(left, lr=1e-4), state_dir=tmp_path, resume="auto")
+    finetune(student, teacher, stream, options=replace(left, opt="adamw"), state_dir=tmp_path, resume="auto")
 
 
 def _disturb(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +115,8 @@ class _Run:
         self.device, self.stop, self.progress = device, stop, progress
         self.amp_dtype = amp_dtype(options, device)
         amp, first = self.amp_dtype is not None, first_batch(stream)
-        identity = describe_run(model, teacher, stream, first, options, device, amp) if folder else {}
+        asked = {**asdict(options), "lr": given.lr, "branch_lr": given.branch_lr}  # before the rule
+        identity = describe_run(model, teacher, stream, first, asked, device, amp) if folder else {}
         self.identity, self.keeper = identity, Keeper(folder, identity)
         student = _training_mode(copy.deepcopy(model).to(device, torch.float32).requires_grad_(True))
         ema = None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
-from vitcompact.train.options import TrainOptions, option
+from vitcompact.train.options import option
 from vitcompact.train.stream import TrainingStream
 
 _FREE = ("eval_every", "eval_share", "save_minutes")
@@ -31,13 +30,13 @@ def describe_run(
     teacher: nn.Module,
     stream: TrainingStream,
     first: tuple[Tensor, Tensor],
-    options: TrainOptions,
+    options: Mapping[str, Any],
     device: torch.device,
     amp: bool,
 ) -> dict[str, Any]:
     """A JSON-ready identity of a run; images are told by their `first` batch, which all their options shape."""
-    parts = ("images", "labels") if options.labels else ("images",)
-    chosen = {name: value for name, value in asdict(options).items() if name not in (*_FREE, "amp")}
+    parts = ("images", "labels") if options["labels"] else ("images",)
+    chosen = {name: value for name, value in options.items() if name not in (*_FREE, "amp")}
     return {
         "options": chosen,
         "amp": amp,
@@ -56,7 +55,7 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
     """
     before, after = saved.get("options", {}), now["options"]
     differing = [
-        f"{option(name)} was {before.get(name)} and is {after.get(name)}"
+        f"{option(name)} was {_shown(before.get(name))} and is {_shown(after[name])}"
         for name in after
         if before.get(name) != after[name]
     ]
@@ -66,6 +65,10 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
             f"the training state in {where} belongs to another run: {'; '.join(differing)}. Continue with the same "
             "options, or leave --resume out to start anew"
         )
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else str(value)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -17,7 +17,7 @@ from vitcompact.train import DivergedError, TensorBatches, TrainOptions, branch_
 from vitcompact.train.capture import BlockOutputs, block_names
 from vitcompact.train.distill import Distiller
 from vitcompact.train.losses import block_loss, logit_loss
-from vitcompact.train.nearer import unseen_crops
+from vitcompact.train.nearer import batches_judged, unseen_crops
 
 from .helpers import SIZE, make_student, make_teacher, options, same_weights
 
@@ -198,6 +198,15 @@ def test_training_that_leads_away_is_undone(
 def test_small_batches_are_not_judged_by_one_of_them(images: Tensor, batch_size: int, number: int) -> None:
     judged = unseen_crops(TensorBatches(images, batch_size=batch_size))
     assert [len(batch) for batch, _ in judged] == [batch_size] * number
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "steps", "number"),
+    [(1, 200, 10), (1, 10_000, 64), (16, 20, 1), (16, 60, 3), (16, 140, 4), (32, 200, 2), (256, 1000, 1)],
+)
+def test_the_longer_a_run_the_more_images_judge_it(batch_size: int, steps: int, number: int) -> None:
+    """Up to 64, at no more than a twentieth of its time: 16 images are too few to tell 0.53 from 0.55."""
+    assert batches_judged(batch_size, steps) == number
 
 
 def test_the_moving_average_is_what_comes_back(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:

@@ -166,7 +166,7 @@ class _Run:
             keeper=self.keeper,
             stop=self.stop,
             progress=self.progress,
-            reserve=lambda pace: self._reserve(pace, held_out),
+            reserve=lambda pace: self._reserve(pace, plan, held_out),
             held_out=held_out,
             amp_dtype=self.amp_dtype,
         )
@@ -186,7 +186,7 @@ class _Run:
         if held_out is not None and (best := self._better(model, held_out)) is not None:
             model.load_state_dict(best.weights)
             best_step = best.step
-        if loop.plan.step >= JUDGED_STEPS and self._went_astray(model):
+        if loop.plan.step >= JUDGED_STEPS and self._went_astray(model, loop.plan.step):
             model.load_state_dict(self.model.state_dict())
             best_step = 0
         if held_out is not None:
@@ -219,9 +219,9 @@ class _Run:
             return None
         return best
 
-    def _went_astray(self, trained: nn.Module) -> bool:
+    def _went_astray(self, trained: nn.Module, steps: int) -> bool:
         """Whether the model that was given is nearer to the original than what came out."""
-        batches, losses = self._unseen(), []
+        batches, losses = self._unseen(steps), []
         for model in (copy.deepcopy(self.model).to(self.device, torch.float32), trained):
             with closing(Distiller(model, self.teacher, self.blocks, self.options, None)) as distiller:
                 losses.append(evaluated_loss(distiller.loss, model, batches))
@@ -237,8 +237,9 @@ class _Run:
         )
         return True
 
-    def _unseen(self) -> list[tuple[Tensor, Tensor]]:
-        return [(images.to(self.device), labels.to(self.device)) for images, labels in unseen_crops(self.stream)]
+    def _unseen(self, steps: int = 0) -> list[tuple[Tensor, Tensor]]:
+        crops = unseen_crops(self.stream, steps)
+        return [(images.to(self.device), labels.to(self.device)) for images, labels in crops]
 
     def _score_before(self, held_out: HeldOut | None, watch: Stopwatch) -> None:
         if held_out is None or "before" in self.keeper.notes:
@@ -248,9 +249,10 @@ class _Run:
         self.keeper.notes["before"] = scores.to_json()
         self.keeper.notes["evaluation_seconds"] = watch.seconds - start
 
-    def _reserve(self, pace: float, held_out: HeldOut | None) -> float:
+    def _reserve(self, pace: float, plan: StepPlan, held_out: HeldOut | None) -> float:
         """Seconds that `finish` will take; a forward pass is about a third of a step."""
-        seconds = pace * batches_judged(self.stream)  # through both models, before and after
+        judged = batches_judged(self.stream.batch_size, plan.total or plan.step)
+        seconds = pace * judged  # through both models, before and after
         seconds += self.options.statistics_batches * pace / 3 if self.has_branches else 0.0
         if held_out is not None:
             seconds += held_out.passes_left * self.keeper.notes["evaluation_seconds"] / 2

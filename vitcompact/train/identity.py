@@ -34,7 +34,11 @@ def describe_run(
     device: torch.device,
     amp: bool,
 ) -> dict[str, Any]:
-    """A JSON-ready identity of a run; images are told by their `first` batch, which all their options shape."""
+    """A JSON-ready identity of a run; images are told by their `first` batch, which all their options shape.
+
+    Args:
+        options: every option by its name in `TrainOptions`, rates as asked for.
+    """
     parts = ("images", "labels") if options["labels"] else ("images",)
     chosen = {name: value for name, value in options.items() if name not in (*_FREE, "amp")}
     return {

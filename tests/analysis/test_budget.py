@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,7 +23,8 @@ from vitcompact.errors import DataError, UsageError
 from vitcompact.families import inspect
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.replay import replay
-from vitcompact.plan.request import Budget
+from vitcompact.plan.budget import spend
+from vitcompact.plan.request import Budget, Unit
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
 
@@ -93,6 +96,22 @@ def test_ops_narrow_the_budget(vit: nn.Module, images: Tensor) -> None:
     assert {spec.op for layer in plan.layers for spec in layer.operators} <= {"thin-qk", "thin-vo"}
     with pytest.raises(UsageError, match=r"out of reach with these operators: about 0\.\d\d is the least"):
         plan_for(vit, from_tensor(images, 16), Budget("macs", 0.2, ("thin-qk",)))
+
+
+@pytest.mark.parametrize("name", ["vit", "swin", "beit"])
+@pytest.mark.parametrize("unit", ["macs", "params"])
+def test_what_cannot_be_reached_is_known_before_anything_is_measured(name: str, unit: Unit, images: Tensor) -> None:
+    """From sizes alone, and the same as the curve says after measuring."""
+    model = model_of(name)
+    harms = measure_harms(model, from_tensor(images, 16))
+    whole = getattr(count(model, SIZE), unit)
+    least = 1 - spend(harms.menus(unit)).reachable / whole
+    with (
+        patch("vitcompact.analysis.harms.BlockWalker", side_effect=AssertionError("measured")),
+        pytest.raises(UsageError, match=re.escape(f"{unit} {least - 1e-3:g} is out of reach")) as refusal,
+    ):
+        plan_for(model, from_tensor(images, 16), Budget(unit, least - 1e-3))
+    assert f"about {least:.2f} is the least" in str(refusal.value)
 
 
 def test_sensitivity_is_the_expected_effect_of_noise(vit: nn.Module, images: Tensor) -> None:

@@ -13,7 +13,6 @@ from vitcompact.analysis.harms import Harms, measure_harms
 from vitcompact.analysis.latency import random_images, relative_latency
 from vitcompact.analysis.site_time import time_sites
 from vitcompact.data import ImageBatches, resolve_input
-from vitcompact.errors import UsageError
 from vitcompact.operators.replay import replay
 from vitcompact.plan.budget import Curve, Option, spend
 from vitcompact.plan.request import Budget
@@ -73,10 +72,7 @@ def plan_budget(
         if share <= budget.target:
             return BudgetPlan(budget, plan, before, after, curve, tuple(chosen), whole)
         saving += (share - budget.target) * whole
-    least = max(1 - curve.reachable / whole, 0.0)
-    raise UsageError(
-        f"--target-{budget.unit} {budget.target:g} is out of reach with these operators: about {least:.2f} is the least"
-    )
+    raise budget.out_of_reach(1 - curve.reachable / whole)
 
 
 def plan_for(
@@ -103,6 +99,7 @@ def plan_for(
         original,
         images,
         ops=budget.ops,
+        budget=budget,
         selection=selection,
         weigh=weigh,
         cache_bytes=cache_bytes,

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitcompact.analysis.pair import copy_costs, head_outputs, with_maps
+from vitcompact.analysis.sizes import attention_sizes, ffn_sizes
 from vitcompact.families import AttentionSite, FfnSite
-from vitcompact.families.ffn import fixed_hidden
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.pointwise import matrix
 from vitcompact.operators import attention_fit, thin
@@ -19,16 +19,12 @@ from vitcompact.operators.hallucinate import make_spec, whole_core
 from vitcompact.operators.neurons import removal_order
 from vitcompact.operators.pairing import shortlist
 from vitcompact.operators.statistics import LeastSquares, Split
-from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
+from vitcompact.plan.specs import HallucinateSpec
 from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_moments
 from vitcompact.streams.streams import Streams, held_out_rows
 
 CURVE_IMAGES = 64
 """Images on which attention is run again for every size of its queries and keys."""
-MULTIPLE = 8
-"""Widths of heads and ranks are multiples of this, which CPU kernels like."""
-STEPS = 24
-"""Sizes considered for hidden units and ranks."""
 CURVE_RIDGE = 1e-3
 
 
@@ -53,29 +49,19 @@ def attention_curve(streams: Streams, site: AttentionSite, ops: Iterable[str]) -
     """Harm of narrower and of hallucinated heads, `proj` solved again for each; held-out images where there are any."""
     core = whole_core(streams.original, site)
     root = streams.root(site)
-    ops = tuple(ops)
-    thin_qk = ThinQkSpec.op in ops and core.fixed_qk_dim is None
-    thin_vo = ThinVoSpec.op in ops and core.fixed_v_dim is None
-    additive = isinstance(core.inner_norm, nn.Identity)
+    copies, qk, v = attention_sizes(core, ops)
     return AttentionCurve(
-        qk=_qk_curve(streams, site, core, root) if thin_qk else {},
-        v=_v_curve(streams, site, core, root) if thin_vo else {},
-        hallucinate=_hallucinate_curve(streams, site, core, root) if HallucinateSpec.op in ops and additive else (),
+        qk=_qk_curve(streams, site, core, root, qk) if qk else {},
+        v=_v_curve(streams, site, core, root, v) if v else {},
+        hallucinate=_hallucinate_curve(streams, site, core, root, copies) if copies else (),
     )
 
 
-def _widths(full: int) -> list[int]:
-    return list(range(MULTIPLE, full, MULTIPLE))
-
-
-def _steps(full: int) -> list[int]:
-    step = max(MULTIPLE, full // STEPS // MULTIPLE * MULTIPLE)
-    return list(range(step, full, step))
-
-
-def _qk_curve(streams: Streams, site: AttentionSite, core: CompactAttention, root: Tensor | None) -> dict[int, float]:
+def _qk_curve(
+    streams: Streams, site: AttentionSite, core: CompactAttention, root: Tensor | None, widths: list[int]
+) -> dict[int, float]:
     query, key, _ = qk_moments(streams, site, core).subspaces()
-    splits = {width: Split.empty(site.name) for width in _widths(core.qk_dim)}
+    splits = {width: Split.empty(site.name) for width in widths}
     for got, target in streams.inputs(site, site.name, CURVE_IMAGES):
         inputs = core.inputs(*got.args, **got.kwargs)
         q, k, v = core.project(inputs)
@@ -90,7 +76,9 @@ def _qk_curve(streams: Streams, site: AttentionSite, core: CompactAttention, roo
     return {width: _harm(streams, site, split, prior) for width, split in splits.items()}
 
 
-def _v_curve(streams: Streams, site: AttentionSite, core: CompactAttention, root: Tensor | None) -> dict[int, float]:
+def _v_curve(
+    streams: Streams, site: AttentionSite, core: CompactAttention, root: Tensor | None, widths: list[int]
+) -> dict[int, float]:
     covariance = head_covariance(streams, site, core)
     bases, _ = thin.value_bases(covariance, core.proj.weight, root)
     split = Split.empty(site.name)
@@ -102,16 +90,15 @@ def _v_curve(streams: Streams, site: AttentionSite, core: CompactAttention, root
         narrow = torch.block_diag(*bases[..., :width])
         return _harm(streams, site, split.derive(lambda problem: problem.map(narrow)), None)
 
-    return {width: harm(width) for width in _widths(core.v_dim)}
+    return {width: harm(width) for width in widths}
 
 
 def _hallucinate_curve(
-    streams: Streams, site: AttentionSite, core: CompactAttention, root: Tensor | None
+    streams: Streams, site: AttentionSite, core: CompactAttention, root: Tensor | None, counts: list[int]
 ) -> tuple[tuple[HallucinateSpec, float], ...]:
-    """A quarter and a half of the heads, each from its cheapest parent, with the identity path where it can be."""
+    """So many of the heads, each from its cheapest parent, with the identity path where it can be."""
     terms = core.allowed_terms(("identity",))
     costs = copy_costs(streams, site, core)
-    counts = sorted({max(1, core.num_heads // 4), core.num_heads // 2})
     choices = {count: shortlist(costs, count, 1)[0] for count in counts}
     splits = {count: Split.empty(site.name) for count in counts}
     for got, target, inputs, maps in with_maps(streams, site, core, CURVE_IMAGES):
@@ -132,22 +119,20 @@ def _hallucinate_curve(
 def ffn_curve(streams: Streams, site: FfnSite, ops: Iterable[str]) -> FfnCurve:
     """Harm of fewer hidden units (the rest solved again) and of lower rank."""
     weight, _ = scaled(output_scale(streams.original, site.scale), *matrix(streams.original.get_submodule(site.output)))
-    full, width = weight.shape
     root = streams.root(site)
-    ops = tuple(ops)
+    sizes, ranks = ffn_sizes(streams.original, site, ops)
     hidden: dict[int, float] = {}
-    if NeuronsSpec.op in ops and fixed_hidden(streams.original.get_submodule(site.name)) is None:
-        split, sizes = ffn_statistics(streams, site), _steps(width)
-        removal = removal_order(split.fit, weight, root, min(sizes, default=0), sizes, split.judge)
+    if sizes:
+        split = ffn_statistics(streams, site)
+        removal = removal_order(split.fit, weight, root, min(sizes), sizes, split.judge)
         hidden = {size: _total(streams, site, error) for size, error in removal.error.items()}
         split = split.derive(lambda problem: problem.map(weight.T))
     else:
         split = ffn_statistics(streams, site, weight)
-    if FactorizeSpec.op not in ops:
+    if not ranks:
         return FfnCurve(hidden)
-    limit = width * full / (width + full)
     lost = _truncation_errors(split, root)
-    return FfnCurve(hidden, {r: _total(streams, site, float(lost[r])) for r in _steps(full) if r < limit})
+    return FfnCurve(hidden, {rank: _total(streams, site, float(lost[rank])) for rank in ranks})
 
 
 def _truncation_errors(split: Split, root: Tensor | None) -> Tensor:

@@ -10,16 +10,18 @@ import torch
 from torch import nn
 
 from vitcompact.analysis.choices import Choice, attention_choices, ffn_choices
+from vitcompact.analysis.cost import count
 from vitcompact.analysis.curves import AttentionCurve, FfnCurve, attention_curve, ffn_curve
 from vitcompact.analysis.sensitivity import sensitivity
 from vitcompact.analysis.site_cost import AttentionCost, FfnCost, attention_costs, counted, ffn_costs
 from vitcompact.analysis.site_time import SiteTimes
+from vitcompact.analysis.sizes import most_saved_by_attention, most_saved_by_ffn
 from vitcompact.data import ImageBatches, first_images, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.families import Anatomy, AttentionSite, FfnSite, inspect
 from vitcompact.layers.pointwise import matrix
 from vitcompact.plan.budget import Menu, Option
-from vitcompact.plan.request import Unit
+from vitcompact.plan.request import Budget, Unit
 from vitcompact.plan.schema import Skipped
 from vitcompact.plan.selection import Selection
 from vitcompact.plan.specs import SPECS
@@ -92,6 +94,7 @@ def measure_harms(
     images: ImageBatches,
     *,
     ops: Iterable[str] = tuple(SPECS),
+    budget: Budget | None = None,
     selection: Selection | None = None,
     weigh: bool = True,
     cache_bytes: float = 4e9,
@@ -102,14 +105,32 @@ def measure_harms(
     Args:
         original: in eval mode and float32; left as it is.
         ops: operators to consider.
+        budget: what they are for; refused before anything is measured where even the smallest sizes miss it.
         selection: `only` and `protect` leave layers alone; `branches` is for the factors of FFNs.
         weigh: multiply errors by what they do to the model's output; off, an error counts by its size alone.
+
+    Raises:
+        UsageError: `budget` is out of reach.
+        DataError: images that give non-finite activations.
     """
     ops = tuple(ops)
     images = first_images(images, _images_needed(original, next(iter(images))))
     anatomy = inspect(original)
     selection = selection or Selection()
     sites = _covered(anatomy, selection)
+    size = resolve_input(original).input_size
+    heads = attention_costs(original, [site for site in sites if isinstance(site, AttentionSite)], counted(size))
+    wide = ffn_costs(original, [site for site in sites if isinstance(site, FfnSite)], counted(size))
+    if budget is not None and budget.unit != "latency":
+        most = sum(
+            most_saved_by_attention(original, site, heads[site.name], budget.unit, ops)
+            if isinstance(site, AttentionSite)
+            else most_saved_by_ffn(original, site, wide[site.name], budget.unit, ops)
+            for site in sites
+        )
+        least = 1 - most / getattr(count(original, size), budget.unit)
+        if budget.target < least:
+            raise budget.out_of_reach(least)
     walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
     sites = [site for site in sites if site.block not in walker.unreachable]
     known = sensitivity(original, sites, images, progress=progress) if weigh else None
@@ -131,9 +152,6 @@ def measure_harms(
             streams.leave(here)
             progress.advance()
     progress.finish()
-    measure = counted(resolve_input(original).input_size)
-    heads = attention_costs(original, [site for site in sites if isinstance(site, AttentionSite)], measure)
-    wide = ffn_costs(original, [site for site in sites if isinstance(site, FfnSite)], measure)
     return Harms(
         {name: (curve, heads[name]) for name, curve in attention.items()},
         {name: (curve, wide[name]) for name, curve in ffn.items()},

@@ -37,6 +37,11 @@ class Budget:
         if unknown or not self.ops:
             raise UsageError(f"--ops takes {', '.join(SPECS)}; got {unknown[0]!r}" if unknown else "--ops names none")
 
+    def out_of_reach(self, least: float) -> UsageError:
+        """The refusal of a target below the `least` share that can be left."""
+        wanted = f"--target-{self.unit} {self.target:g}"
+        return UsageError(f"{wanted} is out of reach with these operators: about {max(least, 0.0):.2f} is the least")
+
 
 def budget_of(
     target_macs: float | None, target_params: float | None, target_latency: float | None, ops: Iterable[str] | None

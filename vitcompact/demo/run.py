@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vitcompact.analysis import Cost, count
@@ -22,8 +25,8 @@ from vitcompact.surgery import convert
 from vitcompact.train import TrainOptions, finetune
 
 BATCH_SIZE = 64
-RECONSTRUCT_STEPS = 300
-TRAINING = TrainOptions(steps=300)
+RECONSTRUCT_STEPS = 200
+TRAINING = TrainOptions(steps=200)
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,13 @@ class DemoResult:
 
 
 def run(workdir: str | Path, progress: Progress = silent, *, overwrite: bool = False, seed: int = 0) -> DemoResult:
-    """Run the demo and write the folded model to `workdir/demo`.
+    """Run the demo on one thread and write the folded model to `workdir/demo`.
 
     Raises:
         UsageError: `workdir/demo` exists and `overwrite` is off.
     """
     out = check_out(Path(workdir) / "demo", overwrite=overwrite)
-    with as_file(files("vitcompact.demo").joinpath("assets")) as assets:
+    with _one_thread(), as_file(files("vitcompact.demo").joinpath("assets")) as assets:
         return _Demo(assets, progress, seed).run(out, overwrite)
 
 
@@ -113,6 +116,18 @@ class _Demo:
         cost: Cost = count(model, self.size)
         score = evaluate(model, evaluation_batches(model, self.test))
         return Stage(name, round(seconds, 2), score.top1, cost.params, cost.macs)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So small a model gains nothing from more, loses much where other programs hold cores (docs/results.md), and its
+    figures depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _timed(stage: Stage, latency_ms: float) -> Stage:

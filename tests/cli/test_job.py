@@ -284,3 +284,26 @@ def test_a_budget_from_analysis_to_a_folded_model(run: Run, images: Path, tmp_pa
     pair = json.loads(run("convert", "--ratio", "0.5", "--overwrite", "--json").out)  # replaces the recorded target
     assert "hallucinate" in {op["op"] for layer in pair["plan"]["layers"] for op in layer["operators"]}
     assert "neurons" not in {op["op"] for layer in pair["plan"]["layers"] for op in layer["operators"]}
+
+
+def test_merging_tokens_shares_a_budget(run: Run, images: Path, tmp_path: Path) -> None:
+    """From the analysis to the folded model, through training; what was chosen is said at each stage."""
+    given = ("--data-dir", images, "--target-macs", 0.8, "--merge-tokens", "auto", "--json")
+    merging = json.loads(run("analyze", "test_vit", *SMALL, *given).out)["budget"]["merging"]
+    assert {"merge_tokens", "saving", "harm", "curve"} <= merging.keys()
+    assert "merging tokens" in run("analyze", "test_vit", *SMALL, *given[:-1]).out
+    converted = run("convert", "--json")
+    assert "--merge-tokens auto" in converted.err
+    assert json.loads(converted.out)["plan"].get("merge_tokens", []) == merging["merge_tokens"]
+    assert run("convert", "--ratio", 0.5, "--overwrite").code == 0  # without a budget nothing is left to share
+
+
+def test_numbers_of_tokens_to_merge_go_from_convert_to_fold(run: Run, images: Path, tmp_path: Path) -> None:
+    plain = json.loads(run("convert", "test_vit", "plain", *SMALL, "--data-dir", images, "--json").out)
+    result = run("convert", "test_vit", *SMALL, "--data-dir", images, "--merge-tokens", "1,0,1,0,1,0", "--json")
+    document = json.loads(result.out)
+    assert document["plan"]["merge_tokens"] == [1, 0, 1, 0, 1, 0]
+    assert document["macs"]["after"] < plain["macs"]["after"]
+    assert run("finetune", "--steps", 1).code == 0
+    assert json.loads(run("fold", "--json").out)["merging"]["merge_tokens"] == [1, 0, 1, 0, 1, 0]
+    assert "0 to 1 pairs of tokens" in run("convert", "--plan", "vitcompact-out/plan.json", "--overwrite").out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,11 @@ from vitcompact.layers.pointwise import matrix
 from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import spectrum
 from vitcompact.operators.hallucinate import make_spec
+from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
 from vitcompact.operators.scope import Wanted, wanted_layers
-from vitcompact.plan.request import budget_of, check_budget
+from vitcompact.plan.request import MergeTokens, budget_of, check_budget
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.selection import Only, Selection
 from vitcompact.plan.specs import FactorizeSpec
@@ -40,6 +42,7 @@ def analyze(
     target_params: float | None = None,
     target_latency: float | None = None,
     ops: Iterable[str] | None = None,
+    merge_tokens: MergeTokens | None = None,
     only: Only | None = None,
     protect: Iterable[str] = (),
     batch_size: int = 32,
@@ -52,12 +55,13 @@ def analyze(
 
     Args:
         images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.
+        merge_tokens: as in `convert`.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
         DataError: images that give non-finite activations.
     """
-    budget = budget_of(target_macs, target_params, target_latency, ops)
+    budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens)
     check_budget(budget, (ratio, rank_ratio), None, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, tuple(protect))
@@ -71,7 +75,7 @@ def analyze(
             ffn += [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
         else:
             layers, ffn = _from_images(model, wanted, batches, device, progress)
-    plan, bought = _plan(wanted, layers), None
+    plan, bought = replace(_plan(wanted, layers), merge_tokens=given_schedule(model, merge_tokens)), None
     if budget is not None and batches is not None:
         original = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
         found = plan_for(original, batches, budget, selection=selection, progress=progress)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,14 +12,19 @@ from torch import nn
 from vitcompact.analysis.cost import Cost, count, meta_copy
 from vitcompact.analysis.harms import Harms, measure_harms
 from vitcompact.analysis.latency import random_images, relative_latency
+from vitcompact.analysis.merging import Merging, measure_merging
 from vitcompact.analysis.site_time import time_sites
 from vitcompact.data import ImageBatches, resolve_input
+from vitcompact.errors import UsageError
+from vitcompact.operators.merge import given_schedule, merge_schedule
 from vitcompact.operators.replay import replay
-from vitcompact.plan.budget import Curve, Option, spend
+from vitcompact.plan.budget import Curve, Menu, Option, spend
 from vitcompact.plan.request import Budget
 from vitcompact.plan.schema import LayerPlan, Plan, Skipped
 from vitcompact.plan.selection import Selection
 from vitcompact.progress import Progress, silent
+
+logger = logging.getLogger("vitcompact")
 
 ATTEMPTS = 6
 """How often a plan is tightened where the exact cost of its structure misses the target by a little."""
@@ -33,6 +39,8 @@ class BudgetPlan:
         curve: the least harm at every saving.
         chosen: the option taken from each of the curve's menus.
         whole: the original's cost in the budget's unit; of latency, 1.
+        merging: what of the saving comes from merging tokens, or None.
+        offered: the schedules of merging that it was chosen from.
     """
 
     budget: Budget
@@ -42,37 +50,73 @@ class BudgetPlan:
     curve: Curve
     chosen: tuple[Option, ...]
     whole: float
+    merging: Merging | None = None
+    offered: tuple[Merging, ...] = ()
+
+    @property
+    def harm(self) -> float:
+        """Expected squared change of the model's output per image."""
+        return sum(option.harm for option in self.chosen) + (self.merging.harm if self.merging else 0.0)
 
 
 def plan_budget(
-    original: nn.Module, harms: Harms, budget: Budget, seconds: Callable[[nn.Module], float] | None = None
+    original: nn.Module,
+    harms: Harms,
+    budget: Budget,
+    seconds: Callable[[nn.Module], float] | None = None,
+    offered: Sequence[Merging] = (),
 ) -> BudgetPlan:
     """The plan of least expected harm whose cost is at most `budget.target` times the original's.
 
     Args:
         seconds: measures a model's latency relative to the original's; needed for a budget of latency, as are the times
             in `harms`.
+        offered: schedules of merging tokens that the budget asks for, one of which the plan has.
 
     Raises:
         UsageError: the target is out of reach.
     """
     size = resolve_input(original).input_size
     before = count(original, size)
-    curve = spend(harms.menus(budget.unit))
     whole = 1.0 if budget.unit == "latency" else float(getattr(before, budget.unit))
-    saving = whole * (1 - budget.target)
+    merging, curve = _shared(harms.menus(budget.unit), budget, whole, offered)
+    left = merging.left if merging else 1.0
+    saving = whole * (left - budget.target)
     for _ in range(ATTEMPTS):
         chosen = curve.choose(saving)
         if chosen is None:
             break
-        plan = _plan(curve, chosen, harms.skipped)
+        plan = _plan(curve, chosen, harms.skipped, merging)
         small = replay(meta_copy(original), plan.folded())
         after = count(small, size)
         share = seconds(small) if seconds is not None else getattr(after, budget.unit) / whole
         if share <= budget.target:
-            return BudgetPlan(budget, plan, before, after, curve, tuple(chosen), whole)
+            return BudgetPlan(budget, plan, before, after, curve, tuple(chosen), whole, merging, tuple(offered))
         saving += (share - budget.target) * whole
-    raise budget.out_of_reach(1 - curve.reachable / whole)
+    raise budget.out_of_reach(left - curve.reachable / whole)
+
+
+def _shared(
+    menus: Sequence[Menu], budget: Budget, whole: float, offered: Sequence[Merging]
+) -> tuple[Merging | None, Curve]:
+    """The schedule of merging beside which the target costs least, and the curve of what layers save then.
+
+    For the choice, all layers are taken to run on the same share of their tokens.
+    """
+    curve = spend(menus)
+    if not offered:
+        return None, curve
+
+    def expected(merging: Merging | None) -> tuple[float, float]:
+        left, harm = (merging.left, merging.harm) if merging else (1.0, 0.0)
+        chosen = curve.choose(whole * (1 - budget.target / left))
+        return float("inf") if chosen is None else harm + sum(option.harm for option in chosen), left
+
+    nothing = [None] if budget.merge_tokens == "auto" else []
+    best = min((*nothing, *offered), key=expected)
+    if best is None:
+        return None, curve
+    return best, spend([menu.scaled(best.share(menu.name, menu.kind)) for menu in menus])
 
 
 def plan_for(
@@ -95,32 +139,72 @@ def plan_for(
         UsageError: the target is out of reach.
         DataError: images that give non-finite activations.
     """
+    offered = offered_merging(original, images, budget, latency_batch=latency_batch, progress=progress)
     harms = measure_harms(
         original,
         images,
         ops=budget.ops,
-        budget=budget,
+        budget=None if offered else budget,
         selection=selection,
         weigh=weigh,
         cache_bytes=cache_bytes,
         progress=progress,
     )
-    return plan_measured(original, harms, budget, latency_batch=latency_batch, progress=progress)
+    return plan_measured(original, harms, budget, offered, latency_batch=latency_batch, progress=progress)
 
 
 def plan_measured(
-    original: nn.Module, harms: Harms, budget: Budget, *, latency_batch: int = 8, progress: Progress = silent
+    original: nn.Module,
+    harms: Harms,
+    budget: Budget,
+    offered: Sequence[Merging] = (),
+    *,
+    latency_batch: int = 8,
+    progress: Progress = silent,
 ) -> BudgetPlan:
     """The plan for a budget from harms that were measured before; for latency, layers are timed where they are not yet.
+
+    Args:
+        offered: what `offered_merging` gives.
 
     Raises:
         UsageError: the target is out of reach.
     """
     if budget.unit != "latency":
-        return plan_budget(original, harms, budget)
+        return plan_budget(original, harms, budget, None, offered)
     harms = timed(original, harms, latency_batch, progress)
-    size = resolve_input(original).input_size
-    return plan_budget(original, harms, budget, relative_latency(original, size, latency_batch, _device(original)))
+    seconds = relative_latency(original, resolve_input(original).input_size, latency_batch, _device(original))
+    return plan_budget(original, harms, budget, seconds, offered)
+
+
+def offered_merging(
+    original: nn.Module,
+    images: ImageBatches,
+    budget: Budget,
+    *,
+    latency_batch: int = 8,
+    progress: Progress = silent,
+) -> tuple[Merging, ...]:
+    """The schedules of merging tokens that a budget may or must use, with what they save and harm.
+
+    Raises:
+        UsageError: numbers were given, and tokens of this model cannot be merged.
+    """
+    if budget.merge_tokens is None:
+        return ()
+    schedule = given_schedule(original, budget.merge_tokens)
+    if budget.merge_tokens == "auto":
+        try:
+            merge_schedule(original, 1)
+        except UsageError as error:
+            logger.warning("%s; the budget is left to the operators", error)
+            return ()
+        if budget.unit == "params":
+            logger.warning("merging tokens saves no parameters; the budget is left to the operators")
+            return ()
+    elif not schedule:
+        return ()
+    return measure_merging(original, images, budget, schedule or None, latency_batch=latency_batch, progress=progress)
 
 
 def timed(original: nn.Module, harms: Harms, latency_batch: int = 8, progress: Progress = silent) -> Harms:
@@ -131,10 +215,10 @@ def timed(original: nn.Module, harms: Harms, latency_batch: int = 8, progress: P
     return replace(harms, times=time_sites(original, harms.choices(), examples, progress=progress))
 
 
-def _plan(curve: Curve, chosen: list[Option], skipped: tuple[Skipped, ...]) -> Plan:
+def _plan(curve: Curve, chosen: list[Option], skipped: tuple[Skipped, ...], merging: Merging | None) -> Plan:
     pairs = zip(curve.menus, chosen, strict=True)
     layers = tuple(LayerPlan(menu.name, menu.kind, option.operators) for menu, option in pairs if option.operators)
-    return Plan(layers, skipped)
+    return Plan(layers, skipped, merge_tokens=merging.schedule if merging else ())
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -79,12 +79,12 @@ def _gradients(
             module = model.get_submodule(site.name if gamma is not None or site.scale is None else site.scale)
             handle = module.register_forward_hook(keep(site, gamma))
             stack.callback(handle.remove)
-        answer = _answer(model, images.requires_grad_(True))
+        found = answer(model, images.requires_grad_(True))
         tensors = [branches[site.name] for site in sites]
         for name, branch in branches.items():  # in forward order: the first one is to blame
             if not torch.isfinite(branch).all():
                 raise DataError(f"{name}: activations are not finite (NaN or infinity) on the calibration images")
-        losses = [_probe(answer, generator) for _ in range(probes)]
+        losses = [_probe(found, generator) for _ in range(probes)]
         grads = [torch.autograd.grad(loss, tensors, retain_graph=i + 1 < probes) for i, loss in enumerate(losses)]
     return {
         site.name: torch.stack([g[i].movedim(site.channel_dim, -1) for g in grads]).float()
@@ -108,18 +108,37 @@ def _bare_scale(model: nn.Module, site: Site) -> Iterator[Tensor | None]:
         found.data = values
 
 
-def _answer(model: nn.Module, images: Tensor) -> Tensor | tuple[Tensor, Tensor | None]:
+Answer = Tensor | tuple[Tensor, Tensor | None]
+"""Logits, or pooled features and patch tokens."""
+
+
+def answer(model: nn.Module, images: Tensor) -> Answer:
+    """What a change of the model's output is measured in."""
     return logits(model, images) if num_classes(model) else features(model, images)
 
 
-def _probe(answer: Tensor | tuple[Tensor, Tensor | None], generator: torch.Generator) -> Tensor:
+def change(before: Answer, after: Answer) -> Tensor:
+    """Squared change of the output of each image `(batch,)`, by the metric of the directions above."""
+    if isinstance(before, Tensor):
+        assert isinstance(after, Tensor)
+        chance, moved = (before / TEMPERATURE).softmax(-1), after - before
+        return (chance * (moved - (chance * moved).sum(-1, keepdim=True)).square()).sum(-1)
+    total = torch.zeros(len(before[0]), device=before[0].device)
+    for old, new in zip(before, after, strict=True):
+        if old is not None and new is not None:
+            moved = torch.nn.functional.normalize(new, dim=-1) - torch.nn.functional.normalize(old, dim=-1)
+            total += moved.square().sum(-1).view(len(old), -1).mean(-1)
+    return total
+
+
+def _probe(found: Answer, generator: torch.Generator) -> Tensor:
     """A scalar whose gradient at the output is a random direction of its metric."""
-    if isinstance(answer, Tensor):
-        chance = (answer.detach() / TEMPERATURE).softmax(-1)
+    if isinstance(found, Tensor):
+        chance = (found.detach() / TEMPERATURE).softmax(-1)
         signs = _random_signs(chance.shape, generator).to(chance)
         weighted = signs * chance.sqrt()
-        return (answer * (weighted - chance * weighted.sum(-1, keepdim=True))).sum()
-    pooled, patches = answer
+        return (found * (weighted - chance * weighted.sum(-1, keepdim=True))).sum()
+    pooled, patches = found
     return _cosine_probe(pooled, generator) + (0.0 if patches is None else _cosine_probe(patches, generator))
 
 

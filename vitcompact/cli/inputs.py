@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
 from vitcompact.cli.console import Console
+from vitcompact.cli.fields import parse_numbers
 from vitcompact.errors import UsageError
-from vitcompact.plan.request import budget_of, check_budget
+from vitcompact.plan.request import Budget, MergeTokens, budget_of, check_budget
 from vitcompact.plan.selection import Selection
 from vitcompact.workspace import Source, Workspace
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 SOURCE_NAMES = ("model", "num_classes", "img_size", "random_weights", "seed")
 RATIO_NAMES = ("ratio", "rank_ratio")
 TARGET_NAMES = ("target_macs", "target_params", "target_latency", "ops")
-SELECTION_NAMES = (*RATIO_NAMES, *TARGET_NAMES, "only", "protect")
+SELECTION_NAMES = (*RATIO_NAMES, *TARGET_NAMES, "merge_tokens", "only", "protect")
 ORIGINAL = "original"
 """Key in the recorded options of a checkpoint: how the model that it was made from is read."""
 UNRECORDED = ("config", "json", "quiet", "verbose", "overwrite", "dry_run", "resume")
@@ -173,6 +174,8 @@ def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str]) -> di
     """What was recorded of a selection, less what the options given replace: ratios and targets exclude each other."""
     targets, ratios = given & {*TARGET_NAMES}, given & {*RATIO_NAMES}
     dropped = (*TARGET_NAMES, *RATIO_NAMES) if targets else TARGET_NAMES if ratios else ()
+    if ratios and recorded.get("merge_tokens") == "auto":
+        dropped = (*dropped, "merge_tokens")
     return {name: value for name, value in recorded.items() if name not in dropped}
 
 
@@ -180,7 +183,30 @@ def selection_arguments(options: Any) -> dict[str, Any]:
     """What `analyze` and `convert` of the library take, from the options of the same names."""
     chosen = {name: getattr(options, name) for name in SELECTION_NAMES}
     ops = chosen["ops"]
-    return {**chosen, "protect": tuple(options.protect), "ops": None if ops is None else ops.replace(",", " ").split()}
+    return {
+        **chosen,
+        "protect": tuple(options.protect),
+        "ops": None if ops is None else ops.replace(",", " ").split(),
+        "merge_tokens": _merge_tokens(chosen["merge_tokens"]),
+    }
+
+
+def _merge_tokens(text: str | None) -> MergeTokens | None:
+    if text in (None, "auto"):
+        return text  # type: ignore[return-value]
+    try:
+        return parse_numbers(str(text), int, "--merge-tokens")
+    except UsageError as error:
+        raise UsageError(f"--merge-tokens takes 'auto' or numbers such as 8 or 8,8,4, got {text!r}") from error
+
+
+def budget_from(chosen: Mapping[str, Any]) -> Budget | None:
+    """The budget in what `selection_arguments` gives, or None.
+
+    Raises:
+        UsageError: targets that exclude each other, or out of range.
+    """
+    return budget_of(*(chosen[name] for name in (*TARGET_NAMES, "merge_tokens")))
 
 
 def check_selection(options: Any, plan: object = None) -> None:
@@ -190,7 +216,7 @@ def check_selection(options: Any, plan: object = None) -> None:
         UsageError: see `Selection` and `Budget`.
     """
     chosen = selection_arguments(options)
-    budget = budget_of(chosen["target_macs"], chosen["target_params"], chosen["target_latency"], chosen["ops"])
+    budget = budget_from(chosen)
     check_budget(budget, (options.ratio, options.rank_ratio), plan, options.data_dir or options.dataset or None)
     shares = {name: getattr(options, name) for name in RATIO_NAMES if getattr(options, name) is not None}
     Selection(**shares, only=options.only, protect=chosen["protect"])

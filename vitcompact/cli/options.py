@@ -195,6 +195,13 @@ class SelectionOptions:
         metavar="NAMES",
         help=f"Operators that a target may use, with commas: {', '.join(SPECS)}; by default all.",
     )
+    merge_tokens: str | None = option(
+        None,
+        panel=fields.COMPACTION,
+        metavar="auto|N,…",
+        help="Pairs of similar tokens that each block of a plain ViT merges, one number or one a block; with a target, "
+        "'auto' merges as many as harm least.",
+    )
     only: Literal["heads", "ffn"] | None = option(
         None, panel=fields.COMPACTION, help="Compact nothing but attention heads, or nothing but FFNs."
     )

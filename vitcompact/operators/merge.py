@@ -9,6 +9,7 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.families.plain_vit import plain_trunk
 from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
+from vitcompact.plan.request import MergeTokens
 
 
 def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple[int, ...]:
@@ -31,6 +32,33 @@ def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple
     if len(numbers) != depth:
         raise UsageError(f"--merge-tokens: {len(numbers)} numbers were given for the {depth} blocks of this model")
     return tuple(numbers)
+
+
+def given_schedule(model: nn.Module, merge_tokens: MergeTokens | None) -> tuple[int, ...]:
+    """The schedule that numbers stand for; empty where there are none, or a budget decides.
+
+    Raises:
+        UsageError: as `merge_schedule`.
+    """
+    return () if merge_tokens is None or isinstance(merge_tokens, str) else merge_schedule(model, merge_tokens)
+
+
+def spread(pairs: int, depth: int) -> tuple[int, ...]:
+    """So many pairs of tokens spread evenly over the blocks, one more in each of the first ones."""
+    each, more = divmod(pairs, depth)
+    return tuple(each + (block < more) for block in range(depth))
+
+
+def num_patches(model: nn.Module) -> int:
+    """Patch tokens of a plain ViT at its own image size.
+
+    Raises:
+        UsageError: it has none of its own.
+    """
+    found = getattr(model.get_submodule("patch_embed"), "num_patches", None)
+    if not isinstance(found, int):
+        raise UsageError("tokens cannot be merged by plan: this model has no number of patches of its own")
+    return found
 
 
 def install_merging(model: nn.Module, schedule: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vitcompact.plan.specs import LayerKind, OperatorSpec
 
@@ -44,6 +44,10 @@ class Menu:
             if option.saving > 0 and (not best or option.harm < best[-1].harm):
                 best.append(option)
         return (Option((), 0.0, ()), *reversed(best))
+
+    def scaled(self, share: float) -> Menu:
+        """The same choices where the layer runs on a share of its tokens only."""
+        return replace(self, options=tuple(replace(o, saving=share * o.saving) for o in self.options))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,6 +14,8 @@ INGREDIENTS = ("sensitivity", "drift", "shared_maps")
 """What can be switched off in surgery one at a time, to see what it is worth."""
 
 Unit = Literal["macs", "params", "latency"]
+MergeTokens = int | Sequence[int] | Literal["auto"]
+"""Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,14 @@ class Budget:
         unit: what is to shrink: multiply-accumulates, parameters, or seconds on this machine.
         target: what is to be left of it, in (0, 1).
         ops: operators that may be used, by their names in a plan.
+        merge_tokens: pairs of tokens that each block merges, which count towards the target; `auto` for as many as harm
+            least beside the operators, None for none.
     """
 
     unit: Unit
     target: float
     ops: tuple[str, ...] = tuple(SPECS)
+    merge_tokens: MergeTokens | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and 0 < self.target < 1):
@@ -44,13 +49,19 @@ class Budget:
 
 
 def budget_of(
-    target_macs: float | None, target_params: float | None, target_latency: float | None, ops: Iterable[str] | None
+    target_macs: float | None,
+    target_params: float | None,
+    target_latency: float | None,
+    ops: Iterable[str] | None,
+    merge_tokens: MergeTokens | None = None,
 ) -> Budget | None:
     """The budget that one of the three targets asks for, or None where none is given.
 
     Raises:
-        UsageError: more than one target, operators without a target, or a target out of range.
+        UsageError: more than one target, operators or `auto` without a target, or a target out of range.
     """
+    if isinstance(merge_tokens, str) and merge_tokens != "auto":
+        raise UsageError(f"--merge-tokens takes 'auto' or numbers, got {merge_tokens!r}")
     targets = dict(zip(get_args(Unit), (target_macs, target_params, target_latency), strict=True))
     given = [unit for unit, target in targets.items() if target is not None]
     if len(given) > 1:
@@ -58,10 +69,12 @@ def budget_of(
     if not given:
         if ops is not None:
             raise UsageError("--ops narrows a budget: give --target-macs, --target-params or --target-latency with it")
+        if merge_tokens == "auto":
+            raise UsageError("--merge-tokens auto shares a budget: give --target-macs or --target-latency with it")
         return None
     target = targets[given[0]]
     assert target is not None
-    return Budget(given[0], target, tuple(SPECS) if ops is None else tuple(ops))
+    return Budget(given[0], target, tuple(SPECS) if ops is None else tuple(ops), merge_tokens)
 
 
 def check_budget(

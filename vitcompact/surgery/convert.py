@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.analysis.budget import plan_for
+from vitcompact.analysis.cost import meta_copy
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.families import inspect
 from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.operators.replay import site_of
+from vitcompact.operators.merge import given_schedule, install_merging
+from vitcompact.operators.replay import replay, site_of
 from vitcompact.operators.scope import wanted_layers
-from vitcompact.plan.request import budget_of, check_budget
+from vitcompact.plan.request import MergeTokens, budget_of, check_budget
 from vitcompact.plan.schema import Plan, Skipped
 from vitcompact.plan.selection import Only, Selection
 from vitcompact.plan.specs import FactorizeSpec
@@ -44,6 +46,7 @@ def convert(
     target_params: float | None = None,
     target_latency: float | None = None,
     ops: Iterable[str] | None = None,
+    merge_tokens: MergeTokens | None = None,
     images: Tensor | Iterable[Tensor] | ImageBatches | None = None,
     seed: int = 0,
     only: Only | None = None,
@@ -74,6 +77,8 @@ def convert(
         target_macs, target_params, target_latency: what is to be left of the MACs, of the parameters, or of the time
             that a batch takes on `device`, in (0, 1); one of them, needs images.
         ops: operators that a budget may use; all by default.
+        merge_tokens: pairs of similar tokens that each block of a plain ViT merges (ToMe), one number or one for each
+            block; they count towards a target. `auto` merges as many as harm least beside a budget's operators.
         images: normalised calibration images `(n, 3, height, width)` or batches of them, no labels. None converts
             from the weights alone, which loses much accuracy.
         only: `heads` or `ffn` for one of the two.
@@ -94,12 +99,13 @@ def convert(
         UsageError: bad options, or a model that was already converted.
         DataError: images that give non-finite activations.
     """
-    budget = budget_of(target_macs, target_params, target_latency, ops)
+    budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens)
     check_budget(budget, (ratio, rank_ratio), plan, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, tuple(protect), tuple(terms), filter_rank, branches)
     _check_method(init, hallucinate)
     _check_model(model, selection)
+    _check_merging(model, selection, merge_tokens, plan)
     method = Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
     original = _frozen_copy(model, device)
     batches = None if images is None else from_tensor(images, batch_size)
@@ -113,6 +119,7 @@ def convert(
             cache_bytes=cache_gb * 1e9,
             progress=progress,
         ).plan
+    schedule = plan.merge_tokens if plan is not None else given_schedule(model, merge_tokens)
     drafts, skipped = _drafts(model, selection, plan)
     work = copy.deepcopy(original)
     with torch.no_grad():
@@ -124,7 +131,9 @@ def convert(
                 original, work, batches, drafts, selection, method, cache_gb * 1e9, progress
             )
             skipped += unreachable
-    done = Plan(tuple(layers), tuple(skipped))
+    done = Plan(tuple(layers), tuple(skipped), merge_tokens=schedule)
+    if schedule:
+        install_merging(work, schedule)
     work.vitcompact_plan = done  # type: ignore[assignment]
     work.vitcompact_fidelity = None if batches is None else fidelity(original, work, batches)  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):
@@ -155,6 +164,22 @@ def _check_model(model: nn.Module, selection: Selection) -> None:
         raise UsageError("this model is converted already; convert the original checkpoint instead")
     if "conv" in selection.terms and (reason := no_patch_grid(model)) is not None:
         logger.warning("no conv paths here: %s", reason)
+
+
+def _check_merging(model: nn.Module, selection: Selection, merge_tokens: MergeTokens | None, plan: Plan | None) -> None:
+    """Refuse, before anything is solved, tokens that cannot be merged.
+
+    Raises:
+        UsageError: see above.
+    """
+    if plan is not None and merge_tokens is not None:
+        raise UsageError("--plan says how many tokens are merged: leave out --merge-tokens")
+    if plan is not None and plan.merge_tokens:
+        replay(meta_copy(model), plan)
+    elif (merge_tokens == "auto" or given_schedule(model, merge_tokens)) and (
+        "conv" in selection.terms or selection.filter_rank
+    ):
+        raise UsageError("--merge-tokens does not go with 3x3 filters, which need the whole grid of tokens")
 
 
 def _check_method(init: str, hallucinate: str) -> None:

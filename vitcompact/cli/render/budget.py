@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -14,8 +14,15 @@ UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 
 
 def budget_tables(budget: Mapping[str, Any]) -> list[RenderableType]:
-    """The total curve, the operators that pay, and every layer's part."""
-    return [_curve(budget), _operators(budget), _layers(budget)]
+    """The total curve, what merging tokens alone costs, the operators that pay, and every layer's part."""
+    merging = [_merging(budget)] if "merging" in budget else []
+    return [_curve(budget), *merging, _operators(budget), _layers(budget)]
+
+
+def merging_text(merge_tokens: Sequence[int]) -> str:
+    """A schedule of merging in a few words."""
+    low, high, blocks = min(merge_tokens), max(merge_tokens), len(merge_tokens)
+    return f"{low if low == high else f'{low} to {high}'} pairs of tokens in each of {blocks} blocks"
 
 
 def describe(operator: Mapping[str, Any]) -> str:
@@ -33,12 +40,24 @@ def _curve(budget: Mapping[str, Any]) -> Group:
     return titled("What a budget costs (expected squared change of the output)", found)
 
 
+def _merging(budget: Mapping[str, Any]) -> Group:
+    found = table("merged", f"{UNITS[budget['unit']]} left", "harm", right=("harm",))
+    for point in budget["merging"]["curve"]:
+        chosen = " (chosen)" if point["merge_tokens"] == budget["merging"]["merge_tokens"] else ""
+        what = merging_text(point["merge_tokens"]) + chosen
+        found.add_row(what, f"{100 * (1 - point['saving']):.1f} %", f"{point['harm']:.2e}")
+    return titled("What merging tokens alone costs", found)
+
+
 def _operators(budget: Mapping[str, Any]) -> Group:
     found = table("operator", "layers", "harm", "share", right=("layers", "harm", "share"))
     total = max(budget["harm"], 1e-300)
     for entry in sorted(budget["operators"], key=lambda item: -item["harm"]):
         share = f"{100 * entry['harm'] / total:.0f} %"
         found.add_row(entry["op"], str(int(entry["layers"])), f"{entry['harm']:.2e}", share)
+    if merging := budget.get("merging"):
+        blocks = sum(pairs > 0 for pairs in merging["merge_tokens"])
+        found.add_row("merging tokens", str(blocks), f"{merging['harm']:.2e}", f"{100 * merging['harm'] / total:.0f} %")
     return titled(f"Who pays at {100 * budget['target']:.0f} % of the {UNITS[budget['unit']]}", found)
 
 

@@ -9,13 +9,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.render.analysis import pairs_text
-from vitcompact.cli.render.budget import describe
+from vitcompact.cli.render.budget import describe, merging_text
 from vitcompact.cli.render.common import cost_table, number, pairs, skipped_tables, table, titled
 
 
 def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """Cost, fidelity, and what was left alone."""
     parts: list[RenderableType] = [_cost(document)]
+    if merging := document["plan"].get("merge_tokens"):
+        parts.append(pairs("Merging", [("similar tokens", merging_text(merging))]))
     fidelity = document.get("fidelity")
     if fidelity:
         shown = (("agreement", "same first guess"), ("cosine", "cosine of the outputs"))
@@ -41,6 +43,8 @@ def _plan(plan: Mapping[str, Any]) -> Group:
     for layer in plan["layers"]:
         for operator in layer["operators"]:
             found.add_row(Text(layer["name"]), operator["op"], Text(_describe(operator)))
+    if merging := plan.get("merge_tokens"):
+        found.add_row("blocks", "merge tokens", merging_text(merging))
     return titled("Plan", found)
 
 

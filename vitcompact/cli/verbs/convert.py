@@ -21,7 +21,6 @@ from vitcompact.cli.verb_options import ConvertOptions
 from vitcompact.cli.verbs import common
 from vitcompact.data import CalibrationImages, from_tensor
 from vitcompact.errors import UsageError
-from vitcompact.plan.request import budget_of
 from vitcompact.plan.schema import Plan
 from vitcompact.plan.selection import Selection
 from vitcompact.surgery import convert
@@ -163,7 +162,7 @@ def _make_plan(
 ) -> Plan:
     """A budget is planned without converting."""
     chosen = inputs.selection_arguments(options)
-    budget = budget_of(chosen["target_macs"], chosen["target_params"], chosen["target_latency"], chosen["ops"])
+    budget = inputs.budget_from(chosen)
     if budget is None or calibration is None:
         return cast(Plan, _convert(options, model, calibration, None, console).vitcompact_plan)
     original = copy.deepcopy(model).eval().to(device=options.device, dtype=torch.float32).requires_grad_(False)

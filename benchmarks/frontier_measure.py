@@ -16,8 +16,6 @@ from vitcompact.analysis import count
 from vitcompact.bench import bench
 from vitcompact.data import DataOptions, evaluation_batches, resolve_input, training_loader
 from vitcompact.evaluate.forward import features, logits, num_classes
-from vitcompact.operators.merge import install_merging, stop_merging
-from vitcompact.plan.schema import Plan
 from vitcompact.train import TrainOptions
 
 
@@ -143,21 +141,15 @@ def fine_tune(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """`vitcompact.finetune` with its defaults, the same for every method; labels are not used.
 
-    Converted models are trained before they merge tokens, as on the command line; merging alone is trained as it
-    merges, each token on the outputs of all that were merged into it.
+    What merges tokens is trained as it merges, each token on the outputs of all that were merged into it.
 
     Returns:
         the trained module, and what is recorded of the run.
     """
-    plan = getattr(model, "vitcompact_plan", None) or Plan(())
     options = TrainOptions(max_minutes=minutes, steps=steps, seed=seed)
-    if plan.merge_tokens and plan.layers:
-        stop_merging(model)
     loaders = [training_loader(original, DataOptions(data_dir=p, batch_size=batch_size, seed=seed)) for p in paths]
     stream = loaders[0] if len(loaders) == 1 else Alternating(loaders)
     began = time.process_time()
     result = vitcompact.finetune(model, original, stream, options=options)
-    if plan.merge_tokens:
-        install_merging(result.model, plan.merge_tokens)
     record = {name: getattr(result, name) for name in ("steps", "seconds", "lr", "best_step")}
     return result.model, {**record, "cpu_seconds": time.process_time() - began}

@@ -306,4 +306,6 @@ def test_numbers_of_tokens_to_merge_go_from_convert_to_fold(run: Run, images: Pa
     assert document["macs"]["after"] < plain["macs"]["after"]
     assert run("finetune", "--steps", 1).code == 0
     assert json.loads(run("fold", "--json").out)["merging"]["merge_tokens"] == [1, 0, 1, 0, 1, 0]
-    assert "0 to 1 pairs of tokens" in run("convert", "--plan", "vitcompact-out/plan.json", "--overwrite").out
+    assert (
+        "3 pairs of tokens, 0 to 1 a block" in run("convert", "--plan", "vitcompact-out/plan.json", "--overwrite").out
+    )

@@ -21,8 +21,8 @@ def budget_tables(budget: Mapping[str, Any]) -> list[RenderableType]:
 
 def merging_text(merge_tokens: Sequence[int]) -> str:
     """A schedule of merging in a few words."""
-    low, high, blocks = min(merge_tokens), max(merge_tokens), len(merge_tokens)
-    return f"{low if low == high else f'{low} to {high}'} pairs of tokens in each of {blocks} blocks"
+    low, high = min(merge_tokens), max(merge_tokens)
+    return f"{sum(merge_tokens)} pairs of tokens, {low if low == high else f'{low} to {high}'} a block"
 
 
 def describe(operator: Mapping[str, Any]) -> str:

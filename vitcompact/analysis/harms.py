@@ -33,7 +33,7 @@ from vitcompact.streams.walker import BlockWalker, walked_blocks
 
 ADDED_UP = 4.0
 """Errors of all layers together do more to the output than the sum of what each does alone: 2.8 to 5.2 times as much
-where it was measured (docs/results.md). It cancels among layers, and counts against merging tokens, measured as a whole.
+where it was measured (docs/results.md). Among layers it cancels; against merging, measured as a whole, it counts.
 """
 ROWS_PER_UNIT = 8
 MIN_IMAGES, MAX_IMAGES = 96, 512

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import vitcompact
 from vitcompact.fold.verify import perturbed
-from vitcompact.surgery.reconstruct import ReconstructOptions
+from vitcompact.surgery.reconstruct import ReconstructOptions, images_a_step
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,14 @@ def test_same_seed_same_weights_and_everything_trains_on(vit: nn.Module, images:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert all(parameter.requires_grad for parameter in first.parameters())
     assert all(parameter.grad is None for parameter in first.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "channel_dim", "images"),
+    [((64, 37, 384), -1, 32), ((64, 257, 384), -1, 5), ((8, 3136, 32), -1, 2), ((8, 96, 14, 14), 1, 6)],
+)
+def test_more_tokens_mean_fewer_images_a_step(shape: tuple[int, ...], channel_dim: int, images: int) -> None:
+    assert images_a_step(torch.empty(shape, device="meta"), channel_dim) == images
 
 
 class Notes:

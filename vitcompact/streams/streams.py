@@ -131,6 +131,10 @@ class Streams:
             self._keep("call", batch, call.x)
             self._extra = call.rest, call.kwargs
 
+    def example(self) -> Tensor:
+        """What the current block is called with in the first batch."""
+        return self._fetch("call", 0)
+
     def training_batch(self, num_images: int, generator: torch.Generator) -> BlockBatch:
         """Random images, none held out, of a random batch: the block's call in the converted stream and its target."""
         batch = int(torch.randint(self._num_batches, (1,), generator=generator))

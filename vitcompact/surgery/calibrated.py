@@ -61,7 +61,7 @@ def convert_calibrated(
                     scarce[site.name] = solved.rows_per_unknown
                 notes.append(f"{site.name} {solved.error:.3f}")
             if here and method.reconstruct.steps:
-                done = reconstruct_block(streams, method.reconstruct, seed=index)
+                done = reconstruct_block(streams, method.reconstruct, index, here[-1].channel_dim)
                 notes.append(f"reconstructed {done.before:.3f} to {done.after:.3f} at step {done.steps}")
             streams.leave(here)
             progress.advance(note="  ".join(notes))

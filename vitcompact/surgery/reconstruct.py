@@ -17,6 +17,10 @@ from vitcompact.streams.streams import BlockBatch, Streams
 
 EVALUATIONS = 6
 """How often held-out images are looked at in one block's run."""
+ROWS_A_STEP = 1200
+MOST_IMAGES = 32
+"""Images a step: as many as have about so many tokens, two at least. In the same time more steps on fewer images get
+further (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,13 @@ class ReconstructOptions:
     Attributes:
         steps: Adam steps per block; 0 leaves the closed form as it is.
         lr: largest step, relative to each matrix's root mean square.
-        batch_size: images per step.
+        batch_size: images per step; None for as many as have about `ROWS_A_STEP` tokens, at most `MOST_IMAGES`.
         bf16: automatic mixed precision in bfloat16; None is on where the device computes it natively.
     """
 
     steps: int = 0
     lr: float = 1e-2
-    batch_size: int = 32
+    batch_size: int | None = None
     bf16: bool | None = None
 
     def autocast(self, device: torch.device) -> torch.autocast:
@@ -53,9 +57,16 @@ class Reconstruction:
     steps: int
 
 
-def reconstruct_block(streams: Streams, options: ReconstructOptions, seed: int) -> Reconstruction:
-    """Train the current block of the converted stream in place; its parameters are frozen again afterwards."""
+def reconstruct_block(
+    streams: Streams, options: ReconstructOptions, seed: int, channel_dim: int = -1
+) -> Reconstruction:
+    """Train the current block of the converted stream in place; its parameters are frozen again afterwards.
+
+    Args:
+        channel_dim: of the block's input, to know how many tokens an image has.
+    """
     streams.open_block()
+    images = options.batch_size or images_a_step(streams.example(), channel_dim)
     block = streams.current_block
     parameters = [p for p in block.parameters() if p.is_floating_point()]
     groups = [{"params": [p], "lr": options.lr * _size(p)} for p in parameters]
@@ -71,7 +82,7 @@ def reconstruct_block(streams: Streams, options: ReconstructOptions, seed: int) 
         with torch.enable_grad():
             for parameter in parameters:
                 parameter.requires_grad_(True)
-            batch = streams.training_batch(options.batch_size, generator)
+            batch = streams.training_batch(images, generator)
             loss = _loss(block, batch, options)
             optimizer.zero_grad()
             loss.backward()
@@ -86,6 +97,12 @@ def reconstruct_block(streams: Streams, options: ReconstructOptions, seed: int) 
         parameter.copy_(value)
         parameter.grad = None
     return Reconstruction(before, best, best_step)
+
+
+def images_a_step(x: Tensor, channel_dim: int = -1) -> int:
+    """Images of which each step takes that many, for a block called with `x` (batch first)."""
+    rows = x[0].numel() // x.shape[channel_dim]
+    return min(MOST_IMAGES, max(2, round(ROWS_A_STEP / rows)))
 
 
 def _snapshot(parameters: list[nn.Parameter]) -> list[Tensor]:

@@ -16,6 +16,9 @@ from vitcompact.checkpoint.record import Record, to_plain
 
 _OPERATORS = {
     "hallucinate": "attention maps of some heads are made from those of kept heads (hMHSA)",
+    "thin-qk": "queries and keys are narrower",
+    "thin-vo": "values are narrower",
+    "neurons": "hidden units of the FFN are gone, what is left was solved again",
     "factorize": "the FFN's hidden-to-output matrix is a product of two thin ones (cFFN)",
 }
 _PERCENT = ("top1", "top5")

@@ -12,6 +12,7 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.branches import BranchedLinear, TokenBatchNorm
+from vitcompact.train.muon import in_native_precision
 from vitcompact.train.options import ResolvedOptions
 from vitcompact.train.scales import weight_scale
 
@@ -70,4 +71,4 @@ def make_optimizer(model: nn.Module, options: ResolvedOptions, scales: Mapping[s
         optimizer: torch.optim.Optimizer = create_optimizer_v2(groups, opt=options.opt, lr=options.lr, **fused)
     except (ImportError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"--opt {options.opt} cannot be used here: {error}") from error
-    return optimizer
+    return in_native_precision(optimizer, next(model.parameters()).device) if "muon" in options.opt else optimizer

@@ -136,9 +136,11 @@ def plan_for(
         latency_batch: images per forward pass for a budget of latency, on the device of `original`.
 
     Raises:
-        UsageError: the target is out of reach.
+        UsageError: the target is out of reach, or merging is to be weighed against errors that are not.
         DataError: images that give non-finite activations.
     """
+    if budget.merge_tokens == "auto" and not weigh:
+        raise UsageError("--merge-tokens auto compares harms to the output: it does not go with --without sensitivity")
     offered = offered_merging(original, images, budget, latency_batch=latency_batch, progress=progress)
     harms = measure_harms(
         original,

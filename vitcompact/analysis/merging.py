@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -72,7 +73,7 @@ def measure_merging(
     Raises:
         UsageError: tokens of this model cannot be merged.
     """
-    left = _left(original, budget.unit, latency_batch)
+    left = _timed(original, latency_batch) if budget.unit == "latency" else _counted(original, budget.unit)
     schedules = [tuple(schedule)] if schedule is not None else _schedules(original, left, budget.target)
     judged = first_images(images, JUDGED_IMAGES)
     progress.start("merging tokens", len(schedules))
@@ -84,7 +85,7 @@ def measure_merging(
     return tuple(found)
 
 
-def _schedules(original: nn.Module, left: Callable[[Sequence[int]], float], target: float) -> list[tuple[int, ...]]:
+def _schedules(original: nn.Module, left: Callable[[tuple[int, ...]], float], target: float) -> list[tuple[int, ...]]:
     """Evenly spread ones in equal steps, the last just meets the target alone if it can be met so."""
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
     most = int(LARGEST_SHARE * patches)
@@ -97,33 +98,35 @@ def _schedules(original: nn.Module, left: Callable[[Sequence[int]], float], targ
     return [spread(pairs, depth) for pairs in sorted({round(most * i / STEPS) for i in range(1, STEPS + 1)} - {0})]
 
 
-def _left(original: nn.Module, unit: Unit, latency_batch: int) -> Callable[[Sequence[int]], float]:
-    """A function that gives the share of the original's cost that a schedule leaves."""
+def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], float]:
+    """A function that gives the share of the original's MACs or parameters that a schedule leaves."""
     size = resolve_input(original).input_size
-    if unit != "latency":
-        whole = getattr(count(original, size), unit)
-        known: dict[tuple[int, ...], float] = {}
+    whole = getattr(count(original, size), unit)
 
-        def counted(schedule: Sequence[int]) -> float:
-            key = tuple(schedule)
-            if key not in known:
-                known[key] = getattr(count(_merging(meta_copy(original), key), size), unit) / whole
-            return known[key]
+    @cache
+    def left(schedule: tuple[int, ...]) -> float:
+        share: float = getattr(count(_merging(meta_copy(original), schedule), size), unit) / whole
+        return share
 
-        return counted
+    return left
+
+
+def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]], float]:
+    """A function that gives the share of the original's time that a schedule leaves, between what was timed."""
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
-    ratio = relative_latency(original, size, latency_batch, next(original.parameters()).device)
+    device = next(original.parameters()).device
+    ratio = relative_latency(original, resolve_input(original).input_size, latency_batch, device)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
     times = [(0, 1.0), *((n, ratio(_merging(copy.deepcopy(original), spread(n, depth)))) for n in numbers)]
 
-    def timed(schedule: Sequence[int]) -> float:
+    def left(schedule: tuple[int, ...]) -> float:
         pairs = min(sum(schedule), numbers[-1])
         for (fewer, slow), (more, fast) in pairwise(times):
             if pairs <= more:
                 return slow + (fast - slow) * (pairs - fewer) / max(more - fewer, 1)
         return times[-1][1]
 
-    return timed
+    return left
 
 
 @torch.no_grad()

@@ -85,9 +85,7 @@ def offered(menu: Menu) -> list[tuple[float, float]]:
 
 def spent_by_hand(menus: list[Menu]) -> tuple[list[float], list[list[int]], list[list[int]]]:
     """Least harm at every bin, chosen option of every menu at every bin, and bins of every option, one at a time."""
-    total = 0.0
-    for menu in menus:
-        total += offered(menu)[-1][0]
+    total = sum(offered(menu)[-1][0] for menu in menus)
     unit = total / BINS if total else 1.0
     least = [0.0] + [INFINITE] * BINS
     tables, steps = [], []
@@ -106,7 +104,7 @@ def spent_by_hand(menus: list[Menu]) -> tuple[list[float], list[list[int]], list
 
 
 @pytest.mark.parametrize("whole_numbers", [False, True], ids=["any", "ties"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_spending_is_bit_for_bit_what_it_is_by_hand(seed: int, whole_numbers: bool) -> None:
     layers = random_menus(random.Random(seed), whole_numbers=whole_numbers)
     curve = spend(layers)

@@ -113,15 +113,12 @@ class Workspace:
             yield self
 
     def _check_room(self) -> None:
-        """Refuse a folder that is no workspace yet where a file of somebody would be replaced."""
-        taken = (
-            [] if (self.path / STATE_NAME).exists() else [p for p in (self.analysis_file, self.plan_file) if p.exists()]
-        )
-        if taken:
-            raise UsageError(
-                f"{self.path} holds {taken[0].name} and no {STATE_NAME}, so it is no workspace of vitcompact: "
-                "give another --workdir"
-            )
+        """Refuse a folder in which a file of somebody would be replaced."""
+        for path in (self.analysis_file, self.plan_file):
+            if path.exists() and not _has_layers(path):
+                raise UsageError(
+                    f"{path} was not written by vitcompact, so {self.path} is no workspace: give another --workdir"
+                )
 
     @property
     def analysis_file(self) -> Path:
@@ -133,7 +130,6 @@ class Workspace:
 
     def write_document(self, path: Path, document: Mapping[str, Any]) -> None:
         """Write one of the files above."""
-        self._write(self.state)
         write_file(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     @property
@@ -295,6 +291,15 @@ def _read(path: Path) -> State:
         raise UsageError(
             f"{path} is damaged ({type(error).__name__}: {error}): delete it, or give another --workdir"
         ) from error
+
+
+def _has_layers(path: Path) -> bool:
+    """Whether a file is a plan or an analysis: a JSON object with a list of layers."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and isinstance(document.get("layers"), list)
 
 
 def _sha256(path: Path) -> str:

@@ -157,7 +157,7 @@ def test_disk_full_while_writing_the_workspace(run: Run, monkeypatch: pytest.Mon
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("vitcompact.workspace.os.fsync", full)
+    monkeypatch.setattr("vitcompact.utils.files.os.fsync", full)
     result = run("analyze", "test_vit", *SMALL)
     assert result.code == 2
     assert "disk is full" in result.error

@@ -192,7 +192,6 @@ def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:
         UsageError: there is a file of that name that holds no plan.
     """
     if space is not None:
-        space.record()  # the folder is a workspace from now on, and its plan may be replaced
         return space.plan_file
     out = Path(str(options.out)).expanduser()
     path = out if out.suffix == ".json" else out.with_name(f"{out.name}.plan.json")

@@ -52,8 +52,9 @@ def _marks_table(found: Curves) -> str:
         "|---|" + "---|" * len(MARKS),
     ]
     rows = {m: [at_speed(found.original, points, mark) for mark in MARKS] for m, points in found.methods.items()}
-    own = [[row[i] for m, row in rows.items() if METHODS[m].own and row[i] is not None] for i in range(len(MARKS))]
-    best = [max(values, key=lambda v: float(v.mean())) if values else None for values in own]
+    own = [row for method, row in rows.items() if METHODS[method].own]
+    reached = [[values for row in own if (values := row[i]) is not None] for i in range(len(MARKS))]
+    best = [max(each, key=lambda v: float(v.mean())) if each else None for each in reached]
     for method, row in rows.items():
         cells = [_compared(found.main, values, best[i]) for i, values in enumerate(row)]
         lines.append(f"| {METHODS[method].label} | " + " | ".join(cells) + " |")

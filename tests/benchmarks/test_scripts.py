@@ -41,7 +41,7 @@ def _module(path: Path) -> str:
 def _imported(name: str, path: Path, files: Mapping[str, Path]) -> set[str]:
     """The modules among `files` that one of them imports."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

@@ -12,6 +12,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -35,13 +36,10 @@ def main() -> None:
             q, k, v = (torch.randn(shape, dtype=dtype) for _ in range(3))
             half = args.heads // 2
             wide = torch.randn(args.batch, half, tokens, 2 * args.dim, dtype=dtype)
-            runs: dict[str, Callable[[], torch.Tensor]] = {
-                "fused": lambda q=q, k=k, v=v: F.scaled_dot_product_attention(q, k, v)
-            }
+            runs: dict[str, Callable[[], torch.Tensor]] = {"fused": partial(F.scaled_dot_product_attention, q, k, v)}
+            how = {"scale": args.dim**-0.5, "mask": None, "causal": False, "dropout": 0.0}
             for name, run in BACKENDS.items():
-                runs[name] = lambda run=run, q=q[:, :half], k=k[:, :half], wide=wide: run(
-                    q, k, wide, scale=args.dim**-0.5, mask=None, causal=False, dropout=0.0
-                )
+                runs[name] = partial(run, q[:, :half], k[:, :half], wide, **how)
             times: dict[str, list[float]] = {name: [] for name in runs}
             with torch.inference_mode():
                 for number in range(args.pairs + 3):

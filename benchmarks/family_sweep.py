@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -27,7 +27,8 @@ from torch.optim.swa_utils import update_bn
 import vitcompact
 from vitcompact.data import resolve_input
 from vitcompact.families import inspect
-from vitcompact.fold.verify import perturbed
+from vitcompact.fold.verify import FoldParity, perturbed
+from vitcompact.plan.schema import Plan
 
 MODULES = (
     *("pvt_v2", "twins", "nextvit", "swin_transformer", "swin_transformer_v2", "eva", "beit", "deit", "visformer"),
@@ -80,7 +81,8 @@ def check(name: str) -> dict[str, Any]:
     images = images_for(original, seed=2)
     anatomy = inspect(original)
     compact = vitcompact.convert(original, images=images)
-    assert len(compact.vitcompact_plan.layers) > 0
+    plan = cast(Plan, compact.vitcompact_plan)
+    assert len(plan.layers) > 0
     compact.train()
     optimizer = torch.optim.SGD(compact.parameters(), lr=1e-3)
     compact(images).square().mean().backward()
@@ -103,8 +105,8 @@ def check(name: str) -> dict[str, Any]:
         "folded_params": sum(p.numel() for p in folded.parameters()),
         "attention": len(anatomy.attention),
         "ffn": len(anatomy.ffn),
-        "skipped": dict(Counter(item.reason for item in compact.vitcompact_plan.skipped)),
-        "rel_diff": folded.vitcompact_parity.rel_diff,
+        "skipped": dict(Counter(item.reason for item in plan.skipped)),
+        "rel_diff": cast(FoldParity, folded.vitcompact_parity).rel_diff,
         "reload": "bit-exact",
     }
 

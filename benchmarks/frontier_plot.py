@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib
+from frontier_curves import MARKS, SCORE_TITLES, STAGE_TITLES, Curves, bootstrap
 from frontier_methods import METHODS
-from frontier_report import MARKS, SCORE_TITLES, STAGE_TITLES, Curves, bootstrap
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

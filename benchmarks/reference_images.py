@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def decode(source: Path, num_samples: int | None = None, seed: int = 0) -> tuple
     if not source.exists():
         raise DataError(f"{source} does not exist; give a folder of class folders, or a .tar of them")
     dataset = create_dataset("", root=str(source))
-    indices = range(len(dataset))
+    indices: Sequence[int] = range(len(dataset))
     if num_samples is not None:
         shuffled = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         indices = sorted(shuffled[:num_samples].tolist())

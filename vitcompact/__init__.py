@@ -9,8 +9,6 @@ Importing the package registers the timm entrypoint, so that `timm.create_model(
 what it saved.
 """
 
-__version__ = "0.1.0"
-
 from vitcompact.analysis import analyze
 from vitcompact.checkpoint import load, load_source, save
 from vitcompact.errors import (
@@ -26,6 +24,7 @@ from vitcompact.errors import (
 from vitcompact.fold import fold
 from vitcompact.surgery import convert
 from vitcompact.train import finetune
+from vitcompact.version import __version__
 
 __all__ = [
     "CheckpointError",

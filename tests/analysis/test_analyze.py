@@ -7,7 +7,8 @@ import math
 import pytest
 import timm
 import torch
-from torch import nn
+from timm.layers import Attention
+from timm.models import VisionTransformer
 
 import vitcompact
 from vitcompact.analysis import count
@@ -17,7 +18,7 @@ from vitcompact.fold.verify import perturbed
 
 
 @pytest.fixture(scope="module")
-def vit() -> nn.Module:
+def vit() -> VisionTransformer:
     torch.manual_seed(0)
     model = timm.create_model("test_vit", img_size=64, num_classes=5, num_heads=4)
     return perturbed(model.eval(), seed=1).eval()
@@ -36,7 +37,7 @@ def test_macs_of_deit_by_hand() -> None:
     assert cost.params == sum(p.numel() for p in model.parameters())
 
 
-def test_prediction_is_what_fold_gives(vit: nn.Module) -> None:
+def test_prediction_is_what_fold_gives(vit: VisionTransformer) -> None:
     images = torch.randn(16, 3, 64, 64)
     report = vitcompact.analyze(vit, images)
     folded = vitcompact.fold(vitcompact.convert(vit, images=images, terms=()))
@@ -44,12 +45,12 @@ def test_prediction_is_what_fold_gives(vit: nn.Module) -> None:
     assert report.predicted.macs < report.cost.macs == count(vit, (3, 64, 64)).macs
 
 
-def test_similarity_and_energy(vit: nn.Module) -> None:
+def test_similarity_and_energy(vit: VisionTransformer) -> None:
     images = torch.randn(8, 3, 64, 64)
     report = vitcompact.analyze(vit, images, batch_size=4)
     maps, outputs = [], []
 
-    def keep(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+    def keep(module: Attention, args: tuple[torch.Tensor]) -> None:
         x = args[0]
         q, k, _ = module.qkv(x).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
         maps.append((module.scale * q @ k.transpose(-2, -1)).softmax(-1))
@@ -79,7 +80,7 @@ def test_jensen_shannon_bounds() -> None:
     assert similarity.cosine[0, 2] == pytest.approx(0)
 
 
-def test_weights_only(vit: nn.Module) -> None:
+def test_weights_only(vit: VisionTransformer) -> None:
     report = vitcompact.analyze(vit)
     assert report.num_samples == 0
     assert report.layers[0].similarity_js is None
@@ -95,7 +96,7 @@ def test_weights_only(vit: nn.Module) -> None:
     assert math.isfinite(report.ffn[0].energy)
 
 
-def test_json_keys(vit: nn.Module) -> None:
+def test_json_keys(vit: VisionTransformer) -> None:
     document = vitcompact.analyze(vit, torch.randn(4, 3, 64, 64)).to_json()
     assert {"model", "params", "macs", "layers", "ffn", "skipped", "predicted"} <= set(document)
     assert {"name", "num_heads", "similarity", "kept", "hallucinated"} <= set(document["layers"][0])

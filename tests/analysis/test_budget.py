@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
-from torch import Tensor, nn
+from timm.models import VisionTransformer
+from torch import Tensor
 
 import vitcompact
+from tests.attached import plan_of
 from vitcompact.analysis import count
 from vitcompact.analysis.budget import plan_budget, plan_for
 from vitcompact.analysis.cost import meta_copy
@@ -26,11 +29,11 @@ from vitcompact.operators.replay import replay
 from vitcompact.plan.budget import spend
 from vitcompact.plan.request import Budget, Unit
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
+from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
 
 from .helpers import SIZE, perturbed_model
 
-MODELS = {
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("test_vit2", {"img_size": 64, "num_classes": 5, "num_heads": 4, "embed_dim": 64, "depth": 3}),
     "pvt": ("pvt_v2_b0", {"depths": (1, 1, 1, 1), "num_classes": 5}),
     "swin": ("swin_tiny_patch4_window7_224", {"depths": (1, 1), "num_heads": (2, 4), "embed_dim": 32, "img_size": 64}),
@@ -38,13 +41,13 @@ MODELS = {
 }
 
 
-def model_of(name: str) -> nn.Module:
+def model_of(name: str) -> Any:
     base, kwargs = MODELS[name]
     return perturbed_model(base, **kwargs)
 
 
 @pytest.fixture(scope="module")
-def vit() -> nn.Module:
+def vit() -> VisionTransformer:
     return model_of("vit")
 
 
@@ -59,7 +62,7 @@ def test_predicted_costs_are_exact(name: str) -> None:
     cost = attention_costs(model, list(anatomy.attention), counted(size))[site.name]
     half = cost.num_heads // 2
     hallucinated = make_spec(cost.num_heads, {half + i: i for i in range(cost.num_heads - half)})
-    cases = [
+    cases: list[tuple[tuple[OperatorSpec, ...], float]] = [
         ((ThinQkSpec(cost.qk_dim // 2),), cost.saving("macs", cost.num_heads, cost.qk_dim // 2, cost.v_dim)),
         ((ThinVoSpec(cost.v_dim // 4),), cost.saving("macs", cost.num_heads, cost.qk_dim, cost.v_dim // 4)),
         ((hallucinated, ThinVoSpec(2)), cost.saving("macs", half, cost.qk_dim, 2)),
@@ -70,8 +73,8 @@ def test_predicted_costs_are_exact(name: str) -> None:
     ffn = anatomy.ffn[-1]
     wide = ffn_costs(model, list(anatomy.ffn), counted(size))[ffn.name]
     for hidden, rank in ((wide.hidden // 2, None), (wide.hidden, 8), (wide.hidden // 4, 4)):
-        operators = (NeuronsSpec(hidden),) if rank is None else (NeuronsSpec(hidden), FactorizeSpec(rank))
-        plan = Plan((LayerPlan(ffn.name, "ffn", operators),), form="folded")
+        factorized = () if rank is None else (FactorizeSpec(rank),)
+        plan = Plan((LayerPlan(ffn.name, "ffn", (NeuronsSpec(hidden), *factorized)),), form="folded")
         after = count(replay(meta_copy(model), plan), size)
         assert before.macs - after.macs == pytest.approx(wide.saving("macs", hidden, rank))
         if ffn.scale is None:  # an absorbed LayerScale is saved on top
@@ -82,16 +85,17 @@ def test_predicted_costs_are_exact(name: str) -> None:
 @pytest.mark.parametrize("unit", ["macs", "params"])
 def test_targets_are_met_and_replayed(name: str, unit: str, images: Tensor) -> None:
     model = model_of(name)
-    compact = vitcompact.convert(model, images=images, batch_size=16, **{f"target_{unit}": 0.75})
+    target: dict[str, Any] = {f"target_{unit}": 0.75}
+    compact = vitcompact.convert(model, images=images, batch_size=16, **target)
     folded = vitcompact.fold(compact)
     left = getattr(count(folded, SIZE), unit) / getattr(count(model, SIZE), unit)
     assert 0.65 < left <= 0.75
-    again = replay(copy.deepcopy(model), folded.vitcompact_plan)
+    again = replay(copy.deepcopy(model), plan_of(folded))
     again.load_state_dict(folded.state_dict())
     assert torch.equal(again(images), folded(images))
 
 
-def test_ops_narrow_the_budget(vit: nn.Module, images: Tensor) -> None:
+def test_ops_narrow_the_budget(vit: VisionTransformer, images: Tensor) -> None:
     plan = plan_for(vit, from_tensor(images, 16), Budget("macs", 0.9, ("thin-qk", "thin-vo"))).plan
     assert {spec.op for layer in plan.layers for spec in layer.operators} <= {"thin-qk", "thin-vo"}
     with pytest.raises(UsageError, match=r"out of reach with these operators: about 0\.\d\d is the least"):
@@ -114,7 +118,7 @@ def test_what_cannot_be_reached_is_known_before_anything_is_measured(name: str, 
     assert f"about {least:.2f} is the least" in str(refusal.value)
 
 
-def test_sensitivity_is_the_expected_effect_of_noise(vit: nn.Module, images: Tensor) -> None:
+def test_sensitivity_is_the_expected_effect_of_noise(vit: VisionTransformer, images: Tensor) -> None:
     """Noise on one branch changes the softened prediction as much as the metric says."""
     site = inspect(vit).ffn[1]
     batches = from_tensor(images, 16)
@@ -164,19 +168,19 @@ def test_a_layer_that_does_not_matter_pays_first(images: Tensor) -> None:
     assert all(other is None or other.hidden > saved.hidden for other in others)
 
 
-def test_bad_activations_name_the_layer(vit: nn.Module, images: Tensor) -> None:
+def test_bad_activations_name_the_layer(vit: VisionTransformer, images: Tensor) -> None:
     broken = copy.deepcopy(vit)
     broken.blocks[1].mlp.fc1.weight[0, 0] = float("nan")
     with pytest.raises(DataError, match=r"blocks\.1\.mlp"):
         vitcompact.convert(broken, images=images, target_macs=0.8)
 
 
-def test_constant_images_are_survived(vit: nn.Module) -> None:
+def test_constant_images_are_survived(vit: VisionTransformer) -> None:
     compact = vitcompact.convert(vit, images=torch.zeros(16, *SIZE), target_macs=0.8)
     assert torch.isfinite(compact(torch.randn(4, *SIZE))).all()
 
 
-def test_protected_layers_stay(vit: nn.Module, images: Tensor) -> None:
+def test_protected_layers_stay(vit: VisionTransformer, images: Tensor) -> None:
     compact = vitcompact.convert(vit, images=images, target_macs=0.85, protect=["blocks.0"])
-    assert not [layer for layer in compact.vitcompact_plan.layers if layer.name.startswith("blocks.0.")]
-    assert replace(compact.vitcompact_plan, form="folded").layers
+    assert not [layer for layer in plan_of(compact).layers if layer.name.startswith("blocks.0.")]
+    assert replace(plan_of(compact), form="folded").layers

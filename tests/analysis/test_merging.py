@@ -7,13 +7,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 import vitcompact
+from tests.attached import plan_of
 from vitcompact.analysis import count, merging
 from vitcompact.analysis.budget import offered_merging, plan_budget
 from vitcompact.analysis.budget_report import budget_json
@@ -31,7 +34,7 @@ AUTO = Budget("macs", 0.75, merge_tokens="auto")
 
 
 @pytest.fixture(scope="module")
-def vit() -> nn.Module:
+def vit() -> VisionTransformer:
     return perturbed_model("test_vit2", img_size=64, num_classes=5, num_heads=4, embed_dim=64, depth=3)
 
 
@@ -70,7 +73,9 @@ def test_harm_has_the_metric_of_the_layers_harms(classes: int, images: Tensor) -
     assert float(seen) == pytest.approx(sum(squares) / len(squares), rel=0.2)
 
 
-def test_what_is_offered_is_what_merging_does(vit: nn.Module, images: Tensor, offered: tuple[Merging, ...]) -> None:
+def test_what_is_offered_is_what_merging_does(
+    vit: VisionTransformer, images: Tensor, offered: tuple[Merging, ...]
+) -> None:
     whole = count(vit, SIZE).macs
     assert [sum(each.schedule) for each in offered] == sorted({sum(each.schedule) for each in offered})
     for each in offered[::4]:
@@ -80,7 +85,7 @@ def test_what_is_offered_is_what_merging_does(vit: nn.Module, images: Tensor, of
     assert offered[-1].left <= AUTO.target < offered[-2].left, "the strongest one just meets the target alone"
 
 
-def test_tokens_left_are_those_that_layers_see(vit: nn.Module, images: Tensor) -> None:
+def test_tokens_left_are_those_that_layers_see(vit: VisionTransformer, images: Tensor) -> None:
     schedule, seen = (3, 9, 1), {}
     found = merged(vit, schedule)
     for block in range(3):
@@ -95,7 +100,7 @@ def test_tokens_left_are_those_that_layers_see(vit: nn.Module, images: Tensor) -
         assert only.share(name, "ffn" if name.endswith("mlp") else "attention") == pytest.approx(tokens / whole)
 
 
-def test_what_harms_less_is_chosen(vit: nn.Module, harms: Harms, offered: tuple[Merging, ...]) -> None:
+def test_what_harms_less_is_chosen(vit: VisionTransformer, harms: Harms, offered: tuple[Merging, ...]) -> None:
     """Merging alone where it is for nothing, none where it is dear, both where the first pairs are cheap."""
     without = plan_budget(vit, harms, replace(AUTO, merge_tokens=None))
     free = [replace(each, harm=0.0) for each in offered]
@@ -111,25 +116,30 @@ def test_what_harms_less_is_chosen(vit: nn.Module, harms: Harms, offered: tuple[
         assert 0.68 < found.after.macs / found.before.macs <= 0.75
 
 
-def test_given_numbers_count_towards_the_target(vit: nn.Module, images: Tensor) -> None:
+def test_given_numbers_count_towards_the_target(vit: VisionTransformer, images: Tensor) -> None:
     compact = vitcompact.convert(vit, images=images, target_macs=0.8, merge_tokens=1)
-    assert compact.vitcompact_plan.merge_tokens == (1, 1, 1)
-    assert compact.vitcompact_plan.layers
+    assert plan_of(compact).merge_tokens == (1, 1, 1)
+    assert plan_of(compact).layers
     assert 0.75 < count(compact, SIZE).macs / count(vit, SIZE).macs <= 0.8
 
 
 @pytest.mark.parametrize("keep_layers", [True, False])
 def test_converted_folded_saved_and_loaded(
-    keep_layers: bool, vit: nn.Module, images: Tensor, harms: Harms, offered: tuple[Merging, ...], tmp_path: Path
+    keep_layers: bool,
+    vit: VisionTransformer,
+    images: Tensor,
+    harms: Harms,
+    offered: tuple[Merging, ...],
+    tmp_path: Path,
 ) -> None:
     """Also where nothing but merging is left to do."""
     choice = [replace(each, harm=0.0 if i < 3 or not keep_layers else 1e3) for i, each in enumerate(offered)]
     plan = plan_budget(vit, harms, AUTO, None, choice).plan
     compact = vitcompact.convert(vit, plan=plan, images=images)
-    assert bool(compact.vitcompact_plan.layers) == keep_layers
+    assert bool(plan_of(compact).layers) == keep_layers
     folded = vitcompact.fold(compact, images=images)
     assert torch.allclose(folded(images), compact(images), atol=1e-5)
-    assert folded.vitcompact_plan.merge_tokens == plan.merge_tokens
+    assert plan_of(folded).merge_tokens == plan.merge_tokens
     assert count(folded, SIZE).macs / count(vit, SIZE).macs <= 0.75
     assert not torch.allclose(vitcompact.fold(compact, merge_tokens=0)(images), folded(images), atol=1e-5)
     vitcompact.save(folded, tmp_path / "out")
@@ -137,7 +147,7 @@ def test_converted_folded_saved_and_loaded(
     assert torch.equal(again(images), folded(images))
 
 
-def test_the_report_says_what_merging_pays(vit: nn.Module, harms: Harms, offered: tuple[Merging, ...]) -> None:
+def test_the_report_says_what_merging_pays(vit: VisionTransformer, harms: Harms, offered: tuple[Merging, ...]) -> None:
     first = [replace(each, harm=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
     document = budget_json(plan_budget(vit, harms, AUTO, None, first))
     assert document["merging"]["merge_tokens"] == list(offered[2].schedule)
@@ -150,12 +160,12 @@ def test_the_report_says_what_merging_pays(vit: nn.Module, harms: Harms, offered
 
 
 def test_time_is_read_off_between_what_was_timed(
-    vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+    vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[int] = []
 
     def clock(*_: object) -> Callable[[nn.Module], float]:
-        def ratio(model: nn.Module) -> float:
+        def ratio(model: VisionTransformer) -> float:
             pairs = sum(block.r for block in model.blocks)
             timed.append(pairs)
             return 1 - pairs / 40
@@ -181,13 +191,13 @@ def test_where_tokens_cannot_be_merged(images: Tensor, caplog: pytest.LogCapture
         vitcompact.convert(swin, images=images, target_macs=0.8, merge_tokens=2)
 
 
-def test_merging_saves_no_parameters(vit: nn.Module, images: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+def test_merging_saves_no_parameters(vit: VisionTransformer, images: Tensor, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "vitcompact"):
         assert offered_merging(vit, from_tensor(images), Budget("params", 0.8, merge_tokens="auto")) == ()
     assert "saves no parameters" in caplog.text
 
 
-def test_out_of_reach_even_with_merging(vit: nn.Module, images: Tensor) -> None:
+def test_out_of_reach_even_with_merging(vit: VisionTransformer, images: Tensor) -> None:
     with pytest.raises(UsageError, match=r"--target-macs 0\.01 is out of reach"):
         vitcompact.convert(vit, images=images, target_macs=0.01, merge_tokens="auto")
 
@@ -204,7 +214,7 @@ def test_out_of_reach_even_with_merging(vit: nn.Module, images: Tensor) -> None:
         ({"merge_tokens": 2, "filter_rank": 1}, "does not go with 3x3 filters"),
     ],
 )
-def test_bad_requests(options: dict[str, object], message: str, vit: nn.Module, images: Tensor) -> None:
+def test_bad_requests(options: dict[str, Any], message: str, vit: VisionTransformer, images: Tensor) -> None:
     with pytest.raises(UsageError, match=message):
         vitcompact.convert(vit, images=images, **options)
 

@@ -6,9 +6,11 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vitcompact.analysis import budget, count
@@ -20,7 +22,7 @@ from vitcompact.analysis.site_structure import alike, built, recorded
 from vitcompact.analysis.site_time import time_sites
 from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
-from vitcompact.families import AttentionSite, inspect
+from vitcompact.families import AttentionSite, FfnSite, inspect
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.operators.hallucinate import make_spec
@@ -32,7 +34,7 @@ from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, ThinQkSpec, ThinVo
 from .helpers import SIZE, perturbed_model
 
 BATCH = 2
-MODELS = {
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("test_vit2", {"img_size": 64, "num_classes": 5, "num_heads": 4, "embed_dim": 96, "depth": 3}),
     "pvt": ("pvt_v2_b0", {"depths": (1, 2, 1, 1), "num_classes": 5}),
     "swin": ("swin_tiny_patch4_window7_224", {"depths": (2, 1), "num_heads": (2, 4), "embed_dim": 32, "img_size": 224}),
@@ -45,7 +47,7 @@ def model_of(name: str) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def vit() -> nn.Module:
+def vit() -> VisionTransformer:
     return model_of("vit")
 
 
@@ -54,7 +56,7 @@ def harms(vit: nn.Module, images: Tensor) -> Harms:
     return measure_harms(vit, from_tensor(images, 16))
 
 
-def by_macs(module: nn.Module, call: Call, second: float = 1e9) -> float:
+def by_macs(module: Any, call: Call, second: float = 1e9) -> float:
     """A run takes one second per `second` multiplications."""
     x = call.args[0]
     if x.dim() == 4:
@@ -88,7 +90,7 @@ def macs_left(model: nn.Module) -> Callable[[nn.Module], float]:
     return lambda small: count(small, SIZE).macs / count(model, SIZE).macs
 
 
-def test_where_time_follows_macs_so_does_the_plan(vit: nn.Module, harms: Harms) -> None:
+def test_where_time_follows_macs_so_does_the_plan(vit: VisionTransformer, harms: Harms) -> None:
     """Every option on the frontier is measured as it runs, and its time is what its multiplications say."""
     by_time = timed(vit, harms, by_macs)
     whole = count(vit, SIZE).macs
@@ -104,7 +106,7 @@ def test_where_time_follows_macs_so_does_the_plan(vit: nn.Module, harms: Harms) 
     assert one == pytest.approx(other, rel=1e-2)
 
 
-def test_slow_kernels_are_avoided(vit: nn.Module, harms: Harms) -> None:
+def test_slow_kernels_are_avoided(vit: VisionTransformer, harms: Harms) -> None:
     """What MACs recommend is not what a plan for time takes where kernels dislike it."""
 
     def slow(plan: Plan) -> list[str]:
@@ -117,7 +119,7 @@ def test_slow_kernels_are_avoided(vit: nn.Module, harms: Harms) -> None:
     assert not slow(plan)
 
 
-def test_a_machine_that_slows_down_and_recovers_changes_nothing(vit: nn.Module, harms: Harms) -> None:
+def test_a_machine_that_slows_down_and_recovers_changes_nothing(vit: VisionTransformer, harms: Harms) -> None:
     runs = 0
 
     def restless(module: nn.Module, call: Call) -> float:
@@ -132,7 +134,7 @@ def test_a_machine_that_slows_down_and_recovers_changes_nothing(vit: nn.Module, 
         assert noisy.saved[name] == pytest.approx(savings, abs=1e-3)
 
 
-def test_too_many_options_are_thinned_and_the_rest_not_offered(vit: nn.Module, harms: Harms) -> None:
+def test_too_many_options_are_thinned_and_the_rest_not_offered(vit: VisionTransformer, harms: Harms) -> None:
     """On a slow machine fewer sizes are measured, within the time allowed, and only those can be chosen."""
     spent, seen = 0.0, set()
 
@@ -164,12 +166,12 @@ def test_what_is_timed_is_what_runs_once_folded(name: str) -> None:
     before = copy.deepcopy(model.state_dict())
     anatomy = inspect(model)
     shape = (3, 224, 224) if name == "swin" else SIZE
-    sites = [*anatomy.attention, *anatomy.ffn]
+    sites: list[AttentionSite | FfnSite] = [*anatomy.attention, *anatomy.ffn]
     structures, calls = recorded(model, [site.name for site in sites], torch.randn(1, *shape))
     for site in sites:
-        module = model.get_submodule(site.name)
+        module: Any = model.get_submodule(site.name)
         if isinstance(site, AttentionSite):
-            heads = int(module.num_heads)
+            heads = module.num_heads
             spec = make_spec(heads, {i: heads - 1 - i for i in range(heads // 2)}, ("mean",))
             layer = LayerPlan(site.name, "attention", (spec, ThinVoSpec(8)))
         else:
@@ -209,7 +211,7 @@ def test_heads_that_only_differ_in_who_is_whose_parent_are_alike() -> None:
     assert alike((FactorizeSpec(8, 2),)) == alike((FactorizeSpec(8),))
 
 
-def test_plan_for_measures_first(vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_for_measures_first(vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "time_sites", partial(time_sites, stopwatch=awkward))
     monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))
     found = plan_for(vit, from_tensor(images, 16), Budget("latency", 0.8), latency_batch=BATCH)
@@ -220,7 +222,7 @@ def test_plan_for_measures_first(vit: nn.Module, images: Tensor, monkeypatch: py
 
 
 def test_layers_are_timed_once_for_any_number_of_budgets(
-    vit: nn.Module, harms: Harms, monkeypatch: pytest.MonkeyPatch
+    vit: VisionTransformer, harms: Harms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))
     monkeypatch.setattr(budget, "time_sites", partial(time_sites, stopwatch=awkward))
@@ -232,6 +234,6 @@ def test_layers_are_timed_once_for_any_number_of_budgets(
     assert plans[0] != plans[1]
 
 
-def test_the_clock_runs(vit: nn.Module) -> None:
+def test_the_clock_runs(vit: VisionTransformer) -> None:
     assert wall_clock(vit, Call((torch.randn(1, *SIZE),))) > 0
     assert relative_latency(vit, SIZE, 2)(meta_copy(vit)) > 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -48,9 +49,9 @@ def model() -> nn.Module:
     return timm.create_model("test_vit", img_size=32)
 
 
-def run(model: nn.Module, baseline: nn.Module, **options: object) -> BenchResult:
+def run(model: nn.Module, baseline: nn.Module, **options: Any) -> BenchResult:
     settings = {"batch_sizes": (2,), "num_pairs": 2, "warmup": 0, "clock": Clock(), **options}
-    return bench(model, baseline, **settings)  # type: ignore[arg-type]
+    return bench(model, baseline, **settings)
 
 
 def test_json_has_the_keys_of_the_contract(model: nn.Module) -> None:
@@ -137,7 +138,7 @@ def test_input_sizes(size: object, shape: list[int]) -> None:
         ({"device": "nowhere"}, "no device 'nowhere'"),
     ],
 )
-def test_wrong_options_are_refused(model: nn.Module, options: dict[str, object], message: str) -> None:
+def test_wrong_options_are_refused(model: nn.Module, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run(model, model, **options)
 

@@ -21,11 +21,12 @@ from vitcompact.train import TrainOptions
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+from frontier_curves import at_speed, bootstrap, curves
 from frontier_measure import fine_tune
 from frontier_methods import METHODS, Calibration, UnreachableError, heads, variance
 from frontier_methods.common import macs_of, nearest
 from frontier_records import Key, Records, read_entries
-from frontier_report import at_speed, bootstrap, curves, tables
+from frontier_report import tables
 
 
 @pytest.fixture(scope="module")

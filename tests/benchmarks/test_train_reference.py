@@ -77,7 +77,7 @@ def test_weights_to_start_from_are_of_the_recipes_architecture(arguments: list[s
     source = f"local-dir:{tmp_path / 'out'}"
     again = TINY.create(5, init=source)
     saved = timm.create_model(source, pretrained=True)
-    assert torch.equal(again.stem.conv.weight, saved.stem.conv.weight)
+    assert torch.equal(again.get_parameter("stem.conv.weight"), saved.stem.conv.weight)
     assert again.num_classes == 5
     with pytest.raises(UsageError, match="needs a pvt_v2_b0"):
         RECIPES["pvt_v2_b0"].create(5, init=source)

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import VisionTransformer
 from torch import nn
 
 import vitcompact.checkpoint  # noqa: F401  (registers the entrypoint)
@@ -22,9 +23,10 @@ from .helpers import perturb
 def _narrow_first_ffn(model: nn.Module, plan: Plan) -> nn.Module:
     """A structural change that stands for a plan: the first block's fc2 becomes two thinner layers."""
     fc2 = model.get_submodule("blocks.0.mlp.fc2")
+    assert isinstance(fc2, nn.Linear)
     pair = nn.Sequential(nn.Linear(fc2.in_features, 8, bias=False), nn.Linear(8, fc2.out_features))
     model.set_submodule("blocks.0.mlp.fc2", pair)
-    model.vitcompact_plan = plan
+    model.vitcompact_plan = plan  # type: ignore[assignment]  # modules are typed to hold tensors and modules
     return model
 
 
@@ -32,13 +34,13 @@ def _narrow_first_ffn(model: nn.Module, plan: Plan) -> nn.Module:
 def structural_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, Plan], nn.Module]:
     """Replaces the package's replay by one that changes the structure whatever the plan says."""
     module = types.ModuleType("vitcompact.operators.replay")
-    module.replay = _narrow_first_ffn
+    monkeypatch.setattr(module, "replay", _narrow_first_ffn, raising=False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return _narrow_first_ffn
 
 
 @pytest.fixture
-def vit() -> nn.Module:
+def vit() -> VisionTransformer:
     """A small ViT for 64 px and ten classes, with perturbed weights."""
     return perturb(timm.create_model("test_vit", pretrained=False, num_classes=10, img_size=64))
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_refuses_tensors_that_claim_more_than_the_file_holds(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3, "lr": 0.1}, {"state_dict": {}}, {}])
-def test_refuses_a_dictionary_without_tensors(tmp_path: Path, content: dict[str, object]) -> None:
+def test_refuses_a_dictionary_without_tensors(tmp_path: Path, content: dict[str, Any]) -> None:
     torch.save(content, tmp_path / "none.pth")
     with pytest.raises(CheckpointError, match="no tensors"):
         read_weights(tmp_path / "none.pth")

@@ -6,14 +6,16 @@ import argparse
 import json
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models import get_pretrained_cfg
+from timm.models import VisionTransformer, get_pretrained_cfg
 from timm.models._hub import save_for_hf
 from torch import nn
 
@@ -39,6 +41,11 @@ def hub_dir(vit: nn.Module, tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
+def config_of(loaded: LoadedModel) -> Mapping[str, Any]:
+    assert isinstance(loaded.model.pretrained_cfg, Mapping)
+    return loaded.model.pretrained_cfg
+
+
 def assert_same(loaded: LoadedModel, original: nn.Module, images: torch.Tensor) -> None:
     assert not loaded.model.training
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
@@ -46,7 +53,7 @@ def assert_same(loaded: LoadedModel, original: nn.Module, images: torch.Tensor) 
         assert torch.equal(loaded.model(images), original(images))
 
 
-def test_directory_in_three_spellings(vit: nn.Module, hub_dir: Path, images: torch.Tensor) -> None:
+def test_directory_in_three_spellings(vit: VisionTransformer, hub_dir: Path, images: torch.Tensor) -> None:
     for source in (str(hub_dir), f"local-dir:{hub_dir}", f"{hub_dir}/"):
         loaded = load_source(source)
         assert_same(loaded, vit, images)
@@ -61,7 +68,7 @@ def test_directory_in_three_spellings(vit: nn.Module, hub_dir: Path, images: tor
 
 
 def test_hub_model_is_read_like_its_directory(
-    vit: nn.Module, hub_dir: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    vit: VisionTransformer, hub_dir: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cached(repo_id: str, filename: str, cache_dir: object = None, revision: str | None = None) -> str:
         assert (repo_id, revision) == ("org/name", "main")
@@ -73,12 +80,12 @@ def test_hub_model_is_read_like_its_directory(
     assert loaded.provenance.kind == "hf-hub"
 
 
-def test_weights_file_with_a_name(vit: nn.Module, weights_file: Path, images: torch.Tensor) -> None:
+def test_weights_file_with_a_name(vit: VisionTransformer, weights_file: Path, images: torch.Tensor) -> None:
     loaded = load_source(str(weights_file), SourceOptions(model="test_vit"))
     assert_same(loaded, vit, images)
     assert loaded.model.num_classes == 10
-    assert loaded.model.patch_embed.img_size == (64, 64)
-    assert loaded.model.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert loaded.model.get_submodule("patch_embed").img_size == (64, 64)
+    assert config_of(loaded)["input_size"] == (3, 64, 64)
     assert unset(loaded.provenance) == Provenance.of_file(str(weights_file), "file", "test_vit", weights_file)
 
 
@@ -93,7 +100,7 @@ def test_weights_file_with_a_name(vit: nn.Module, weights_file: Path, images: to
         ("test_vit", {"global_pool": "avg", "class_token": False, "fc_norm": True}),
     ],
 )
-def test_arguments_are_read_off_the_weights(tmp_path: Path, name: str, kwargs: dict[str, object]) -> None:
+def test_arguments_are_read_off_the_weights(tmp_path: Path, name: str, kwargs: dict[str, Any]) -> None:
     model = perturb(timm.create_model(name, pretrained=False, **kwargs))
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     if "class_token" in kwargs:  # not told by shapes alone: refused, never guessed
@@ -108,7 +115,7 @@ def test_arguments_are_read_off_the_weights(tmp_path: Path, name: str, kwargs: d
         assert_same(loaded, model, images)
 
 
-def test_recorded_architecture_and_size_are_used(vit: nn.Module, tmp_path: Path, images: torch.Tensor) -> None:
+def test_recorded_architecture_and_size_are_used(vit: VisionTransformer, tmp_path: Path, images: torch.Tensor) -> None:
     wrapped = {f"module.{name}": tensor for name, tensor in vit.state_dict().items()}
     zeros = {name: torch.zeros_like(tensor) for name, tensor in wrapped.items()}
     args = argparse.Namespace(model="test_vit")
@@ -147,14 +154,15 @@ def test_a_file_beside_its_config_points_at_the_directory(hub_dir: Path) -> None
 
 
 def test_another_number_of_classes_leaves_the_head_untrained(
-    vit: nn.Module, hub_dir: Path, weights_file: Path, caplog: pytest.LogCaptureFixture
+    vit: VisionTransformer, hub_dir: Path, weights_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for source, model in ((hub_dir, None), (weights_file, "test_vit")):
         caplog.clear()
         options = SourceOptions(model=model, num_classes=4, seed=3)
+        first: VisionTransformer
         first, second = (load_source(str(source), options).model for _ in range(2))
         assert first.head.weight.shape[0] == 4
-        assert torch.equal(first.head.weight, second.head.weight)
+        assert torch.equal(first.head.weight, second.get_parameter("head.weight"))
         assert torch.equal(first.blocks[0].mlp.fc1.weight, vit.blocks[0].mlp.fc1.weight)
         assert "untrained one of 4 classes" in caplog.text
 
@@ -162,7 +170,7 @@ def test_another_number_of_classes_leaves_the_head_untrained(
 def test_another_image_size_resamples_as_timm_does(hub_dir: Path, weights_file: Path) -> None:
     expected = timm.create_model(f"local-dir:{hub_dir}", pretrained=True, img_size=96).pos_embed
     for source, model in ((hub_dir, None), (weights_file, "test_vit")):
-        loaded = load_source(str(source), SourceOptions(model=model, img_size=96)).model
+        loaded: VisionTransformer = load_source(str(source), SourceOptions(model=model, img_size=96)).model
         assert loaded.patch_embed.img_size == (96, 96)
         assert torch.equal(loaded.pos_embed, expected)
 
@@ -170,13 +178,15 @@ def test_another_image_size_resamples_as_timm_does(hub_dir: Path, weights_file: 
 def test_image_size_of_a_flexible_model_is_recorded(tmp_path: Path) -> None:
     save_file(timm.create_model("pvt_v2_b0", pretrained=False).state_dict(), tmp_path / "p.safetensors")
     loaded = load_source(str(tmp_path / "p.safetensors"), SourceOptions(model="pvt_v2_b0", img_size=(64, 96)))
-    assert loaded.model.pretrained_cfg["input_size"] == (3, 64, 96)
+    assert config_of(loaded)["input_size"] == (3, 64, 96)
 
 
 def test_foreign_layout_is_converted_as_timm_does(tmp_path: Path) -> None:
     model = perturb(timm.create_model("test_vit", pretrained=False))
     foreign = {f"visual.trunk.{name}": tensor for name, tensor in model.state_dict().items() if "head" not in name}
-    foreign["visual.head.proj.weight"] = model.head.weight.detach()  # as OpenCLIP stores a timm image tower
+    foreign["visual.head.proj.weight"] = model.get_parameter(
+        "head.weight"
+    ).detach()  # as OpenCLIP stores a timm image tower
     foreign["logit_scale"] = torch.zeros(())
     torch.save({"state_dict": foreign}, tmp_path / "clip.pt")
     loaded = load_source(str(tmp_path / "clip.pt"), SourceOptions(model="test_vit")).model.state_dict()
@@ -244,7 +254,7 @@ def test_license_of_timms_weights_is_not_that_of_others(weights_file: Path) -> N
         (str(weights_file), SourceOptions(model="test_vit")),
         ("test_vit", SourceOptions(random_weights=True)),
     ):
-        assert load_source(source, options).model.pretrained_cfg.keys().isdisjoint({"license", "hf_hub_id", "url"})
+        assert config_of(load_source(source, options)).keys().isdisjoint({"license", "hf_hub_id", "url"})
 
 
 def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> None:
@@ -253,8 +263,8 @@ def test_random_weights_are_seeded_and_leave_the_global_generator_alone() -> Non
         load_source("test_vit", SourceOptions(random_weights=True, seed=seed, num_classes=5)) for seed in (1, 1, 2)
     )
     assert torch.equal(state, torch.get_rng_state())
-    assert torch.equal(first.model.head.weight, second.model.head.weight)
-    assert not torch.equal(first.model.head.weight, other.model.head.weight)
+    assert torch.equal(*(each.model.get_parameter("head.weight") for each in (first, second)))
+    assert not torch.equal(*(each.model.get_parameter("head.weight") for each in (first, other)))
     assert unset(first.provenance) == Provenance("test_vit", "random", "test_vit")
 
 
@@ -265,9 +275,9 @@ def test_pretrained_timm_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, i
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args, **kwargs: str(path))
     loaded = load_source("test_vit.r160_in1k", SourceOptions(img_size=64))
     assert unset(loaded.provenance) == Provenance.of_file("test_vit.r160_in1k", "timm", "test_vit", path)
-    assert torch.equal(loaded.model.head.weight, original.head.weight)
-    assert loaded.model.pretrained_cfg["hf_hub_id"] == "timm/test_vit.r160_in1k"
-    assert "file" not in loaded.model.pretrained_cfg
+    assert torch.equal(loaded.model.get_parameter("head.weight"), original.get_parameter("head.weight"))
+    assert config_of(loaded)["hf_hub_id"] == "timm/test_vit.r160_in1k"
+    assert "file" not in config_of(loaded)
     assert loaded.model(images).shape == (2, 1000)
 
 
@@ -286,7 +296,7 @@ def test_offline_is_one_clear_error_at_once(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_a_failing_download_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
+    def fail(*args: object, **kwargs: Any) -> None:
         raise ConnectionError("reset by peer\nand a long trace")
 
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *args, **kwargs: None)

@@ -12,8 +12,9 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
-from timm.models import get_model_input_config
+from timm.models import VisionTransformer, get_model_input_config
 from timm.models._hub import save_for_hf
+from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from torch import nn
 
 from vitcompact.checkpoint import load, save
@@ -28,7 +29,7 @@ Replay = Callable[[nn.Module, Plan], nn.Module]
 
 
 @pytest.fixture
-def ours(vit: nn.Module, structural_replay: Replay, tmp_path: Path) -> tuple[Path, nn.Module]:
+def ours(vit: nn.Module, structural_replay: Replay, tmp_path: Path) -> tuple[Path, VisionTransformer]:
     """A saved model whose structure is not the skeleton's, and that model."""
     model = perturb(structural_replay(vit, Plan(layers=(), form="folded")))
     return save(model, tmp_path / "ours"), model
@@ -41,7 +42,7 @@ def edit_config(directory: Path, **model_args: Any) -> None:
     path.write_text(json.dumps(config))
 
 
-def test_timm_rebuilds_structure_and_weights(ours: tuple[Path, nn.Module], images: torch.Tensor) -> None:
+def test_timm_rebuilds_structure_and_weights(ours: tuple[Path, VisionTransformer], images: torch.Tensor) -> None:
     directory, original = ours
     model = timm.create_model(f"local-dir:{directory}", pretrained=True).eval()
     assert torch.equal(model(images), original(images))
@@ -57,14 +58,14 @@ def test_timm_rebuilds_structure_and_weights(ours: tuple[Path, nn.Module], image
         assert hasattr(model, name)
 
 
-def test_without_pretrained_the_weights_stay_untrained(ours: tuple[Path, nn.Module]) -> None:
+def test_without_pretrained_the_weights_stay_untrained(ours: tuple[Path, VisionTransformer]) -> None:
     directory, original = ours
     model = timm.create_model(f"local-dir:{directory}", pretrained=False)
     assert model.state_dict().keys() == original.state_dict().keys()
     assert not torch.equal(model.head.weight, original.head.weight)
 
 
-def test_another_number_of_classes_drops_only_the_head(ours: tuple[Path, nn.Module]) -> None:
+def test_another_number_of_classes_drops_only_the_head(ours: tuple[Path, VisionTransformer]) -> None:
     directory, original = ours
     model = timm.create_model(f"local-dir:{directory}", pretrained=True, num_classes=7, drop_rate=0.3)
     assert model.head.weight.shape[0] == model.num_classes == 7
@@ -73,7 +74,7 @@ def test_another_number_of_classes_drops_only_the_head(ours: tuple[Path, nn.Modu
     assert all(torch.equal(kept[name], expected[name]) for name in kept if not name.startswith("head."))
 
 
-def test_another_image_size_and_number_of_channels(ours: tuple[Path, nn.Module], tmp_path: Path) -> None:
+def test_another_image_size_and_number_of_channels(ours: tuple[Path, VisionTransformer], tmp_path: Path) -> None:
     directory, original = ours
     plain = timm.create_model("test_vit", num_classes=10, img_size=64)
     plain.pos_embed = original.pos_embed
@@ -85,7 +86,9 @@ def test_another_image_size_and_number_of_channels(ours: tuple[Path, nn.Module],
     assert model(torch.randn(1, 1, 96, 96)).shape == (1, 10)
 
 
-def test_features_only_matches_the_base_and_uses_the_plan(ours: tuple[Path, nn.Module], images: torch.Tensor) -> None:
+def test_features_only_matches_the_base_and_uses_the_plan(
+    ours: tuple[Path, VisionTransformer], images: torch.Tensor
+) -> None:
     directory, original = ours
     wrapper = timm.create_model(f"local-dir:{directory}", pretrained=True, features_only=True).eval()
     reference = timm.create_model("test_vit", pretrained=False, features_only=True, img_size=64).eval()
@@ -104,7 +107,7 @@ def test_features_only_matches_the_base_and_uses_the_plan(ours: tuple[Path, nn.M
 
 
 def test_features_only_of_a_hierarchical_model(tmp_path: Path) -> None:
-    original = perturb(timm.create_model("pvt_v2_b0", pretrained=False, num_classes=3))
+    original: PyramidVisionTransformerV2 = perturb(timm.create_model("pvt_v2_b0", pretrained=False, num_classes=3))
     save(original, tmp_path / "pvt")
     images = torch.randn(1, 3, 64, 64)
     wrapper = load(tmp_path / "pvt", features_only=True)
@@ -115,7 +118,7 @@ def test_features_only_of_a_hierarchical_model(tmp_path: Path) -> None:
 
 
 def test_timm_can_save_and_reload_the_reloaded_model(
-    ours: tuple[Path, nn.Module], tmp_path: Path, images: torch.Tensor
+    ours: tuple[Path, VisionTransformer], tmp_path: Path, images: torch.Tensor
 ) -> None:
     directory, original = ours
     save_for_hf(load(directory), str(tmp_path / "again"), safe_serialization=True)
@@ -153,7 +156,7 @@ def test_built_directly(structural_replay: Replay) -> None:
     ],
 )
 def test_hostile_arguments_are_one_clear_error(
-    ours: tuple[Path, nn.Module], args: dict[str, Any], message: str, capfd: pytest.CaptureFixture[str]
+    ours: tuple[Path, VisionTransformer], args: dict[str, Any], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     directory, _ = ours
     edit_config(directory, **args)
@@ -164,7 +167,7 @@ def test_hostile_arguments_are_one_clear_error(
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"num_classes": 7}, {"features_only": True}, {"img_size": 96}])
-def test_never_loads_partially(ours: tuple[Path, nn.Module], kwargs: dict[str, Any]) -> None:
+def test_never_loads_partially(ours: tuple[Path, VisionTransformer], kwargs: dict[str, Any]) -> None:
     directory, _ = ours
     tensors = load_file(directory / "model.safetensors")
     tensors["blocks.0.mlp.fc2.2.weight"] = tensors.pop("blocks.0.mlp.fc2.0.weight")
@@ -173,7 +176,7 @@ def test_never_loads_partially(ours: tuple[Path, nn.Module], kwargs: dict[str, A
         load(directory, **kwargs)
 
 
-def test_truncated_weights_are_one_clear_error(ours: tuple[Path, nn.Module]) -> None:
+def test_truncated_weights_are_one_clear_error(ours: tuple[Path, VisionTransformer]) -> None:
     directory, _ = ours
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -185,7 +188,7 @@ def factorized(rank: int, name: str = "blocks.0.mlp") -> Plan:
     return Plan(layers=(LayerPlan(name, "ffn", (FactorizeSpec(rank=rank, branches=1),)),))
 
 
-def test_a_real_plan_there_and_back(vit: nn.Module, tmp_path: Path, images: torch.Tensor) -> None:
+def test_a_real_plan_there_and_back(vit: VisionTransformer, tmp_path: Path, images: torch.Tensor) -> None:
     plan = factorized(8)
     original = perturb(replay(vit, plan))
     model = timm.create_model(f"local-dir:{save(original, tmp_path / 'out')}", pretrained=True).eval()
@@ -198,7 +201,7 @@ def test_a_real_plan_there_and_back(vit: nn.Module, tmp_path: Path, images: torc
 
 @pytest.mark.parametrize(("plan", "message"), [(factorized(10**9), "asks for a model"), (factorized(8, "x"), "'x'")])
 def test_a_plan_that_cannot_be_is_refused_before_it_is_built(
-    vit: nn.Module, tmp_path: Path, plan: Plan, message: str
+    vit: VisionTransformer, tmp_path: Path, plan: Plan, message: str
 ) -> None:
     out = save(vit, tmp_path / "out")
     edit_config(out, plan=plan.to_json())

@@ -16,6 +16,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from timm.models import VisionTransformer
 from torch import nn
 
 from vitcompact import __version__
@@ -33,7 +34,7 @@ PLAN = Plan(
 )
 
 
-def test_writes_the_hub_layout(vit: nn.Module, tmp_path: Path) -> None:
+def test_writes_the_hub_layout(vit: VisionTransformer, tmp_path: Path) -> None:
     vit.pretrained_cfg.update(num_classes=10, label_names=tuple("abcdefghij"))
     vit.vitcompact_plan = PLAN
     out = save(vit, tmp_path / "deep" / "out")
@@ -54,7 +55,7 @@ def test_writes_the_hub_layout(vit: nn.Module, tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"}
 
 
-def test_record_and_card_say_what_they_were_given(vit: nn.Module, tmp_path: Path) -> None:
+def test_record_and_card_say_what_they_were_given(vit: VisionTransformer, tmp_path: Path) -> None:
     provenance = Provenance("deit_tiny_patch16_224.fb_in1k", "timm", "deit_tiny_patch16_224", "f", "ab" * 32, 7)
     results = {
         "params": {"before": 1234567, "after": 987654},
@@ -86,7 +87,7 @@ def test_record_and_card_say_what_they_were_given(vit: nn.Module, tmp_path: Path
     assert "seconds" not in card
 
 
-def test_the_card_invents_nothing(vit: nn.Module, tmp_path: Path) -> None:
+def test_the_card_invents_nothing(vit: VisionTransformer, tmp_path: Path) -> None:
     del vit.pretrained_cfg["license"]
     card = (save(vit, tmp_path / "out") / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
@@ -97,7 +98,7 @@ def test_the_card_invents_nothing(vit: nn.Module, tmp_path: Path) -> None:
     assert "before" not in card
 
 
-def test_the_card_names_no_folders(vit: nn.Module, tmp_path: Path) -> None:
+def test_the_card_names_no_folders(vit: VisionTransformer, tmp_path: Path) -> None:
     for source in ("/home/someone/vit", "local-dir:/home/someone/vit"):
         provenance = Provenance(source, "local-dir", "test_vit", "model.safetensors", "ab" * 32, 7)
         card = (save(vit, tmp_path / "out", provenance=provenance, overwrite=True) / "README.md").read_text()
@@ -117,7 +118,7 @@ def test_reload_is_bit_exact_both_ways(name: str, tmp_path: Path) -> None:
         assert torch.equal(load_source(str(out)).model(images), expected)
 
 
-def test_reload_is_bit_exact_in_a_fresh_process(vit: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+def test_reload_is_bit_exact_in_a_fresh_process(vit: VisionTransformer, images: torch.Tensor, tmp_path: Path) -> None:
     out = save(vit, tmp_path / "out")
     with torch.no_grad():
         save_file({"images": images, "logits": vit(images)}, tmp_path / "expected.safetensors")
@@ -136,17 +137,17 @@ def test_reload_is_bit_exact_in_a_fresh_process(vit: nn.Module, images: torch.Te
     assert done.stderr == ""
 
 
-def test_saving_a_reloaded_model_again_changes_nothing(vit: nn.Module, tmp_path: Path) -> None:
+def test_saving_a_reloaded_model_again_changes_nothing(vit: VisionTransformer, tmp_path: Path) -> None:
     first = save(vit, tmp_path / "a", results={"x": 1})
     second = save(load(first), tmp_path / "b", results={"x": 1})
     for name in ("model.safetensors", "vitcompact.json", "config.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
-    third = load(first)
+    third: VisionTransformer = load(first)
     third.reset_classifier(4)
     assert load(save(third, tmp_path / "c")).num_classes == 4
 
 
-def test_source_of_our_own_directory(vit: nn.Module, tmp_path: Path) -> None:
+def test_source_of_our_own_directory(vit: VisionTransformer, tmp_path: Path) -> None:
     loaded = load_source(str(save(vit, tmp_path / "out")), SourceOptions(num_classes=2))
     assert loaded.model.num_classes == 2
     assert (loaded.provenance.kind, loaded.provenance.architecture) == ("local-dir", "test_vit")
@@ -164,10 +165,10 @@ def test_dtype_casts_floating_tensors_only(dtype: torch.dtype, tmp_path: Path) -
     del model.steps
     again = load(save(model, tmp_path / "out", dtype=dtype))
     assert {tensor.dtype for tensor in again.parameters()} == {torch.float32}
-    assert torch.equal(again.head.weight, model.head.weight.to(dtype).float())
+    assert torch.equal(again.get_parameter("head.weight"), model.get_parameter("head.weight").to(dtype).float())
 
 
-def test_dtype_that_cannot_hold_the_weights_is_refused(vit: nn.Module, tmp_path: Path) -> None:
+def test_dtype_that_cannot_hold_the_weights_is_refused(vit: VisionTransformer, tmp_path: Path) -> None:
     with torch.no_grad():
         vit.head.weight[0, 0] = 1e6
     with pytest.raises(UsageError, match=r"float16 cannot hold head\.weight"):
@@ -177,7 +178,7 @@ def test_dtype_that_cannot_hold_the_weights_is_refused(vit: nn.Module, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_shared_views_and_non_contiguous_tensors(vit: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+def test_shared_views_and_non_contiguous_tensors(vit: VisionTransformer, images: torch.Tensor, tmp_path: Path) -> None:
     with torch.no_grad():
         vit.blocks[0].mlp.fc1.weight = nn.Parameter(vit.blocks[0].mlp.fc1.weight.t().contiguous().t())
         vit.blocks[1].attn.proj.weight = vit.blocks[0].attn.proj.weight
@@ -190,7 +191,7 @@ def test_shared_views_and_non_contiguous_tensors(vit: nn.Module, images: torch.T
     ) + 10_000
 
 
-def test_an_existing_output_is_refused(vit: nn.Module, tmp_path: Path) -> None:
+def test_an_existing_output_is_refused(vit: VisionTransformer, tmp_path: Path) -> None:
     out = save(vit, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(UsageError, match=r"exists; give another directory, or --overwrite"):
@@ -201,11 +202,11 @@ def test_an_existing_output_is_refused(vit: nn.Module, tmp_path: Path) -> None:
         save(vit, tmp_path / "file", overwrite=True)
 
 
-def test_overwrite_replaces_what_save_wrote(vit: nn.Module, tmp_path: Path) -> None:
+def test_overwrite_replaces_what_save_wrote(vit: VisionTransformer, tmp_path: Path) -> None:
     out = save(vit, tmp_path / "out")
     save(perturb(vit), out, overwrite=True)
     assert {path.name for path in out.iterdir()} == FILES == set(read_record(out).files)
-    assert torch.equal(load(out).head.weight, vit.head.weight)
+    assert torch.equal(load(out).get_parameter("head.weight"), vit.head.weight)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -247,7 +248,7 @@ def put_a_folder(out: Path) -> None:
         (put_a_folder, "also holds README.md"),
     ],
 )
-def test_overwrite_removes_nothing_else(vit: nn.Module, tmp_path: Path, change: Any, message: str) -> None:
+def test_overwrite_removes_nothing_else(vit: VisionTransformer, tmp_path: Path, change: Any, message: str) -> None:
     out = save(vit, tmp_path / "out")
     change(out)
     before = sorted(str(path) for path in tmp_path.rglob("*"))
@@ -257,7 +258,7 @@ def test_overwrite_removes_nothing_else(vit: nn.Module, tmp_path: Path, change: 
 
 
 @pytest.mark.parametrize("inside", ["", "deep/er"])
-def test_overwrite_never_takes_the_original(vit: nn.Module, tmp_path: Path, inside: str) -> None:
+def test_overwrite_never_takes_the_original(vit: VisionTransformer, tmp_path: Path, inside: str) -> None:
     out = save(vit, tmp_path / "out")
     (out / inside).mkdir(parents=True, exist_ok=True)
     provenance = Provenance(f"local-dir:{out / inside}", "local-dir", "test_vit")
@@ -267,7 +268,7 @@ def test_overwrite_never_takes_the_original(vit: nn.Module, tmp_path: Path, insi
 
 
 def test_a_file_that_appears_during_the_job_is_kept(
-    vit: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vit: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = save(vit, tmp_path / "out")
     write_tensors = write.write_tensors
@@ -283,7 +284,7 @@ def test_a_file_that_appears_during_the_job_is_kept(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_files_have_the_rights_that_the_umask_gives(vit: nn.Module, tmp_path: Path) -> None:
+def test_files_have_the_rights_that_the_umask_gives(vit: VisionTransformer, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         out = save(vit, tmp_path / "out")
@@ -293,7 +294,7 @@ def test_files_have_the_rights_that_the_umask_gives(vit: nn.Module, tmp_path: Pa
 
 
 def fail_with(error: BaseException) -> Any:
-    def fail(tensors: object, path: Path, **kwargs: object) -> None:
+    def fail(tensors: object, path: Path, **kwargs: Any) -> None:
         Path(path).write_bytes(b"half")
         raise error
 
@@ -311,7 +312,7 @@ FAILURES = [
 @pytest.mark.parametrize(("error", "raised", "message"), FAILURES)
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "overwrite"])
 def test_a_failing_disk_leaves_everything_as_it_was(
-    vit: nn.Module,
+    vit: VisionTransformer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     error: BaseException,
@@ -329,7 +330,7 @@ def test_a_failing_disk_leaves_everything_as_it_was(
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_models_that_cannot_be_rebuilt_are_refused(vit: nn.Module, tmp_path: Path) -> None:
+def test_models_that_cannot_be_rebuilt_are_refused(vit: VisionTransformer, tmp_path: Path) -> None:
     features = timm.create_model("test_vit", pretrained=False, features_only=True)
     for model in (nn.Linear(2, 2), features):
         with pytest.raises(UsageError, match=r"expected a model made by timm\.create_model"):
@@ -342,8 +343,8 @@ def test_models_that_cannot_be_rebuilt_are_refused(vit: nn.Module, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_pickled(vit: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
+def test_nothing_is_pickled(vit: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: Any) -> None:
         raise AssertionError("pickle")
 
     for function in ("save", "load"):
@@ -363,7 +364,7 @@ def test_nothing_is_pickled(vit: nn.Module, tmp_path: Path, monkeypatch: pytest.
         lambda text: "[" * 100_000,
     ],
 )
-def test_a_damaged_record_is_one_clear_error(vit: nn.Module, tmp_path: Path, damage: Any) -> None:
+def test_a_damaged_record_is_one_clear_error(vit: VisionTransformer, tmp_path: Path, damage: Any) -> None:
     out = save(vit, tmp_path / "out")
     path = out / "vitcompact.json"
     damaged = damage(path.read_text())
@@ -384,7 +385,7 @@ def test_record_round_trip() -> None:
 
 
 def test_refusal_comes_before_the_weights_are_gathered(
-    vit: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vit: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(vit, tmp_path / "out")
     monkeypatch.setattr(write, "_tensors", fail_with(AssertionError()))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import timm
-from commands import Result, Run, write_images
 from safetensors.torch import save_file
 
 from vitcompact.cli.app import main
+
+from .commands import Result, Run, write_images
 
 
 @pytest.fixture

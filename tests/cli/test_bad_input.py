@@ -7,15 +7,17 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import timm
 import torch
-from commands import SMALL, Run, write_images
 from safetensors.torch import save_file
 
 import vitcompact
+
+from .commands import SMALL, Run, write_images
 
 
 def test_unknown_timm_name_shows_close_matches(run: Run) -> None:
@@ -143,7 +145,7 @@ def test_out_with_other_files_is_never_replaced(run: Run, tmp_path: Path) -> Non
 
 
 def test_disk_full_while_writing_weights(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(*args: object, **kwargs: object) -> None:
+    def full(*args: object, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)

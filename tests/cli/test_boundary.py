@@ -8,10 +8,11 @@ import types
 from collections.abc import Callable
 
 import pytest
-from commands import Run
 
 import vitcompact
 from vitcompact.errors import VerificationError
+
+from .commands import Run
 
 
 @pytest.fixture

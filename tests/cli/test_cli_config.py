@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import SMALL, Run
+
+from .commands import SMALL, Run
 
 
 def test_values_come_from_the_file_and_the_command_line_wins(run: Run, tmp_path: Path, images: Path) -> None:

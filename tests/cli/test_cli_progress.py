@@ -10,7 +10,8 @@ from vitcompact.cli.progress import BarProgress, PlainProgress, duration
 
 
 def test_a_line_now_and_then_with_the_time_left() -> None:
-    now, lines = [0.0], []
+    now = [0.0]
+    lines: list[str] = []
     progress = PlainProgress(lines.append, clock=lambda: now[0])
     progress.start("convert", 12)
     for second in (10, 20, 31, 40):
@@ -21,7 +22,8 @@ def test_a_line_now_and_then_with_the_time_left() -> None:
 
 
 def test_unknown_total_and_inner_tasks() -> None:
-    now, lines = [0.0], []
+    now = [0.0]
+    lines: list[str] = []
     progress = PlainProgress(lines.append, clock=lambda: now[0])
     progress.start("outer", None)
     progress.start("inner", 2)

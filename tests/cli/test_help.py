@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import Run
 
 import vitcompact
 from vitcompact.cli.app import VERBS
+
+from .commands import Run
 
 LIGHT_START = """
 import sys, types

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
-from commands import SMALL, Run
 
 import vitcompact
 from vitcompact.cli.progress import PlainProgress
+
+from .commands import SMALL, Run
 
 
 def test_four_commands_leave_a_checkpoint_that_timm_loads(job: Path) -> None:
@@ -109,8 +111,13 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(run: Run, images: Path, monkeypatch
     assert run("convert", "test_vit", *SMALL, "--data-dir", images).code == 0
     words = ("finetune", "--steps", 4, "-b", 8)
     plain = PlainProgress.advance
+
+    def advance(self: PlainProgress, *args: Any, **kwargs: Any) -> None:
+        _interrupt(self)
+        plain(self, *args, **kwargs)
+
     with monkeypatch.context() as patch:
-        patch.setattr(PlainProgress, "advance", lambda self, *args, **kw: _interrupt(self) or plain(self, *args, **kw))
+        patch.setattr(PlainProgress, "advance", advance)
         result = run(*words)
     assert result.code == 130
     assert "--resume auto" in result.error

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import SMALL, Result, Run, write_images
 
 from vitcompact.checkpoint import load_source, save
 from vitcompact.utils.locks import exclusive
 from vitcompact.workspace import STATE_NAME
+
+from .commands import SMALL, Result, Run, write_images
 
 
 def tree(root: Path) -> dict[str, bytes | None]:

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import vitcompact
+from tests.attached import plan_of
 from vitcompact.analysis.cost import count
 from vitcompact.data import resolve_input
 from vitcompact.train import TrainOptions
+
+TimmModel = Any
+"""A model of any family: `nn.Module` with the methods that timm gives to all of its models."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class ConformanceSuite:
         report = vitcompact.analyze(original, images)
         size = resolve_input(folded).input_size
         assert report.predicted.macs == count(folded, size).macs < report.cost.macs
-        assert len(report.layers) == sum(layer.kind == "attention" for layer in folded.vitcompact_plan.layers)
-        assert all(0 < layer.copy_error < float("inf") for layer in report.layers)
+        assert len(report.layers) == sum(layer.kind == "attention" for layer in plan_of(folded).layers)
+        assert all(layer.copy_error is not None and 0 < layer.copy_error < float("inf") for layer in report.layers)
 
     def test_fold_is_equal_and_idempotent(self, trained: nn.Module, folded: nn.Module, images: Tensor) -> None:
         wanted, got = trained(images), folded(images)
@@ -82,14 +86,14 @@ class ConformanceSuite:
             assert torch.equal(timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images), wanted)
             assert not torch.equal(wanted, timm.create_model(f"local-dir:{out}").eval()(images))
 
-    def test_intermediates(self, original: nn.Module, folded: nn.Module, images: Tensor) -> None:
+    def test_intermediates(self, original: TimmModel, folded: TimmModel, images: Tensor) -> None:
         final, features = folded.forward_intermediates(images)
         wanted_final, wanted = original.forward_intermediates(images)
         assert [f.shape for f in features] == [f.shape for f in wanted]
         assert final.shape == wanted_final.shape
         torch.testing.assert_close(folded.forward_features(images), final)
 
-    def test_reset_classifier(self, folded: nn.Module, images: Tensor) -> None:
+    def test_reset_classifier(self, folded: TimmModel, images: Tensor) -> None:
         model = copy.deepcopy(folded)
         model.reset_classifier(3)
         assert model(images).shape == (len(images), 3)
@@ -122,26 +126,26 @@ class ConformanceSuite:
         again = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
         assert torch.equal(again(images), folded(images))
 
-    def test_grad_checkpointing_changes_nothing(self, case: Case, trained: nn.Module, images: Tensor) -> None:
+    def test_grad_checkpointing_changes_nothing(self, case: Case, trained: TimmModel, images: Tensor) -> None:
         if not case.checkpointing:
             pytest.skip("this model cannot recompute activations")
-        ours = tuple(f"{layer.name}." for layer in trained.vitcompact_plan.layers)
+        ours = tuple(f"{layer.name}." for layer in plan_of(trained).layers)
         plain, saving = copy.deepcopy(trained).train(), copy.deepcopy(trained).train()
         saving.set_grad_checkpointing(True)
         for model in (plain, saving):
             model(images).square().mean().backward()
         for (name, first), second in zip(plain.named_parameters(), saving.parameters(), strict=True):
             torch.testing.assert_close(first.grad, second.grad, msg=name, rtol=1e-3, atol=1e-5)
-        for (name, first), second in zip(plain.named_buffers(), saving.buffers(), strict=True):
+        for (name, once), buffer in zip(plain.named_buffers(), saving.buffers(), strict=True):
             if name.startswith(ours):  # timm's own batch norms do see each batch twice
-                torch.testing.assert_close(first, second, msg=f"{name} was updated twice")
+                torch.testing.assert_close(once, buffer, msg=f"{name} was updated twice")
 
     def test_bfloat16(self, folded: nn.Module, images: Tensor) -> None:
         got = copy.deepcopy(folded).bfloat16()(images.bfloat16()).float()
         wanted = folded(images)
         assert (got - wanted).norm() < 0.1 * wanted.norm()
 
-    def test_other_image_size(self, case: Case, folded: nn.Module, tmp_path: Path) -> None:
+    def test_other_image_size(self, case: Case, folded: TimmModel, tmp_path: Path) -> None:
         if case.other_size is None:
             pytest.skip("this model has one image size")
         model = copy.deepcopy(folded)
@@ -151,7 +155,7 @@ class ConformanceSuite:
         out = vitcompact.save(model, tmp_path / "resized")
         assert torch.equal(vitcompact.load(out)(images), model(images))
 
-    def test_features_only(self, case: Case, folded: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    def test_features_only(self, case: Case, folded: TimmModel, images: Tensor, tmp_path: Path) -> None:
         out = vitcompact.save(folded, tmp_path / "out")
         chosen = {"features_only": True, "out_indices": case.features}
         features = timm.create_model(f"local-dir:{out}", pretrained=True, **chosen).eval()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import timm
-from image_files import corrupt_files, fill
-from torch import nn
+from timm.models import VisionTransformer
+
+from .image_files import corrupt_files, fill
 
 
 @pytest.fixture
@@ -25,5 +26,5 @@ def damaged_folder(image_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
+def model() -> VisionTransformer:
     return timm.create_model("test_vit", img_size=32, num_classes=3)

@@ -2,23 +2,25 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
-from image_files import corrupt_files, fill
 from timm.data import create_dataset, create_transform
-from torch import nn
+from timm.models import VisionTransformer
 
 from vitcompact.data import CalibrationImages, DataOptions, ImageBatches, resolve_input
 from vitcompact.errors import DataError, UsageError
+
+from .image_files import corrupt_files, fill
 
 
 def gathered(images: ImageBatches) -> torch.Tensor:
     return torch.cat(list(images))
 
 
-def test_the_subset_is_spread_over_all_classes(model: nn.Module, tmp_path: Path) -> None:
+def test_the_subset_is_spread_over_all_classes(model: VisionTransformer, tmp_path: Path) -> None:
     root = fill(tmp_path / "images", tuple("abcdefgh"), each=8)
     images = CalibrationImages(model, DataOptions(data_dir=root, num_samples=24))
     touched = {index // 8 for index in images._images.indices}
@@ -26,9 +28,9 @@ def test_the_subset_is_spread_over_all_classes(model: nn.Module, tmp_path: Path)
     assert len(touched) >= 6
 
 
-def test_passes_seeds_workers_and_cache(model: nn.Module, image_folder: Path) -> None:
+def test_passes_seeds_workers_and_cache(model: VisionTransformer, image_folder: Path) -> None:
     def make(**options: int) -> CalibrationImages:
-        settings = {"num_samples": 7, "batch_size": 3, "workers": 0, "seed": 1, **options}
+        settings: dict[str, Any] = {"num_samples": 7, "batch_size": 3, "workers": 0, "seed": 1, **options}
         return CalibrationImages(model, DataOptions(data_dir=image_folder, **settings))
 
     images = make()
@@ -42,7 +44,7 @@ def test_passes_seeds_workers_and_cache(model: nn.Module, image_folder: Path) ->
     assert not torch.equal(first, gathered(make(seed=2)))
 
 
-def test_values_are_those_of_timms_own_evaluation(model: nn.Module, image_folder: Path) -> None:
+def test_values_are_those_of_timms_own_evaluation(model: VisionTransformer, image_folder: Path) -> None:
     dataset = create_dataset("", root=str(image_folder))
     cfg = {**model.pretrained_cfg, "input_size": (3, 32, 32)}
     names = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
@@ -53,7 +55,7 @@ def test_values_are_those_of_timms_own_evaluation(model: nn.Module, image_folder
 
 
 def test_corrupt_images_are_skipped_named_and_not_replaced(
-    model: nn.Module, damaged_folder: Path, caplog: pytest.LogCaptureFixture
+    model: VisionTransformer, damaged_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "vitcompact"):
         images = CalibrationImages(model, DataOptions(data_dir=damaged_folder, batch_size=4))
@@ -65,21 +67,21 @@ def test_corrupt_images_are_skipped_named_and_not_replaced(
     assert len([r for r in caplog.records if "skipped" in r.message]) == 1
 
 
-def test_only_corrupt_images_are_an_error(model: nn.Module, tmp_path: Path) -> None:
+def test_only_corrupt_images_are_an_error(model: VisionTransformer, tmp_path: Path) -> None:
     for name, content in corrupt_files().items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="none of the 6 images"):
         CalibrationImages(model, DataOptions(data_dir=tmp_path))
 
 
-def test_images_that_vanish_are_skipped(model: nn.Module, image_folder: Path) -> None:
+def test_images_that_vanish_are_skipped(model: VisionTransformer, image_folder: Path) -> None:
     images = CalibrationImages(model, DataOptions(data_dir=image_folder, cache_mb=0))
     (image_folder / "ant" / "0.png").unlink()
     assert len(gathered(images)) == 17
     assert [name for name, _ in images.skipped] == ["ant/0.png"]
 
 
-def test_overrides_and_configuration(model: nn.Module, image_folder: Path) -> None:
+def test_overrides_and_configuration(model: VisionTransformer, image_folder: Path) -> None:
     options = DataOptions(data_dir=image_folder, img_size=48, mean=(0.5,), std=(0.25, 0.25, 0.25), crop_pct=0.5)
     config = CalibrationImages(model, options).config
     assert config.input_size == (3, 48, 48)
@@ -87,7 +89,7 @@ def test_overrides_and_configuration(model: nn.Module, image_folder: Path) -> No
     assert next(iter(CalibrationImages(dict(model.pretrained_cfg), options))).shape[-1] == 48
 
 
-def test_the_size_a_model_was_built_for_beats_its_configuration(model: nn.Module) -> None:
+def test_the_size_a_model_was_built_for_beats_its_configuration(model: VisionTransformer) -> None:
     assert model.pretrained_cfg["input_size"] == (3, 160, 160)
     assert resolve_input(model).input_size == (3, 32, 32)
 

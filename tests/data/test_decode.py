@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from image_files import bomb, corrupt_files, encoded, picture
 from PIL import Image
 
 from vitcompact.data.decode import UnreadableImageError, decode
+
+from .image_files import bomb, corrupt_files, encoded, picture
 
 
 @pytest.mark.parametrize("name", sorted(corrupt_files()))

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from image_files import fill
 from torch import nn
 
 from vitcompact.data import DataOptions, evaluation_batches
+
+from .image_files import fill
 
 
 def test_whole_split_in_order(model: nn.Module, image_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,17 +6,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from image_files import as_tar, encoded, fill, picture
 
 import vitcompact.data.open as opening
 from vitcompact.data import DataOptions, ImageSet, open_dataset
 from vitcompact.errors import DataError, UsageError
 
+from .image_files import as_tar, encoded, fill, picture
 
-def opened(path: Path, split: str = "train", **options: object) -> ImageSet:
-    dataset = open_dataset(DataOptions(data_dir=path, **options), split)  # type: ignore[arg-type]
+
+def opened(path: Path, split: str = "train", **options: Any) -> ImageSet:
+    dataset = open_dataset(DataOptions(data_dir=path, **options), split)
     assert isinstance(dataset, ImageSet)
     return dataset
 
@@ -134,7 +136,7 @@ def test_class_map_problems_are_named(image_folder: Path, tmp_path: Path) -> Non
 def test_missing_package_is_an_error_and_stdout_stays_clean(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def create(*args: object, **kwargs: object) -> None:
+    def create(*args: object, **kwargs: Any) -> None:
         print("Please install Hugging Face datasets package")  # noqa: T201
         raise ImportError("No module named 'datasets'")
 
@@ -192,6 +194,6 @@ def test_torchvision_image_folder(image_folder: Path) -> None:
         {"crop_mode": "corner"},
     ],
 )
-def test_wrong_options_are_refused(wrong: dict[str, object]) -> None:
+def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        DataOptions(**wrong)  # type: ignore[arg-type]
+        DataOptions(**wrong)

@@ -3,9 +3,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from image_files import as_tar, fill
-
 from vitcompact.data import DataOptions, overlap
+
+from .image_files import as_tar, fill
 
 
 def test_identical_files_are_counted_whatever_their_name_or_packing(image_folder: Path, tmp_path: Path) -> None:

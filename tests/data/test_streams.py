@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from image_files import picture
 from PIL import Image
 from timm.data.dataset import IterableImageDataset
 from torch import nn
@@ -17,6 +16,8 @@ from torch import nn
 import vitcompact.data.open as opening
 from vitcompact.data import CalibrationImages, DataOptions, evaluation_batches, overlap, training_loader
 from vitcompact.errors import DataError
+
+from .image_files import picture
 
 OPTIONS = DataOptions(dataset="wds/set", data_dir="somewhere", num_samples=8, batch_size=4, workers=2)
 

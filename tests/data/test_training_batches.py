@@ -1,27 +1,31 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Generator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from image_files import corrupt_files, encoded, fill, picture
 from numpy import asarray
 from PIL import Image
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vitcompact.data import Augment, DataOptions, training_loader
 from vitcompact.data.augment import augmented, crop_box
 from vitcompact.errors import DataError, UsageError
 
+from .image_files import corrupt_files, encoded, fill, picture
+
 Batch = tuple[Tensor, Tensor]
 
 
 def first(
-    model: nn.Module, root: Path, steps: int, start: int = 0, augment: Augment | None = Augment(), **options: int
+    model: nn.Module, root: Path, steps: int, start: int = 0, augment: Augment | None = Augment(), **options: Any
 ) -> list[Batch]:
-    settings = {"batch_size": 4, "workers": 0, **options}
+    settings: dict[str, Any] = {"batch_size": 4, "workers": 0, **options}
     return list(islice(training_loader(model, DataOptions(data_dir=root, **settings), augment).batches(start), steps))
 
 
@@ -32,17 +36,19 @@ def same(left: list[Batch], right: list[Batch]) -> bool:
 
 
 @pytest.mark.parametrize("start", [1, 4, 6])
-def test_a_resumed_stream_equals_the_uninterrupted_one(model: nn.Module, image_folder: Path, start: int) -> None:
+def test_a_resumed_stream_equals_the_uninterrupted_one(
+    model: VisionTransformer, image_folder: Path, start: int
+) -> None:
     whole = first(model, image_folder, 10)  # 4 steps an epoch: crosses two epochs
     assert same(whole[start:], first(model, image_folder, 10 - start, start))
 
 
 @pytest.mark.parametrize("other", [{"workers": 3}, {"cache_mb": 0}])
-def test_workers_and_cache_change_nothing(model: nn.Module, image_folder: Path, other: dict[str, int]) -> None:
+def test_workers_and_cache_change_nothing(model: VisionTransformer, image_folder: Path, other: dict[str, Any]) -> None:
     assert same(first(model, image_folder, 10), first(model, image_folder, 10, **other))
 
 
-def test_epochs_and_seeds_differ(model: nn.Module, image_folder: Path) -> None:
+def test_epochs_and_seeds_differ(model: VisionTransformer, image_folder: Path) -> None:
     loader = training_loader(model, DataOptions(data_dir=image_folder, batch_size=6))
     epochs = [list(loader.epoch(e)) for e in range(2)]
     assert [len(epoch) for epoch in epochs] == [3, 3] == [loader.steps_per_epoch] * 2
@@ -52,7 +58,7 @@ def test_epochs_and_seeds_differ(model: nn.Module, image_folder: Path) -> None:
     assert not same(first(model, image_folder, 3), first(model, image_folder, 3, seed=1))
 
 
-def test_without_augmentation_an_epoch_is_the_evaluation_images(model: nn.Module, image_folder: Path) -> None:
+def test_without_augmentation_an_epoch_is_the_evaluation_images(model: VisionTransformer, image_folder: Path) -> None:
     batches = first(model, image_folder, 3, augment=None, batch_size=6)
     images = torch.cat([images for images, _ in batches])
     again = torch.cat([images for images, _ in first(model, image_folder, 3, 3, augment=None, batch_size=6)])
@@ -60,7 +66,7 @@ def test_without_augmentation_an_epoch_is_the_evaluation_images(model: nn.Module
     assert torch.equal(images.flatten(1).sum(1).sort().values, again.flatten(1).sum(1).sort().values)
 
 
-def test_every_batch_is_full_and_normalised(model: nn.Module, image_folder: Path) -> None:
+def test_every_batch_is_full_and_normalised(model: VisionTransformer, image_folder: Path) -> None:
     for images, labels in first(model, image_folder, 5):
         assert images.shape == (4, 3, 32, 32)
         assert images.dtype == torch.float32
@@ -68,13 +74,13 @@ def test_every_batch_is_full_and_normalised(model: nn.Module, image_folder: Path
         assert labels.shape == (4,)
 
 
-def test_a_small_data_set_is_one_batch(model: nn.Module, tmp_path: Path) -> None:
+def test_a_small_data_set_is_one_batch(model: VisionTransformer, tmp_path: Path) -> None:
     loader = training_loader(model, DataOptions(data_dir=fill(tmp_path / "few", each=1), batch_size=64))
     assert (loader.batch_size, loader.steps_per_epoch, loader.num_samples) == (3, 1, 3)
     assert [len(images) for images, _ in islice(loader.batches(), 3)] == [3, 3, 3]
 
 
-def test_unreadable_images_are_replaced_by_others_and_named(model: nn.Module, damaged_folder: Path) -> None:
+def test_unreadable_images_are_replaced_by_others_and_named(model: VisionTransformer, damaged_folder: Path) -> None:
     whole = first(model, damaged_folder, 12)
     assert all(len(images) == 4 for images, _ in whole)
     assert same(whole[5:], first(model, damaged_folder, 7, 5, workers=2))
@@ -83,21 +89,22 @@ def test_unreadable_images_are_replaced_by_others_and_named(model: nn.Module, da
     assert {name for name, _ in loader.skipped} == {f"cat/{name}" for name in corrupt_files()}
 
 
-def test_only_unreadable_images_are_an_error(model: nn.Module, tmp_path: Path) -> None:
+def test_only_unreadable_images_are_an_error(model: VisionTransformer, tmp_path: Path) -> None:
     for name, content in corrupt_files().items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match="unreadable"):
         first(model, tmp_path, 1)
 
 
-def test_num_samples_limits_the_images_drawn_from(model: nn.Module, image_folder: Path) -> None:
+def test_num_samples_limits_the_images_drawn_from(model: VisionTransformer, image_folder: Path) -> None:
     loader = training_loader(model, DataOptions(data_dir=image_folder, num_samples=5, batch_size=5), augment=None)
     seen = [images.flatten(1).sum(1).sort().values for images, _ in islice(loader.batches(), 4)]
     assert all(torch.equal(seen[0], other) for other in seen)
 
 
-def test_a_consumer_may_stop_early(model: nn.Module, image_folder: Path) -> None:
+def test_a_consumer_may_stop_early(model: VisionTransformer, image_folder: Path) -> None:
     stream = training_loader(model, DataOptions(data_dir=image_folder, batch_size=4, workers=2)).batches()
+    assert isinstance(stream, Generator)
     next(stream)
     stream.close()
 
@@ -143,14 +150,14 @@ def test_resampling_is_pillows_to_one_grey_level() -> None:
     assert int(difference.abs().max()) <= 1
 
 
-def test_large_photographs_are_cached_reduced(model: nn.Module, tmp_path: Path) -> None:
+def test_large_photographs_are_cached_reduced(model: VisionTransformer, tmp_path: Path) -> None:
     (tmp_path / "big.jpg").write_bytes(encoded(picture(1, 600, 800), "JPEG"))
     loader = training_loader(model, DataOptions(data_dir=tmp_path))
     next(loader.batches())
     assert min(loader._cache.get(0)[0].shape[1:]) < 128  # type: ignore[attr-defined]
 
 
-def test_features_are_learned_from_smaller_crops(model: nn.Module, image_folder: Path) -> None:
+def test_features_are_learned_from_smaller_crops(model: VisionTransformer, image_folder: Path) -> None:
     for num_classes, smallest in ((5, 0.8), (0, 0.35)):
         model.num_classes = num_classes
         explicit = first(model, image_folder, 2, augment=Augment(scale=(smallest, 1.0)))
@@ -158,6 +165,6 @@ def test_features_are_learned_from_smaller_crops(model: nn.Module, image_folder:
 
 
 @pytest.mark.parametrize("wrong", [{"scale": (0.0, 1.0)}, {"scale": (0.9, 0.5)}, {"ratio": (2, 1)}, {"hflip": 2.0}])
-def test_wrong_augmentation_is_refused(wrong: dict) -> None:
+def test_wrong_augmentation_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Augment(**wrong)

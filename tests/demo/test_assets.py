@@ -6,13 +6,15 @@ import hashlib
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from timm.data import create_dataset, create_transform, resolve_data_config
+from timm.data import ImageDataset, create_dataset, create_transform, resolve_data_config
+from timm.models import VisionTransformer
 
 import vitcompact
 
@@ -21,13 +23,14 @@ MODEL_DIR = ASSETS / "vit_digits"
 
 
 @pytest.fixture(scope="module")
-def model() -> torch.nn.Module:
+def model() -> VisionTransformer:
     return timm.create_model(f"local-dir:{MODEL_DIR}", pretrained=True).eval()
 
 
 @pytest.fixture(scope="module")
-def recorded() -> dict:
-    return json.loads((MODEL_DIR / "config.json").read_text())["training"]
+def recorded() -> dict[str, Any]:
+    training: dict[str, Any] = json.loads((MODEL_DIR / "config.json").read_text())["training"]
+    return training
 
 
 def pixel_hashes(name: str) -> list[str]:
@@ -36,12 +39,12 @@ def pixel_hashes(name: str) -> list[str]:
         return [hashlib.sha256(Image.open(file).tobytes()).hexdigest() for file in files if file is not None]
 
 
-def open_test_images(model: torch.nn.Module) -> torch.utils.data.Dataset:
+def open_test_images(model: VisionTransformer) -> ImageDataset:
     transform = create_transform(**resolve_data_config({}, model=model), is_training=False)
     return create_dataset("", root=str(ASSETS / "test.tar"), transform=transform)
 
 
-def test_timm_loads_the_stored_weights(model):
+def test_timm_loads_the_stored_weights(model: VisionTransformer) -> None:
     stored = load_file(MODEL_DIR / "model.safetensors")
     loaded = model.state_dict()
     assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
@@ -49,7 +52,7 @@ def test_timm_loads_the_stored_weights(model):
     assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in stored.items())
 
 
-def test_has_something_to_compact(model):
+def test_has_something_to_compact(model: VisionTransformer) -> None:
     attention, ffn = model.blocks[0].attn, model.blocks[0].mlp
     assert len(model.blocks) >= 6
     assert attention.num_heads >= 4
@@ -59,7 +62,7 @@ def test_has_something_to_compact(model):
 
 
 @torch.inference_mode()
-def test_top1_is_the_recorded_one(model, recorded):
+def test_top1_is_the_recorded_one(model: VisionTransformer, recorded: dict[str, Any]) -> None:
     dataset = open_test_images(model)
     images, labels = next(iter(torch.utils.data.DataLoader(dataset, batch_size=len(dataset))))
     top1 = 100 * (model(images).argmax(dim=1) == labels).float().mean().item()
@@ -67,7 +70,7 @@ def test_top1_is_the_recorded_one(model, recorded):
     assert recorded["top1"] >= 98
 
 
-def test_readme_states_figure_licence_and_checksum(recorded):
+def test_readme_states_figure_licence_and_checksum(recorded: dict[str, Any]) -> None:
     readme = (ASSETS / "README.md").read_text()
     assert f"**{recorded['top1']:.2f} %**" in readme
     assert "Alpaydin" in readme
@@ -75,14 +78,14 @@ def test_readme_states_figure_licence_and_checksum(recorded):
     assert hashlib.sha256((MODEL_DIR / "model.safetensors").read_bytes()).hexdigest() in readme
 
 
-def test_no_image_is_both_trained_on_and_held_out():
+def test_no_image_is_both_trained_on_and_held_out() -> None:
     train, held_out = pixel_hashes("train.tar"), pixel_hashes("test.tar")
     assert len(set(train)) == len(train) >= 500
     assert len(set(held_out)) == len(held_out) >= 500
     assert not set(train) & set(held_out)
 
 
-def test_tars_hold_ten_class_folders_and_nothing_of_this_machine():
+def test_tars_hold_ten_class_folders_and_nothing_of_this_machine() -> None:
     for name in ("train.tar", "test.tar"):
         with tarfile.open(ASSETS / name) as tar:
             members = tar.getmembers()
@@ -90,5 +93,5 @@ def test_tars_hold_ten_class_folders_and_nothing_of_this_machine():
         assert {(member.mtime, member.uid, member.gid, member.uname) for member in members} == {(0, 0, 0, "")}
 
 
-def test_package_stays_small():
+def test_package_stays_small() -> None:
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 1_800_000

@@ -42,6 +42,9 @@ def test_the_whole_job_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (threads.seen, torch.get_num_threads()) == ({1}, 2)
     original, naive, converted, finetuned, folded = result.stages
     assert folded.top1 == finetuned.top1
+    assert original.top1 is not None
+    assert naive.top1 is not None
+    assert converted.top1 is not None
     assert naive.top1 < converted.top1 <= original.top1
     assert converted.top1 > original.top1 - 5
     assert result.macs_ratio == pytest.approx(folded.macs / original.macs)

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -41,7 +42,7 @@ def features_model() -> nn.Module:
     return timm.create_model("test_vit", img_size=32, num_classes=0).eval()
 
 
-def perturbed(name: str, scale: float = 0.1, **kwargs: object) -> nn.Module:
+def perturbed(name: str, scale: float = 0.1, **kwargs: Any) -> nn.Module:
     torch.manual_seed(1)
     model = timm.create_model(name, **kwargs)
     with torch.no_grad():
@@ -67,7 +68,7 @@ def test_fidelity_by_hand() -> None:
     reference = ROWS.clone()
     reference[0] = -reference[0]
     result = evaluate(Table(ROWS), batches([0, 0, 0, 3]), reference=Table(reference))
-    assert (result.agreement, result.cosine) == (0.75, pytest.approx(0.5))
+    assert [result.agreement, result.cosine] == [0.75, pytest.approx(0.5)]
     assert result.top1 == 50.0
 
 
@@ -89,7 +90,7 @@ def test_unlabelled_images_count_for_fidelity_only() -> None:
 
 def test_images_without_labels_may_come_alone() -> None:
     result = evaluate(Table(ROWS), from_tensor(numbered(4)), reference=Table(ROWS))
-    assert (result.top1, result.agreement, result.cosine) == (None, 1.0, pytest.approx(1.0))
+    assert [result.top1, result.agreement, result.cosine] == [None, 1.0, pytest.approx(1.0)]
 
 
 def test_broken_outputs_are_wrong_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -97,7 +98,7 @@ def test_broken_outputs_are_wrong_and_warned_of(caplog: pytest.LogCaptureFixture
     rows[0, 0] = float("nan")
     with caplog.at_level(logging.WARNING, "vitcompact"):
         result = evaluate(Table(rows), batches([0, 1, 2, 3]), reference=Table(rows))
-    assert (result.top1, result.agreement, result.cosine) == (75.0, 0.75, pytest.approx(0.75))
+    assert [result.top1, result.agreement, result.cosine] == [75.0, 0.75, pytest.approx(0.75)]
     assert "1 of 4 images are not finite" in caplog.text
 
 
@@ -121,7 +122,7 @@ def test_features_of_a_model_without_a_head(name: str) -> None:
     model, other = perturbed(name, img_size=32, num_classes=0), perturbed(name, 0.3, img_size=32, num_classes=0)
     images = torch.randn(6, 3, 32, 32)
     same = evaluate(model, [images], reference=model)
-    assert (same.cosine, same.patch_cosine, same.neighbour_agreement) == (pytest.approx(1), pytest.approx(1), 1.0)
+    assert [same.cosine, same.patch_cosine, same.neighbour_agreement] == [pytest.approx(1), pytest.approx(1), 1.0]
     different = evaluate(model, list(images.split(2)), reference=other)
     assert different.features
     assert different.cosine is not None
@@ -151,7 +152,7 @@ def test_a_plain_module_without_a_head_has_pooled_features_only() -> None:
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model.num_classes = 0  # type: ignore[assignment]
     result = evaluate(model, [torch.randn(4, 3, 8, 8)], reference=model)
-    assert (result.cosine, result.patch_cosine, result.neighbour_agreement) == (pytest.approx(1), None, 1.0)
+    assert [result.cosine, result.patch_cosine, result.neighbour_agreement] == [pytest.approx(1), None, 1.0]
 
 
 def test_what_cannot_be_compared_is_refused(features_model: nn.Module) -> None:
@@ -185,4 +186,4 @@ def test_the_real_checkpoint_scores_its_known_top1(shared_dir: Path) -> None:
     model = timm.create_model(f"local-dir:{shared_dir / 'models' / 'vit_small_cifar10'}", pretrained=True)
     options = DataOptions(data_dir=shared_dir / "data" / "cifar10" / "val.tar")
     result = evaluate(model, evaluation_batches(model, options))
-    assert (result.num_samples, result.top1) == (5000, pytest.approx(93.38, abs=0.02))
+    assert [result.num_samples, result.top1] == [5000, pytest.approx(93.38, abs=0.02)]

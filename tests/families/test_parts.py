@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 import vitcompact
+from tests.attached import parity_of, plan_of
 from vitcompact.families import family_named, inspect
 from vitcompact.fold.verify import perturbed
 from vitcompact.layers.attention import HeadLayout
 from vitcompact.operators.absorb import output_scale
 from vitcompact.operators.hallucinate import build_core, whole_core
+from vitcompact.plan.specs import HallucinateSpec
 
 HIERARCHY = {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 48, 64), "num_heads": (2, 2, 3, 4)}
 WINDOWS = {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": (2, 1), "num_heads": (2, 4)}
@@ -85,12 +88,14 @@ def test_another_window_size_changes_the_bias_as_the_original_does(name: str) ->
     """The core of the layer before it was resized, resized, against the core of the resized layer."""
     model = model_of(name)
     site = inspect(model).attention[0]
-    layer = model.get_submodule(site.name)
+    layer: WindowAttention = model.get_submodule(site.name)
     core = whole_core(model, site)
+    assert core.position_bias is not None
     for size in ((6, 6), (2, 2), (4, 4)):
         layer.set_window_size(size)
         core.set_window_size(size)
         wanted = family_named(site.family).parts(layer).position_bias
+        assert wanted is not None
         torch.testing.assert_close(core.position_bias(), wanted())
 
 
@@ -109,8 +114,9 @@ def test_hallucinated_heads_take_their_rows_along(name: str) -> None:
             if rows is not None:
                 rows.unflatten(0, (4, -1))[child] = rows.unflatten(0, (4, -1))[parent]
     for module in (copied.position_bias, copied.q_norm):
-        if hasattr(module, "keep_heads"):
-            module.keep_heads([1, 1, 3, 3])
+        keep_heads = getattr(module, "keep_heads", None)
+        if keep_heads is not None:
+            keep_heads([1, 1, 3, 3])
     whole_kwargs = dict(kwargs)
     if getattr(kwargs.get("rope"), "ndim", 0) > 2:  # one rotation a head
         whole_kwargs["rope"] = kwargs["rope"][..., [1, 1, 3, 3], :, :]
@@ -165,13 +171,14 @@ def test_every_path_that_a_family_allows(name: str) -> None:
     size = (64, 64) if name == "nextvit" else MODELS[name][2]
     model, images = model_of(name), torch.randn(12, 3, *size)
     compact = vitcompact.convert(model, images=images, terms=("identity", "mean"), filter_rank=2)
-    for layer in compact.vitcompact_plan.layers:
+    for layer in plan_of(compact).layers:
         if layer.kind == "attention":
             core, spec = compact.get_submodule(layer.name), layer.operators[0]
+            assert isinstance(spec, HallucinateSpec)
             norm = not isinstance(core.inner_norm, nn.Identity)
             assert (spec.identity, spec.mean) == (not norm and core.reduction is None, not norm)
             assert spec.filter_rank == (0 if name == "nextvit" and core.reduction is not None else 2)
     moved = perturbed(compact, seed=2).eval()
     folded = vitcompact.fold(moved, images=images)
-    assert folded.vitcompact_parity.rel_diff <= 2e-4
+    assert parity_of(folded).rel_diff <= 2e-4
     assert (folded(images) - compact(images)).abs().max() > 1e-2 * compact(images).abs().max()

@@ -8,16 +8,18 @@ import importlib
 import pytest
 import timm
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 import vitcompact
+from tests.attached import parity_of, plan_of
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.fold.verify import perturbed
 from vitcompact.layers.factor import FactorizedLinear
 
 
 @pytest.fixture(scope="module")
-def compact() -> nn.Module:
+def compact() -> VisionTransformer:
     torch.manual_seed(0)
     model = perturbed(timm.create_model("test_vit3", img_size=64, num_classes=5).eval(), seed=1).eval()
     images = torch.randn(48, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -25,32 +27,32 @@ def compact() -> nn.Module:
 
 
 @torch.no_grad()
-def test_live_equals_folded_and_differs_from_unmoved(compact: nn.Module) -> None:
+def test_live_equals_folded_and_differs_from_unmoved(compact: VisionTransformer) -> None:
     images = torch.randn(4, 3, 64, 64)
     folded = vitcompact.fold(compact, images=images)
-    parity = folded.vitcompact_parity
+    parity = parity_of(folded)
     assert 0 < parity.rel_diff <= 2e-4
     assert parity.agreement == 1
     assert parity.cast_max_abs_diff == 0
     torch.testing.assert_close(folded(images), compact(images), rtol=1e-3, atol=1e-4)
-    assert folded.vitcompact_plan.form == "folded"
-    assert compact.vitcompact_plan.form == "training"
+    assert plan_of(folded).form == "folded"
+    assert plan_of(compact).form == "training"
     assert not any("branches" in name or "alpha" in name for name in folded.state_dict())
 
 
-def test_storing_in_half_precision_is_reported(compact: nn.Module) -> None:
-    parity = vitcompact.fold(compact, dtype=torch.bfloat16).vitcompact_parity
+def test_storing_in_half_precision_is_reported(compact: VisionTransformer) -> None:
+    parity = parity_of(vitcompact.fold(compact, dtype=torch.bfloat16))
     assert parity.cast_max_abs_diff > 1e-5
     assert parity.rel_diff <= 2e-4
 
 
-def test_timm_reparameterize_folds_too(compact: nn.Module) -> None:
+def test_timm_reparameterize_folds_too(compact: VisionTransformer) -> None:
     images = torch.randn(2, 3, 64, 64)
     fused = timm.utils.reparameterize_model(compact)
     torch.testing.assert_close(fused(images), vitcompact.fold(compact)(images))
 
 
-def test_a_wrong_fold_is_caught(compact: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_fold_is_caught(compact: VisionTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fold that forgets the branches is right for silent branches and wrong for any others."""
     monkeypatch.setattr(FactorizedLinear, "merged", lambda self: copy.deepcopy(self.solved))
     with pytest.raises(VerificationError, match="differs") as caught:
@@ -68,24 +70,24 @@ def test_a_wrong_fold_of_silent_branches_is_caught(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_perturbed_copy_beyond_float32_is_judged_in_float64(
-    compact: nn.Module, monkeypatch: pytest.MonkeyPatch
+    compact: VisionTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Perturbed weights are nobody's model: that float32 loses their outputs says nothing about the fold."""
 
     def exploding(model: nn.Module, seed: int) -> nn.Module:
         moved = perturbed(model, seed)
         with torch.no_grad():
-            moved.head.weight.mul_(1e38)
+            moved.get_parameter("head.weight").mul_(1e38)
         return moved
 
     monkeypatch.setattr(importlib.import_module("vitcompact.fold.fold"), "perturbed", exploding)
-    assert vitcompact.fold(compact).vitcompact_parity.rel_diff <= 2e-4
+    assert parity_of(vitcompact.fold(compact)).rel_diff <= 2e-4
     monkeypatch.setattr(FactorizedLinear, "merged", lambda self: copy.deepcopy(self.solved))
     with pytest.raises(VerificationError, match="differs"):
         vitcompact.fold(compact)
 
 
-def test_outputs_that_are_not_finite(compact: nn.Module) -> None:
+def test_outputs_that_are_not_finite(compact: VisionTransformer) -> None:
     broken = copy.deepcopy(compact)
     with torch.no_grad():
         broken.head.weight.fill_(float("inf"))
@@ -98,8 +100,8 @@ def test_an_unconverted_model_is_refused() -> None:
         vitcompact.fold(timm.create_model("test_vit"))
 
 
-def test_headless(compact: nn.Module) -> None:
-    model: nn.Module = copy.deepcopy(compact)
+def test_headless(compact: VisionTransformer) -> None:
+    model = copy.deepcopy(compact)
     model.reset_classifier(0)
     images: Tensor = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(vitcompact.fold(model)(images), model(images), rtol=1e-3, atol=1e-4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,14 +21,19 @@ PREFIX, GRID = 1, (3, 3)
 TOKENS = PREFIX + 9
 
 
-def core(layout: HeadLayout, **kwargs: object) -> CompactAttention:
+def core(layout: HeadLayout, **kwargs: Any) -> CompactAttention:
     """A core with random values everywhere, so that no path is silent."""
     torch.manual_seed(0)
-    module = CompactAttention(24, layout, 5, 7, alpha=True, num_prefix_tokens=PREFIX, grid_size=GRID, **kwargs)  # type: ignore[arg-type]
+    module = CompactAttention(24, layout, 5, 7, alpha=True, num_prefix_tokens=PREFIX, grid_size=GRID, **kwargs)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
     return module.eval()
+
+
+def fused(module: CompactAttention) -> nn.Linear:
+    assert isinstance(module.qkv, nn.Linear)
+    return module.qkv
 
 
 def shift_matrix(kernel: Tensor, first: bool) -> Tensor:
@@ -48,7 +55,7 @@ def oracle(module: CompactAttention, x: Tensor, mask: Tensor | None = None, caus
     """`A_g = alpha (sum_t U_t A_p V_t + beta I + gamma J + K)` with every map built, head by head."""
     batch, tokens, _ = x.shape
     width = module.num_maps * module.qk_dim
-    q, k, v = module.qkv(x).split((width, width, module.attn_dim), dim=-1)
+    q, k, v = fused(module)(x).split((width, width, module.attn_dim), dim=-1)
     q, k = (t.view(batch, tokens, module.num_maps, module.qk_dim).transpose(1, 2) for t in (q, k))
     scores = module.scale * module.q_norm(q) @ module.k_norm(k).transpose(-2, -1)
     allowed = torch.ones(tokens, tokens, dtype=torch.bool)
@@ -58,7 +65,8 @@ def oracle(module: CompactAttention, x: Tensor, mask: Tensor | None = None, caus
         allowed = mask
     maps = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
     uniform = allowed.float() / allowed.sum(-1, keepdim=True)
-    heads, child = [], 0
+    heads: list[Tensor] = []
+    child = 0
     for index, rest in enumerate(module.layout.children):
         for position in range(1 + len(rest)):
             values = v[..., len(heads) * module.v_dim : (len(heads) + 1) * module.v_dim]
@@ -93,7 +101,7 @@ def oracle(module: CompactAttention, x: Tensor, mask: Tensor | None = None, caus
     [{}, {"identity": True}, {"mean": True}, {"conv": True}, {"filter_rank": 2}, ALL_PATHS],
     ids=["plain", "identity", "mean", "conv", "filter", "all"],
 )
-def test_equals_the_oracle(backend: str, layout: HeadLayout, options: dict[str, object]) -> None:
+def test_equals_the_oracle(backend: str, layout: HeadLayout, options: dict[str, Any]) -> None:
     module, x = core(layout, **options), torch.randn(2, TOKENS, 24)
     module.backend = backend
     torch.testing.assert_close(module(x), oracle(module, x), rtol=1e-4, atol=1e-5)
@@ -129,7 +137,12 @@ def test_mean_path_refuses_masks_per_head() -> None:
 def test_hallucinated_maps_are_never_built(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[torch.Size] = []
     softmax = Tensor.softmax
-    monkeypatch.setattr(Tensor, "softmax", lambda self, *a, **k: shapes.append(self.shape) or softmax(self, *a, **k))
+
+    def recorded(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        shapes.append(self.shape)
+        return softmax(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "softmax", recorded)
     module = core(EVEN, identity=True)
     module.backend = "matmul"
     module(torch.randn(2, TOKENS, 24))
@@ -142,8 +155,8 @@ def test_parent_and_children_share_one_dropout_mask() -> None:
     module.alpha = None
     module.backend, module.attn_drop.p = "matmul", 0.5
     with torch.no_grad():
-        module.qkv.weight[17:] = module.qkv.weight[10:17]
-        module.qkv.bias[17:] = module.qkv.bias[10:17]
+        for parameter in fused(module).parameters():
+            parameter[17:] = parameter[10:17]
     module.train()
     inputs = module.inputs(torch.randn(2, TOKENS, 24))
     q, k, v = module.project(inputs)
@@ -154,6 +167,7 @@ def test_parent_and_children_share_one_dropout_mask() -> None:
 
 def test_fuse_folds_alpha_and_drops_zero_paths() -> None:
     module, x = core(EVEN, identity=True, mean=True, conv=True), torch.randn(2, TOKENS, 24)
+    assert module.gamma is not None
     with torch.no_grad():
         module.gamma.zero_()
     wanted = module(x)
@@ -167,7 +181,7 @@ def test_fuse_folds_alpha_and_drops_zero_paths() -> None:
 
 
 @pytest.mark.parametrize("options", [{"filter_rank": 1}, {"conv": True}])
-def test_non_square_grid_needs_to_be_known(options: dict[str, object]) -> None:
+def test_non_square_grid_needs_to_be_known(options: dict[str, Any]) -> None:
     module = core(EVEN, **options)
     assert module(torch.randn(1, PREFIX + 16, 24)).shape[1] == PREFIX + 16  # another size, square
     with pytest.raises(UsageError, match="token grid"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,14 +22,14 @@ LAYOUT = HeadLayout((2, 0), ((1,), (3,)))
 DIM, QK, V = 24, 6, 5
 
 
-def core(**parts: object) -> CompactAttention:
+def core(**parts: Any) -> CompactAttention:
     """A core with random values everywhere; per-head parts are made for four heads and cut to the kept two."""
     torch.manual_seed(0)
     for name in ("position_bias", "query_norm"):
         if hasattr(parts.get(name), "keep_heads"):
-            parts[name].keep_heads(list(LAYOUT.maps))  # type: ignore[union-attr]
+            parts[name].keep_heads(list(LAYOUT.maps))
     identity = parts.get("reduction") is None
-    module = CompactAttention(DIM, LAYOUT, QK, V, alpha=True, mean=True, identity=identity, **parts)  # type: ignore[arg-type]
+    module = CompactAttention(DIM, LAYOUT, QK, V, alpha=True, mean=True, identity=identity, **parts)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if not name.startswith(("position_bias", "q_norm")):
@@ -49,7 +50,9 @@ def oracle(
     if allowed is None:
         allowed = torch.ones(x.shape[1], context.shape[1], dtype=torch.bool)
     uniform = allowed.float() / allowed.float().sum(-1, keepdim=True)
-    heads = []
+    assert module.alpha is not None
+    assert module.gamma is not None
+    heads: list[Tensor] = []
     for index, (head, rest) in enumerate(zip(LAYOUT.maps, LAYOUT.children, strict=True)):
         part = slice(index * QK, (index + 1) * QK)
         scores = logits(head, q[..., part], k[..., part]).masked_fill(~allowed, float("-inf"))
@@ -91,6 +94,7 @@ def test_relative_bias_keeps_the_rows_of_the_kept_maps() -> None:
     bias = relative_bias()
     table = bias.relative_position_bias_table.detach().clone()
     module, x = core(position_bias=bias), torch.randn(2, 9, DIM)
+    assert isinstance(module.position_bias, RelativeBias)
     assert module.position_bias.relative_position_bias_table.shape == (25, 2)
 
     def logits(head: int, q: Tensor, k: Tensor) -> Tensor:
@@ -195,6 +199,7 @@ def test_windows_cut_by_the_block_with_a_mask() -> None:
     module, x = core(call=WindowedCall(), position_bias=relative_bias()), torch.randn(6, 9, DIM)
     mask = torch.zeros(3, 9, 9).masked_fill(torch.rand(3, 9, 9) > 0.6, -100.0)
     mask[:, range(9), range(9)] = 0.0
+    assert module.position_bias is not None
     bias = module.position_bias()
     wanted = []
     for window in range(6):
@@ -230,6 +235,7 @@ def test_feature_maps() -> None:
 
 def test_bias_with_boolean_mask_and_causality() -> None:
     module, x = core(position_bias=relative_bias()), torch.randn(2, 9, DIM)
+    assert module.position_bias is not None
     bias = module.position_bias()
 
     def logits(head: int, q: Tensor, k: Tensor) -> Tensor:

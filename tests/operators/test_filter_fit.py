@@ -33,6 +33,11 @@ def moments_of(core: CompactAttention, x: Tensor, target: Tensor, name: str = ""
     return moments
 
 
+def filters(core: CompactAttention) -> Tensor:
+    assert core.conv is not None
+    return core.conv.weight
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("chunk", [1, 2**24])
 @pytest.mark.parametrize("start", [0.0, 0.5])
@@ -41,8 +46,8 @@ def test_known_filters_are_found(monkeypatch: pytest.MonkeyPatch, chunk: int, st
     monkeypatch.setattr(filter_fit, "CHUNK", chunk)
     monkeypatch.setattr(filter_fit, "FILTER_RIDGE", 1e-9)
     core, x = made(), torch.randn(40, PREFIX + 12, 24)
-    target, wanted = core(x), core.conv.weight.clone()
-    core.conv.weight.mul_(start)
+    target, wanted = core(x), filters(core).clone()
+    filters(core).mul_(start)
     torch.testing.assert_close(moments_of(core, x, target).solve().float(), wanted, rtol=1e-3, atol=1e-3)
 
 
@@ -51,12 +56,12 @@ def test_is_the_least_squares_solution() -> None:
     """Against every tap's contribution to the output, run through the layer itself one tap at a time."""
     core, x = made(), torch.randn(6, PREFIX + 12, 24)
     target = torch.randn(6, PREFIX + 12, 10)
-    core.conv.weight.zero_()
+    filters(core).zero_()
     left, columns = (target - core(x)).flatten(), []
-    for tap in range(core.conv.weight.numel()):
-        core.conv.weight.zero_().view(-1)[tap] = 1.0
+    for tap in range(filters(core).numel()):
+        filters(core).zero_().view(-1)[tap] = 1.0
         columns.append(core(x).flatten())
-    core.conv.weight.zero_()
+    filters(core).zero_()
     taps = (torch.stack(columns, 1) - core(x).flatten()[:, None]).double()
     gram = taps.T @ taps
     ridge = filter_fit.FILTER_RIDGE * gram.diagonal().mean() * torch.eye(len(gram))

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from timm.models import VisionTransformer
+from torch import Tensor
 
 import vitcompact
+from tests.attached import plan_of
 from vitcompact.analysis import count
 from vitcompact.errors import UsageError
 from vitcompact.fold.verify import perturbed
@@ -35,23 +37,23 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
 
 
 @pytest.fixture(params=CASES)
-def plain(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
+def plain(request: pytest.FixtureRequest) -> tuple[VisionTransformer, Tensor]:
     name, kwargs, size = CASES[request.param]
     model = perturbed(timm.create_model(name, num_classes=5, **kwargs).eval(), seed=1).eval()
     return model, torch.randn(3, 3, size, size)
 
 
-def depth(model: nn.Module) -> int:
-    return len(model.get_submodule("blocks"))  # type: ignore[arg-type]
+def depth(model: VisionTransformer) -> int:
+    return len(model.blocks)
 
 
-def merged(model: nn.Module, schedule: tuple[int, ...]) -> nn.Module:
+def merged(model: VisionTransformer, schedule: tuple[int, ...]) -> VisionTransformer:
     model = copy.deepcopy(model)
     install_merging(model, schedule)
     return model
 
 
-def test_none_is_bit_exact(plain: tuple[nn.Module, Tensor]) -> None:
+def test_none_is_bit_exact(plain: tuple[VisionTransformer, Tensor]) -> None:
     model, images = plain
     same = merged(model, (0,) * depth(model))
     assert list(same.state_dict()) == list(model.state_dict())
@@ -65,10 +67,10 @@ def test_none_is_bit_exact(plain: tuple[nn.Module, Tensor]) -> None:
 
 
 @torch.no_grad()
-def test_shapes_stay_and_outputs_move(plain: tuple[nn.Module, Tensor], tmp_path: Path) -> None:
+def test_shapes_stay_and_outputs_move(plain: tuple[VisionTransformer, Tensor], tmp_path: Path) -> None:
     model, images = plain
-    folded = vitcompact.fold(model, merge_tokens=2, images=images)
-    assert folded.vitcompact_plan.merge_tokens == (2,) * depth(model)
+    folded: VisionTransformer = vitcompact.fold(model, merge_tokens=2, images=images)
+    assert plan_of(folded).merge_tokens == (2,) * depth(model)
     assert not torch.allclose(folded(images), model(images), rtol=1e-3, atol=1e-4)
     assert folded.vitcompact_merging.cosine < 1
     final, features = folded.forward_intermediates(images)
@@ -83,12 +85,12 @@ def test_shapes_stay_and_outputs_move(plain: tuple[nn.Module, Tensor], tmp_path:
     torch.testing.assert_close(getter(images), features[:2])
 
 
-def duplicated(model: nn.Module, images: Tensor, patch: int = 16) -> Tensor:
+def duplicated(model: VisionTransformer, images: Tensor, patch: int = 16) -> Tensor:
     """Images whose patches are equal in pairs, for a model whose positions are made equal in the same pairs."""
-    embedding, first = model.pos_embed, model.num_prefix_tokens  # type: ignore[union-attr]
-    first = 0 if model.no_embed_class else first  # type: ignore[operator]
+    embedding, first = model.pos_embed, model.num_prefix_tokens
+    first = 0 if model.no_embed_class else first
     with torch.no_grad():
-        embedding[:, first + 1 :: 2] = embedding[:, first::2]  # type: ignore[index, operator]
+        embedding[:, first + 1 :: 2] = embedding[:, first::2]
     rows = images.unfold(3, patch, patch)[:, :, :, ::2]
     return torch.stack((rows, rows), dim=4).flatten(3)
 
@@ -111,21 +113,21 @@ def test_equal_tokens_merge_without_a_trace(converted: bool) -> None:
     assert not torch.allclose(folded(other), model(other), rtol=1e-3, atol=1e-3)
 
 
-def test_a_watched_block_gives_full_length(plain: tuple[nn.Module, Tensor]) -> None:
+def test_a_watched_block_gives_full_length(plain: tuple[VisionTransformer, Tensor]) -> None:
     model, images = plain
     model = merged(model, (3,) * depth(model))
     wanted, seen = model(images), []
-    for block in model.blocks:  # type: ignore[union-attr]
+    for block in model.blocks:
         block.register_forward_hook(lambda module, args, output: seen.append(output.shape))
     torch.testing.assert_close(model(images), wanted)
-    assert set(seen) == {tuple(model.forward_features(images).shape)}  # type: ignore[operator]
+    assert set(seen) == {tuple(model.forward_features(images).shape)}
 
 
 def test_gradients_and_checkpointing() -> None:
     model = perturbed(timm.create_model("test_vit2", img_size=64, num_classes=5), seed=1)
     model, images = merged(model, (2,) * depth(model)), torch.randn(2, 3, 64, 64)
     saving = copy.deepcopy(model)
-    saving.set_grad_checkpointing(True)  # type: ignore[operator]
+    saving.set_grad_checkpointing(True)
     for either in (model, saving):
         either(images).square().mean().backward()
     for (name, first), second in zip(model.named_parameters(), saving.parameters(), strict=True):
@@ -179,7 +181,7 @@ def test_folding_again_keeps_or_drops_it() -> None:
     assert again.vitcompact_plan == folded.vitcompact_plan
     assert torch.equal(again(images), folded(images))
     other = vitcompact.fold(folded, merge_tokens=1)
-    assert other.vitcompact_plan.merge_tokens == (1,) * depth(model)
+    assert plan_of(other).merge_tokens == (1,) * depth(model)
     without = vitcompact.fold(folded, merge_tokens=0)
     assert without.vitcompact_plan == Plan((), form="folded")
     assert torch.equal(without(images), model(images))
@@ -225,13 +227,13 @@ def test_what_is_refused() -> None:
 def test_a_model_in_training_form_learns_with_merging_on(tmp_path: Path) -> None:
     images = torch.randn(24, 3, 64, 64)
     original = perturbed(timm.create_model("test_vit2", img_size=64, num_classes=5).eval(), seed=1).eval()
-    compact = vitcompact.convert(original, images=images)
+    compact: VisionTransformer = vitcompact.convert(original, images=images)
     install_merging(compact, (1,) * depth(compact))
-    compact.vitcompact_plan = replace(compact.vitcompact_plan, merge_tokens=(1,) * depth(compact))
+    compact.vitcompact_plan = replace(plan_of(compact), merge_tokens=(1,) * depth(compact))
     again = vitcompact.load(vitcompact.save(compact, tmp_path / "training"))
     assert torch.equal(again.eval()(images), compact.eval()(images))
     trained = vitcompact.finetune(again, original, images, options=TrainOptions(steps=2)).model
     folded = vitcompact.fold(trained)
-    assert folded.vitcompact_plan.merge_tokens == (1,) * depth(compact)
+    assert plan_of(folded).merge_tokens == (1,) * depth(compact)
     torch.testing.assert_close(folded(images), trained(images), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(folded(images), compact(images), rtol=1e-3, atol=1e-3)

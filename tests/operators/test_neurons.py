@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import timm
@@ -82,7 +83,7 @@ def test_removal_is_near_the_best_of_all_choices() -> None:
     ],
 )
 @torch.no_grad()
-def test_units_that_do_nothing_leave_no_trace(name: str, kwargs: dict[str, object]) -> None:
+def test_units_that_do_nothing_leave_no_trace(name: str, kwargs: dict[str, Any]) -> None:
     """With the outgoing weights of some units zero, the FFN without them gives the same."""
     torch.manual_seed(0)
     model = timm.create_model(name, **kwargs).eval()

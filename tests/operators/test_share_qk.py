@@ -25,8 +25,10 @@ def test_logits_are_the_weighted_mean(packing: tuple[str, ...]) -> None:
             rows[part] = 0 if rows.dim() == 1 else basis @ basis.T @ rows[part]
     layout = HeadLayout((2, 0, 4), ((1,), (3,), ()))
     core = CompactAttention(24, layout, SIZE, 4, packing=packing)
-    for part in "qk":
-        for old, new in zip(whole.rows(part), core.rows(part), strict=True):
+    for name in "qk":
+        for old, new in zip(whole.rows(name), core.rows(name), strict=True):
+            assert old is not None
+            assert new is not None
             new.unflatten(0, (3, SIZE)).copy_(old.unflatten(0, (HEADS, SIZE))[list(layout.maps)])
     own = core.rows("q")[0][2 * SIZE :].clone()
     x = torch.randn(3, 40, 24)

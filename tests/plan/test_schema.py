@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_round_trip() -> None:
         ({"layers": [{"name": "x", "kind": "ffn", "operators": [{"op": "factorize", "rank": 0}]}]}, "at least 1"),
     ],
 )
-def test_bad_documents(change: dict[str, object], message: str) -> None:
+def test_bad_documents(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Plan.from_json({**PLAN.to_json(), **change})
 

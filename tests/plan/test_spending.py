@@ -114,7 +114,8 @@ def test_spending_is_bit_for_bit_what_it_is_by_hand(seed: int, whole_numbers: bo
     assert [list(table) for table in curve._tables] == tables
     assert [list(each) for each in curve._steps] == steps
     for share in (0.0, 0.3, 0.7, 1.0):
-        wanted, chosen = share * curve.reachable, []
+        wanted = share * curve.reachable
+        chosen: list[Option] = []
         left = next((i for i in range(BINS + 1) if curve.saving[i] >= wanted and least[i] < INFINITE), -1)
         for menu, table, each in reversed(list(zip(layers, tables, steps, strict=True))):
             if left >= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import timm
@@ -48,7 +49,7 @@ def error(model: nn.Module, original: nn.Module) -> float:
 
 
 @pytest.mark.parametrize("how", [{}, {"target_macs": 0.7}])
-def test_closer_on_fresh_images(vit: nn.Module, images: Tensor, how: dict[str, float]) -> None:
+def test_closer_on_fresh_images(vit: nn.Module, images: Tensor, how: dict[str, Any]) -> None:
     closed = vitcompact.convert(vit, images=images, **how)
     trained = vitcompact.convert(vit, images=images, reconstruct=ReconstructOptions(60, bf16=False), **how)
     assert error(trained, vit) < 0.99 * error(closed, vit)
@@ -83,9 +84,9 @@ class Notes:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def start(self, task: str, total: int | None) -> None: ...
+    def start(self, task: str, total: float | None) -> None: ...
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
         self.notes.append(note)
 
     def finish(self) -> None: ...

@@ -10,9 +10,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 import vitcompact
+from tests.attached import plan_of
 from vitcompact.analysis import count
 from vitcompact.errors import UsageError
 from vitcompact.families.plain_vit import no_patch_grid
@@ -26,7 +28,7 @@ SIZE, GRID = 64, 4
 TERMS = ("identity", "conv")
 
 
-def model_of(name: str = "test_vit2", **kwargs: Any) -> nn.Module:
+def model_of(name: str = "test_vit2", **kwargs: Any) -> VisionTransformer:
     torch.manual_seed(0)
     options = {"dynamic_img_size": False, **kwargs}
     model = timm.create_model(name, img_size=SIZE, num_classes=5, num_heads=4, embed_dim=64, depth=2, **options)
@@ -53,7 +55,7 @@ def images() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def kept(images: Tensor) -> nn.Module:
+def kept(images: Tensor) -> VisionTransformer:
     """A conversion in which held-out images are not asked: filters stay everywhere."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(refit, "filter_helps", lambda filtered, fitted: True)
@@ -97,17 +99,17 @@ def test_filters_lower_the_error_of_a_local_layer(images: Tensor, monkeypatch: p
 def test_held_out_images_decide(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refit, "filter_helps", lambda filtered, fitted: False)
     dropped = vitcompact.convert(model_of(), images=images, terms=TERMS)
-    assert [spec.conv for spec in specs(dropped.vitcompact_plan)] == [False, False]
+    assert [spec.conv for spec in specs(plan_of(dropped))] == [False, False]
     without = vitcompact.convert(model_of(), images=images)
     assert dropped.vitcompact_plan == without.vitcompact_plan
     assert torch.equal(dropped(images), without(images))
 
 
 @torch.no_grad()
-def test_folded_saved_and_counted(kept: nn.Module, images: Tensor, tmp_path: Path) -> None:
+def test_folded_saved_and_counted(kept: VisionTransformer, images: Tensor, tmp_path: Path) -> None:
     moved = perturbed(kept, seed=2).eval()
     folded = vitcompact.fold(moved, images=images[:8])
-    assert [spec.conv for spec in specs(folded.vitcompact_plan)] == [True, True]
+    assert [spec.conv for spec in specs(plan_of(folded))] == [True, True]
     vitcompact.save(folded, tmp_path / "out")
     again = vitcompact.load(tmp_path / "out").eval()
     assert torch.equal(again(images), folded(images))
@@ -116,16 +118,16 @@ def test_folded_saved_and_counted(kept: nn.Module, images: Tensor, tmp_path: Pat
     assert with_filters.params - without.params == 2 * 4 * 9
     assert with_filters.macs - without.macs == 2 * 9 * 64 * GRID**2
     silent = perturbed(kept, seed=2).eval()
-    for layer in kept.vitcompact_plan.layers:
+    for layer in plan_of(kept).layers:
         if layer.kind == "attention":
-            silent.get_submodule(layer.name).conv.weight.zero_()
+            silent.get_parameter(f"{layer.name}.conv.weight").zero_()
     assert (silent(images) - moved(images)).abs().max() > 1e-3
-    assert [spec.conv for spec in specs(vitcompact.fold(silent).vitcompact_plan)] == [False, False]
+    assert [spec.conv for spec in specs(plan_of(vitcompact.fold(silent)))] == [False, False]
 
 
 @torch.no_grad()
-def test_replayed_and_other_interfaces(kept: nn.Module, images: Tensor) -> None:
-    plan = Plan.from_json(kept.vitcompact_plan.to_json())
+def test_replayed_and_other_interfaces(kept: VisionTransformer, images: Tensor) -> None:
+    plan = Plan.from_json(plan_of(kept).to_json())
     assert plan == kept.vitcompact_plan
     features = kept.forward_intermediates(images[:2], intermediates_only=True)
     assert features[0].shape == (2, 64, GRID, GRID)
@@ -155,10 +157,11 @@ def test_left_out_with_the_reason_where_no_grid_is_known(
     compact = vitcompact.convert(model, images=torch.randn(16, 3, SIZE, SIZE), terms=TERMS, only="heads")
     assert "no conv paths" in caplog.text
     assert reason in caplog.text
-    assert not any(spec.conv for spec in specs(compact.vitcompact_plan))
-    plan = compact.vitcompact_plan
+    assert not any(spec.conv for spec in specs(plan_of(compact)))
+    plan = plan_of(compact)
     layers = tuple(
-        replace(layer, operators=tuple(replace(spec, conv=True) for spec in layer.operators)) for layer in plan.layers
+        replace(layer, operators=tuple(replace(spec, conv=True) for spec in specs(Plan((layer,)))))
+        for layer in plan.layers
     )
     with pytest.raises(UsageError, match=reason):
         vitcompact.convert(model, images=torch.randn(16, 3, SIZE, SIZE), plan=replace(plan, layers=layers))

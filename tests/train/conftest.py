@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from timm.models import VisionTransformer
+from torch import Tensor
 
 from .helpers import SIZE, make_student, make_teacher
 
 
 @pytest.fixture
-def teacher() -> nn.Module:
+def teacher() -> VisionTransformer:
     return make_teacher()
 
 
 @pytest.fixture
-def student(teacher: nn.Module) -> nn.Module:
+def student(teacher: VisionTransformer) -> VisionTransformer:
     return make_student(teacher)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import signal
+from typing import Any
 
 import timm
 import torch
+from timm.models import VisionTransformer
 from torch import nn
 
 from vitcompact.layers.factor import FactorizedLinear
@@ -18,7 +20,7 @@ RANK = 16
 SIZE = 32
 
 
-def make_teacher(num_classes: int = 5, **kwargs: object) -> nn.Module:
+def make_teacher(num_classes: int = 5, **kwargs: Any) -> VisionTransformer:
     """`test_vit2` with perturbed weights and blocks that matter (its LayerScale starts at 1e-5), in evaluation mode."""
     torch.manual_seed(1)
     model = timm.create_model("test_vit2", depth=2, num_classes=num_classes, img_size=SIZE, **kwargs).eval()
@@ -31,7 +33,7 @@ def make_teacher(num_classes: int = 5, **kwargs: object) -> nn.Module:
     return model
 
 
-def make_student(teacher: nn.Module, branches: int = 1) -> nn.Module:
+def make_student(teacher: VisionTransformer, branches: int = 1) -> VisionTransformer:
     """The teacher with every `mlp.fc2` truncated to `RANK`."""
     student = copy.deepcopy(teacher)
     for block in student.blocks:
@@ -47,7 +49,7 @@ def make_student(teacher: nn.Module, branches: int = 1) -> nn.Module:
     return student.eval()
 
 
-def options(**kwargs: object) -> ResolvedOptions:
+def options(**kwargs: Any) -> ResolvedOptions:
     """Six short steps in float32, for a model with a head."""
     return ResolvedOptions.of(TrainOptions(**{"steps": 6, "amp": False, "warmup_steps": 1, **kwargs}), has_head=True)
 

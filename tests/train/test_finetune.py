@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import closing
+from functools import partial
 
 import pytest
 import timm
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
@@ -29,15 +31,16 @@ def distance(model: nn.Module, teacher: nn.Module, images: Tensor) -> float:
 
 def block_distance(model: nn.Module, teacher: nn.Module, images: Tensor) -> float:
     """What is learned by default: the mean relative error of the blocks' outputs."""
-    names, outputs = block_names(teacher), []
+    names = block_names(teacher)
+    outputs: list[list[Tensor]] = []
     for each in (model, teacher):
         with torch.no_grad(), closing(BlockOutputs(each, names)) as taps:
-            outputs.append(taps.record(lambda each=each: each(images))[1])
-    return float(block_loss(*outputs))
+            outputs.append(taps.record(partial(each, images))[1])
+    return float(block_loss(outputs[0], outputs[1]))
 
 
 def test_the_student_moves_towards_the_teacher_and_inputs_stay_untouched(
-    student: nn.Module, teacher: nn.Module, images: Tensor
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
 ) -> None:
     before_student, before_teacher = copy.deepcopy(student), copy.deepcopy(teacher)
     teacher.train()
@@ -54,12 +57,16 @@ def test_the_student_moves_towards_the_teacher_and_inputs_stay_untouched(
     assert not hooked
 
 
-def test_blocks_move_towards_those_of_the_teacher(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_blocks_move_towards_those_of_the_teacher(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     result = finetune(student, teacher, images, options=options(steps=25, lr=1e-3))
     assert block_distance(result.model, teacher, images) < 0.5 * block_distance(student, teacher, images)
 
 
-def test_logits_are_matched_where_no_blocks_are(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_logits_are_matched_where_no_blocks_are(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     """By default block outputs alone; without any the default must not be to learn nothing."""
     with torch.no_grad():
         wanted = logit_loss(student(images), teacher(images), options().temperature)
@@ -103,7 +110,9 @@ def test_only_surgery_tells_the_student_from_the_original(images: Tensor) -> Non
     assert all(torch.equal(before[name], after[name]) for name in statistics)
 
 
-def test_branches_start_silent_and_learn(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_branches_start_silent_and_learn(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     plain = make_student(teacher, branches=0)
     with torch.inference_mode():
         torch.testing.assert_close(student(images), plain(images), rtol=1e-5, atol=1e-5)
@@ -113,7 +122,9 @@ def test_branches_start_silent_and_learn(student: nn.Module, teacher: nn.Module,
     assert min(result.branch_ratio.values()) > 1e-4
 
 
-def test_branch_statistics_belong_to_the_final_weights(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_branch_statistics_belong_to_the_final_weights(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     """Evaluation mode gives what the training mode of the branches gives over the same images."""
     result = finetune(student, teacher, TensorBatches(images, batch_size=24), options=options(branch_lr=0.1))
     with torch.inference_mode():
@@ -124,7 +135,9 @@ def test_branch_statistics_belong_to_the_final_weights(student: nn.Module, teach
         torch.testing.assert_close(evaluated, result.model(images), rtol=1e-3, atol=1e-3)
 
 
-def test_labels_are_not_looked_at_unless_asked_for(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_labels_are_not_looked_at_unless_asked_for(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     garbage = TensorBatches(images, torch.randint(0, 10**6, (24,)), batch_size=8)
     unlabelled = TensorBatches(images, batch_size=8)
     first = finetune(student, teacher, garbage, options=options())
@@ -137,7 +150,9 @@ def test_labels_are_not_looked_at_unless_asked_for(student: nn.Module, teacher: 
         finetune(student, teacher, unlabelled, options=options(labels=True))
 
 
-def test_result_with_and_without_evaluation(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_result_with_and_without_evaluation(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     blind = finetune(student, teacher, images, options=options(steps=2)).to_json()
     assert blind["top1"] == {"before": None, "after": None}
     assert blind["agreement"] is None
@@ -147,6 +162,8 @@ def test_result_with_and_without_evaluation(student: nn.Module, teacher: nn.Modu
     assert seen.stopped_by == "epochs"
     assert seen.steps == 4
     assert seen.images_seen == 4 * 24
+    assert seen.agreement is not None
+    assert seen.top1_before is not None
     assert seen.top1_after == pytest.approx(100 * seen.agreement)
     assert 0 <= seen.top1_before <= 100
     json.dumps(seen.to_json())
@@ -160,12 +177,15 @@ def test_a_model_without_a_head_learns_features(images: Tensor) -> None:
     assert distance(result.model, teacher, images) < distance(student, teacher, images)
     assert result.top1_after is None
     assert result.agreement is None
+    assert result.cosine is not None
     assert result.cosine > 0.9
     with pytest.raises(UsageError, match="needs a model with a head"):
         finetune(student, teacher, images, options=options(labels=True))
 
 
-def test_best_weights_win_over_worse_last_ones(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_best_weights_win_over_worse_last_ones(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     """Training towards another teacher spoils the model: the first evaluation stays the best."""
     with torch.inference_mode():
         labels = student(images).argmax(1)
@@ -180,7 +200,7 @@ def test_best_weights_win_over_worse_last_ones(student: nn.Module, teacher: nn.M
 
 
 def test_training_that_leads_away_is_undone(
-    student: nn.Module, teacher: nn.Module, images: Tensor, caplog: pytest.LogCaptureFixture
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Steps far too large: what comes back is what was given, whether or not anything is evaluated."""
     for evaluation in (None, [(images, torch.zeros(24, dtype=torch.int64))]):
@@ -209,7 +229,9 @@ def test_the_longer_a_run_the_more_images_judge_it(batch_size: int, steps: int, 
     assert batches_judged(batch_size, steps) == number
 
 
-def test_the_moving_average_is_what_comes_back(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_the_moving_average_is_what_comes_back(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     averaged = finetune(student, teacher, images, options=options())
     raw = finetune(student, teacher, images, options=options(model_ema=False))
     still = finetune(student, teacher, images, options=options(model_ema_decay=0.0))
@@ -234,7 +256,9 @@ def test_gradient_checkpointing_changes_nothing(images: Tensor) -> None:
     assert not result.model.grad_checkpointing
 
 
-def test_mixed_precision_keeps_float32_weights(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_mixed_precision_keeps_float32_weights(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     seen: list[torch.dtype] = []
     teacher.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
     result = finetune(student, teacher, images, options=options(amp=True, steps=2))
@@ -244,7 +268,7 @@ def test_mixed_precision_keeps_float32_weights(student: nn.Module, teacher: nn.M
 
 
 def test_steps_that_are_not_finite_are_skipped_and_many_end_the_run(
-    student: nn.Module, teacher: nn.Module, images: Tensor
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
 ) -> None:
     class Spoiled(TensorBatches):
         def __init__(self, bad: set[int]) -> None:
@@ -262,7 +286,7 @@ def test_steps_that_are_not_finite_are_skipped_and_many_end_the_run(
         finetune(student, teacher, Spoiled(set(range(100))), options=options(steps=10))
 
 
-def test_models_that_do_not_match_are_refused(student: nn.Module, images: Tensor) -> None:
+def test_models_that_do_not_match_are_refused(student: VisionTransformer, images: Tensor) -> None:
     with pytest.raises(UsageError, match="not the same task"):
         finetune(student, make_teacher(num_classes=7), images, options=options())
     narrow = timm.create_model("test_vit", num_classes=5, img_size=SIZE).eval()
@@ -270,7 +294,9 @@ def test_models_that_do_not_match_are_refused(student: nn.Module, images: Tensor
         finetune(student, narrow, images, options=options())
 
 
-def test_the_callers_random_numbers_are_left_alone(student: nn.Module, teacher: nn.Module, images: Tensor) -> None:
+def test_the_callers_random_numbers_are_left_alone(
+    student: VisionTransformer, teacher: VisionTransformer, images: Tensor
+) -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)

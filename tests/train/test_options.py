@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
@@ -35,7 +38,7 @@ from .helpers import options
         ({"logit_weight": 0.0, "block_weight": 0.0}, "nothing to learn from"),
     ],
 )
-def test_bad_options_name_the_option(kwargs: dict[str, object], message: str) -> None:
+def test_bad_options_name_the_option(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainOptions(**kwargs)
 
@@ -46,7 +49,7 @@ def test_without_a_limit_there_is_a_default_one() -> None:
 
 
 def test_optimizer_and_rate_follow_the_kind_of_model_unless_given() -> None:
-    def chosen(has_head: bool, **kwargs: object) -> tuple[str, float]:
+    def chosen(has_head: bool, **kwargs: Any) -> tuple[str, float]:
         resolved = ResolvedOptions.of(TrainOptions(seed=7, **kwargs), has_head)
         assert resolved.seed == 7
         return resolved.opt, resolved.lr
@@ -57,7 +60,7 @@ def test_optimizer_and_rate_follow_the_kind_of_model_unless_given() -> None:
     assert chosen(True, lr=2e-4) == ("adamw", 2e-4)
 
 
-def test_silent_parts_have_a_group_of_their_own(student: nn.Module, images: Tensor) -> None:
+def test_silent_parts_have_a_group_of_their_own(student: VisionTransformer, images: Tensor) -> None:
     scales = output_scales(student, images)
     groups = parameter_groups(student, options(lr=1e-3, branch_lr=1e-2, weight_decay=0.05), scales)
     count = len(scales)
@@ -133,7 +136,7 @@ def test_iterables_of_batches_are_kept_in_memory() -> None:
         as_stream(torch.randn(4, 2), nn.Identity(), seed=0)
 
 
-def test_steps_are_relative_to_the_size_of_the_weights(student: nn.Module) -> None:
+def test_steps_are_relative_to_the_size_of_the_weights(student: VisionTransformer) -> None:
     """LayerScale absorbed into a matrix changes its size: the learning rate follows."""
     assert weight_scale(0.02 * torch.ones(3, 3)) == 1
     assert weight_scale(0.16 * torch.ones(3, 3)) == 8
@@ -146,7 +149,7 @@ def test_steps_are_relative_to_the_size_of_the_weights(student: nn.Module) -> No
     assert [group["lr_scale"] for group in groups if any(p is matrix for p in group["params"])] == [64]
 
 
-def test_output_scales_are_those_of_the_solved_part(student: nn.Module, images: Tensor) -> None:
+def test_output_scales_are_those_of_the_solved_part(student: VisionTransformer, images: Tensor) -> None:
     scales = output_scales(student, images)
     assert len(scales) == 4
     assert all(scale > 0 for scale in scales.values())

@@ -6,9 +6,11 @@ import copy
 import math
 from collections.abc import Mapping
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vitcompact.train import TrainOptions, finetune
@@ -21,7 +23,7 @@ from .helpers import make_teacher
 finetune_module = import_module("vitcompact.train.finetune")  # the package has a function of that name
 
 
-def nearby(teacher: nn.Module, share: float) -> nn.Module:
+def nearby(teacher: VisionTransformer, share: float) -> VisionTransformer:
     """The teacher with noise of a share of the weights' size on the FFN outputs of all blocks."""
     torch.manual_seed(0)
     student = copy.deepcopy(teacher)
@@ -32,9 +34,11 @@ def nearby(teacher: nn.Module, share: float) -> nn.Module:
     return student
 
 
-def chosen(student: nn.Module, teacher: nn.Module, images: Tensor, **kwargs: object) -> float | None:
+def chosen(student: nn.Module, teacher: nn.Module, images: Tensor, **kwargs: Any) -> float:
     options = TrainOptions(**{"steps": 1, "amp": False, **kwargs})
-    return finetune(student, teacher, images, options=options).lr
+    lr = finetune(student, teacher, images, options=options).lr
+    assert lr is not None
+    return lr
 
 
 def test_the_factor_is_the_root_of_the_error_within_limits() -> None:
@@ -48,7 +52,6 @@ def test_the_factor_is_the_root_of_the_error_within_limits() -> None:
 def test_weights_that_are_off_by_half_as_much_get_half_the_rate(images: Tensor) -> None:
     teacher = make_teacher()
     far, near = (chosen(nearby(teacher, share), teacher, images) for share in (0.2, 0.1))
-    assert far is not None
     assert near == pytest.approx(far / 2, rel=0.1)
     assert 0.1 * 1e-4 < near < far < 1.5e-4
     error = block_error(nearby(teacher, 0.2), teacher, block_names(teacher), [(images, torch.empty(0))])

@@ -7,6 +7,7 @@ import json
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_a_state_of_another_run_is_refused_by_name(
 ) -> None:
     finetune(student, teacher, stream, options=options(), state_dir=tmp_path)
 
-    def resume(**kwargs: object) -> None:
+    def resume(**kwargs: Any) -> None:
         given = {"model": student, "teacher": teacher, "batches": stream, "options": options(), **kwargs}
         model, original, batches = given.pop("model"), given.pop("teacher"), given.pop("batches")
         finetune(model, original, batches, state_dir=tmp_path, resume="auto", **given)
@@ -177,7 +178,7 @@ def test_a_disk_that_refuses_does_not_end_the_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def full(*args: object, **kwargs: object) -> None:
+    def full(*args: object, **kwargs: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import Interrupted
-from vitcompact.train import TensorBatches, finetune
+from vitcompact.train import FinetuneResult, TensorBatches, finetune
 from vitcompact.train.groups import make_optimizer
 from vitcompact.train.schedule import LearningRate, StepPlan
 
@@ -29,11 +32,11 @@ class FakeClock:
 class TimedBatches(TensorBatches):
     """Every batch takes time on a fake clock."""
 
-    def __init__(self, images: Tensor, clock: FakeClock, seconds: object) -> None:
+    def __init__(self, images: Tensor, clock: FakeClock, seconds: Callable[[int], float]) -> None:
         super().__init__(images, batch_size=8)
         self.clock, self.seconds = clock, seconds
 
-    def batches(self, start_step: int = 0):  # type: ignore[no-untyped-def]
+    def batches(self, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         for step, batch in enumerate(super().batches(start_step), start_step):
             self.clock.now += self.seconds(step)
             yield batch
@@ -114,11 +117,11 @@ def test_step_limit_below_the_time_limit(student: nn.Module, teacher: nn.Module,
 
 
 def test_timed_run_resumes_by_its_recorded_plan(
-    student: nn.Module, teacher: nn.Module, images: Tensor, tmp_path
-) -> None:  # type: ignore[no-untyped-def]
+    student: nn.Module, teacher: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
     chosen = options(steps=None, max_minutes=0.3)
 
-    def run(**kwargs: object):  # type: ignore[no-untyped-def]
+    def run(**kwargs: Any) -> FinetuneResult:
         clock = FakeClock()
         stream = TimedBatches(images, clock, lambda step: 1.0)
         return finetune(student, teacher, stream, options=chosen, clock=clock, **kwargs)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from timm.models import VisionTransformer
+from torch import Tensor
 
 import vitcompact
 from vitcompact.operators.merge import install_merging
@@ -16,14 +17,14 @@ from .helpers import make_student, make_teacher, options
 BLOCKS = ("blocks.0", "blocks.1")
 
 
-def second_block_changed(teacher: nn.Module) -> nn.Module:
+def second_block_changed(teacher: VisionTransformer) -> VisionTransformer:
     student = make_student(teacher)
     student.blocks[0] = copy.deepcopy(teacher.blocks[0])
     return student
 
 
 @torch.no_grad()
-def test_the_first_changed_block_is_found(teacher: nn.Module) -> None:
+def test_the_first_changed_block_is_found(teacher: VisionTransformer) -> None:
     assert first_changed_block(make_student(teacher), teacher, BLOCKS) == "blocks.0"
     student = second_block_changed(teacher)
     assert first_changed_block(student, teacher, BLOCKS) == "blocks.1"
@@ -37,7 +38,7 @@ def test_the_first_changed_block_is_found(teacher: nn.Module) -> None:
     assert first_changed_block(shorter, teacher, BLOCKS) is None
 
 
-def test_only_what_comes_after_the_first_change_is_trained(teacher: nn.Module, images: Tensor) -> None:
+def test_only_what_comes_after_the_first_change_is_trained(teacher: VisionTransformer, images: Tensor) -> None:
     student = second_block_changed(teacher)
     result = vitcompact.finetune(student, teacher, images, options=options())
     before, after = student.state_dict(), result.model.state_dict()
@@ -45,7 +46,7 @@ def test_only_what_comes_after_the_first_change_is_trained(teacher: nn.Module, i
     assert not any(name.startswith(("patch_embed", "pos_embed", "cls_token", "blocks.0")) for name in moved)
     assert {"blocks.1", "blocks.1.attn.qkv.weight"} <= moved
     result.model(images).sum().backward()
-    assert result.model.patch_embed.proj.weight.grad is not None  # nothing stays behind in the result
+    assert result.model.get_parameter("patch_embed.proj.weight").grad is not None  # nothing stays behind in the result
     student.requires_grad_(True)(images).sum().backward()
     assert student.patch_embed.proj.weight.grad is not None
 

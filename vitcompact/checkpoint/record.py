@@ -15,11 +15,11 @@ from typing import Any
 import timm
 import torch
 
-from vitcompact import __version__
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.plan.schema import Plan
 from vitcompact.utils.files import restored
+from vitcompact.version import __version__
 
 RECORD_NAME = "vitcompact.json"
 RECORD_FORMAT = 1

@@ -27,5 +27,5 @@ def check_torch_reads_pickles(path: Path) -> None:
     if TorchVersion(str(torch.__version__)) < PICKLE_SAFE_TORCH:
         raise CheckpointError(
             f"{path} is refused: it is a pickle, and torch {torch.__version__} can be made to run code while it reads"
-            f" one (CVE-2025-32434, CVE-2026-24747); install torch {REQUIRED_TORCH} or newer, or give a safetensors file"
+            f" one (CVE-2025-32434, CVE-2026-24747); install torch {REQUIRED_TORCH} or newer or give a safetensors file"
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitcompact.checkpoint.pickles import forbidden_globals
 from vitcompact.checkpoint.quiet import first_line
+from vitcompact.checkpoint.torch_release import check_torch_reads_pickles
 from vitcompact.errors import CheckpointError
 
 _ZIP_SLACK_BYTES = 1 << 20
@@ -40,8 +41,10 @@ def read_torch(path: Path) -> Any:
     """Read what `torch.save` wrote, with `weights_only=True`.
 
     Raises:
-        CheckpointError: not such a file, damaged, or a pickle with code in it, which is named.
+        CheckpointError: not such a file, damaged, or a pickle with code in it, which is named; or a torch too old to
+            read pickles safely.
     """
+    check_torch_reads_pickles(path)
     _check_zip(path)
     try:
         # timm's training script stores its arguments as a Namespace beside the weights.

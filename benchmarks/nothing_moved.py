@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 import vitcompact
 
-DIGITS = 8
+DIGITS = 4
 """Hexadecimal digits kept of one tensor's digest; the one over all of them is kept whole."""
 
 

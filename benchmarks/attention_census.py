@@ -22,7 +22,7 @@ import timm
 import torch
 
 from vitcompact import families
-from vitcompact.families import attention_classes, census
+from vitcompact.models import attention_classes, census
 
 MATRIX, EXAMPLE = "matrix", "example"
 EXAMPLE_FILE = Path(families.__file__).with_name("visformer.py")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 import vitcompact
-from vitcompact.analysis.cost import meta_copy
-from vitcompact.families import inspect
 from vitcompact.layers.pointwise import matrix
+from vitcompact.models import inspect
+from vitcompact.models.cost import meta_copy
 from vitcompact.operators.hallucinate import whole_core
 from vitcompact.operators.replay import replay
 from vitcompact.plan.schema import LayerPlan, Plan

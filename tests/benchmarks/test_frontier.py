@@ -16,8 +16,8 @@ from PIL import Image
 from torch import nn
 
 import vitcompact
-from vitcompact.fold.verify import perturbed
-from vitcompact.train import TrainOptions
+from vitcompact.folding.verify import perturbed
+from vitcompact.training import TrainOptions
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import vitcompact
 from tests.attached import plan_of
-from vitcompact.analysis.cost import count
 from vitcompact.data import resolve_input
-from vitcompact.train import TrainOptions
+from vitcompact.models.cost import count
+from vitcompact.training import TrainOptions
 
 TimmModel = Any
 """A model of any family: `nn.Module` with the methods that timm gives to all of its models."""

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 import vitcompact
 from tests.attached import plan_of
 from vitcompact.analysis import count
+from vitcompact.calibration.streams import Streams
 from vitcompact.errors import UsageError
-from vitcompact.families.plain_vit import no_patch_grid
-from vitcompact.fold.verify import perturbed
+from vitcompact.folding.verify import perturbed
+from vitcompact.models.plain_vit import no_patch_grid
+from vitcompact.operators import refit
 from vitcompact.plan.schema import Plan
 from vitcompact.plan.specs import HallucinateSpec
-from vitcompact.streams.streams import Streams
-from vitcompact.surgery import calibrated, refit
+from vitcompact.surgery import calibrated
 
 SIZE, GRID = 64, 4
 TERMS = ("identity", "conv")

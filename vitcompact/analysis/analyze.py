@@ -9,27 +9,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vitcompact.analysis.budget import plan_for
-from vitcompact.analysis.budget_report import budget_json
-from vitcompact.analysis.cost import Cost, count, meta_copy
 from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
-from vitcompact.analysis.similarity import weight_similarity
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
+from vitcompact.calibration.similarity import weight_similarity
 from vitcompact.data import ImageBatches, from_tensor, resolve_input
-from vitcompact.families import AttentionSite, FfnSite, family_named
 from vitcompact.layers.pointwise import matrix
-from vitcompact.operators.absorb import output_scale, scaled
+from vitcompact.models import AttentionSite, FfnSite, family_named
+from vitcompact.models.cost import Cost, count, meta_copy
+from vitcompact.models.layer_scale import output_scale, scaled
 from vitcompact.operators.factorize import spectrum
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
-from vitcompact.operators.scope import Wanted, wanted_layers
-from vitcompact.plan.request import MergeTokens, budget_of, check_budget
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.selection import Only, Selection
 from vitcompact.plan.specs import FactorizeSpec
-from vitcompact.progress import Progress, silent
+from vitcompact.planning.budget_report import budget_json
+from vitcompact.planning.planner import plan_for
+from vitcompact.planning.request import MergeTokens, budget_of, check_budget
+from vitcompact.planning.scope import Wanted, wanted_layers
+from vitcompact.planning.selection import Only, Selection
+from vitcompact.utils.progress import Progress, silent
 
 
 def analyze(

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from torch import nn
 
-from vitcompact.families.base import AttentionSite, FfnSite
+from vitcompact.models.base import AttentionSite, FfnSite
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import OperatorSpec
 

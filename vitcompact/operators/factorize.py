@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.layers.pointwise import matrix
-from vitcompact.operators.absorb import remove_scale
+from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models.layer_scale import remove_scale
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import FactorizeSpec
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
-from vitcompact.families import AttentionSite, FfnSite, family_named
-from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.layers.parts import AttentionParts
-from vitcompact.operators.absorb import output_scale, remove_scale, scaled
+from vitcompact.models import AttentionSite, FfnSite, family_named
+from vitcompact.models.layer_scale import output_scale, remove_scale, scaled
+from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.plan.schema import Form
-from vitcompact.plan.selection import TERMS
 from vitcompact.plan.specs import HallucinatedHead, HallucinateSpec
+from vitcompact.planning.selection import TERMS
 
 
 def make_spec(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from vitcompact.errors import UsageError
-from vitcompact.families.plain_vit import plain_trunk
 from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
-from vitcompact.plan.request import MergeTokens
+from vitcompact.models.plain_vit import plain_trunk
+from vitcompact.planning.request import MergeTokens
 
 
 def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple[int, ...]:

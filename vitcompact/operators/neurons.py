@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vitcompact.calibration.least_squares import LeastSquares, Split
+from vitcompact.calibration.regularisation import choose
 from vitcompact.errors import UsageError
-from vitcompact.families import AttentionSite, FfnSite
-from vitcompact.families.ffn import fixed_hidden, hidden_layers
 from vitcompact.layers.pointwise import is_pointwise_map, linear_like, matrix
-from vitcompact.operators.absorb import remove_scale
-from vitcompact.operators.choice import choose
-from vitcompact.operators.statistics import LeastSquares, Split
+from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models.ffn import fixed_hidden, hidden_layers
+from vitcompact.models.layer_scale import remove_scale
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import NeuronsSpec
 

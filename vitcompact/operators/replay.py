@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from vitcompact.errors import UsageError
-from vitcompact.families import Anatomy, AttentionSite, FfnSite, inspect
+from vitcompact.models import Anatomy, AttentionSite, FfnSite, inspect
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.merge import install_merging
 from vitcompact.plan.schema import LayerPlan, Plan

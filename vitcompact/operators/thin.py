@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import DataError
-from vitcompact.families import AttentionSite, FfnSite
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.narrow import narrow
+from vitcompact.models import AttentionSite, FfnSite
 from vitcompact.operators.hallucinate import core_of
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import ThinQkSpec, ThinVoSpec

@@ -7,16 +7,16 @@ import logging
 import torch
 from torch import nn
 
+from vitcompact.calibration.store import ActivationStore
+from vitcompact.calibration.streams import Streams
+from vitcompact.calibration.walker import BlockWalker, walked_blocks
 from vitcompact.data import ImageBatches
-from vitcompact.families import AttentionSite
+from vitcompact.models import AttentionSite
 from vitcompact.plan.schema import LayerPlan, Skipped
-from vitcompact.plan.selection import Selection
-from vitcompact.progress import Progress
-from vitcompact.streams.store import ActivationStore
-from vitcompact.streams.streams import Streams
-from vitcompact.streams.walker import BlockWalker, walked_blocks
+from vitcompact.planning.selection import Selection
 from vitcompact.surgery.reconstruct import reconstruct_block
 from vitcompact.surgery.solve import Draft, Method, Site, Solved, solve_attention, solve_ffn
+from vitcompact.utils.progress import Progress
 
 logger = logging.getLogger("vitcompact")
 

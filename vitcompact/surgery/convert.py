@@ -9,28 +9,28 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from vitcompact.analysis.budget import plan_for
-from vitcompact.analysis.cost import meta_copy
+from vitcompact.calibration.capture import Site
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
-from vitcompact.families import inspect
-from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
+from vitcompact.models import inspect
+from vitcompact.models.cost import meta_copy
+from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators.merge import given_schedule, install_merging
 from vitcompact.operators.replay import replay, site_of
-from vitcompact.operators.scope import wanted_layers
-from vitcompact.plan.request import MergeTokens, budget_of, check_budget
 from vitcompact.plan.schema import Plan, Skipped
-from vitcompact.plan.selection import Only, Selection
 from vitcompact.plan.specs import FactorizeSpec
-from vitcompact.progress import Progress, silent
-from vitcompact.streams.capture import Site
+from vitcompact.planning.planner import plan_for
+from vitcompact.planning.request import MergeTokens, budget_of, check_budget
+from vitcompact.planning.scope import wanted_layers
+from vitcompact.planning.selection import Only, Selection
 from vitcompact.surgery.calibrated import convert_calibrated
 from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.surgery.solve import Draft, Hallucinate, Init, Method
+from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitcompact.analysis.similarity import weight_similarity
-from vitcompact.families import AttentionSite, FfnSite, family_named
-from vitcompact.families.ffn import hidden_layers
+from vitcompact.calibration.similarity import weight_similarity
 from vitcompact.layers.pointwise import matrix
+from vitcompact.models import AttentionSite, FfnSite, family_named
+from vitcompact.models.ffn import hidden_layers
+from vitcompact.models.layer_scale import output_scale, scaled
 from vitcompact.operators import thin
-from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import plain_svd
 from vitcompact.operators.hallucinate import core_of, make_spec
 from vitcompact.operators.neurons import keep_units, set_output
@@ -18,8 +18,8 @@ from vitcompact.operators.pairing import shortlist
 from vitcompact.operators.replay import build_layer
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
-from vitcompact.progress import Progress
 from vitcompact.surgery.solve import Draft, Site, factorize
+from vitcompact.utils.progress import Progress
 
 
 def convert_from_weights(work: nn.Module, drafts: dict[str, tuple[Site, Draft]], progress: Progress) -> list[LayerPlan]:

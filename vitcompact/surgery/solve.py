@@ -10,29 +10,29 @@ from typing import Literal
 import torch
 from torch import nn
 
-from vitcompact.analysis.pair import most_alike, pair_heads, pairing_images
+from vitcompact.calibration.capture import Site as Site
+from vitcompact.calibration.least_squares import Split
+from vitcompact.calibration.streams import Streams, held_out_rows
 from vitcompact.errors import UsageError
-from vitcompact.families import AttentionSite, FfnSite
-from vitcompact.families.plain_vit import no_patch_grid
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.layers.pointwise import matrix
+from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models.layer_scale import output_scale, scaled
+from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators import attention_fit, ffn_fit, neurons, thin
-from vitcompact.operators.absorb import output_scale, scaled
 from vitcompact.operators.factorize import Factors, plain_svd
 from vitcompact.operators.hallucinate import core_of, make_spec, whole_core
+from vitcompact.operators.pair_heads import most_alike, pair_heads, pairing_images
+from vitcompact.operators.refit import refit
 from vitcompact.operators.replay import build_layer
 from vitcompact.operators.share_qk import GroupMoments
-from vitcompact.operators.statistics import Split
-from vitcompact.plan.request import INGREDIENTS
+from vitcompact.operators.site_statistics import ffn_statistics, head_covariance, qk_moments
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.selection import Selection
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
-from vitcompact.streams.capture import Site as Site
-from vitcompact.streams.statistics import ffn_statistics, head_covariance, qk_moments
-from vitcompact.streams.streams import Streams, held_out_rows
+from vitcompact.planning.request import INGREDIENTS
+from vitcompact.planning.selection import Selection
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
-from vitcompact.surgery.refit import refit
 
 SHARED_WEIGHT = 0.5
 """Weight of the kept head's logits in those of its group."""

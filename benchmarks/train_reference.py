@@ -27,9 +27,10 @@ from timm.models import save_for_hf
 from torch import nn
 
 from vitcompact.analysis import count
-from vitcompact.checkpoint.disk import check_out, disk_errors, publish, sibling
+from vitcompact.checkpoint import check_out
 from vitcompact.errors import UsageError, VitCompactError
 from vitcompact.train.interrupt import StopRequest
+from vitcompact.utils.files import disk_errors, publish, staged
 
 
 def write_model(trained: nn.Module, recipe: Recipe, class_names: list[str], args: argparse.Namespace) -> float:
@@ -44,7 +45,7 @@ def write_model(trained: nn.Module, recipe: Recipe, class_names: list[str], args
     }
     out = Path(args.out)
     num_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    with disk_errors(out, num_bytes), sibling(out) as folder:
+    with disk_errors(out, num_bytes), staged(out) as folder:
         save_for_hf(model, folder, model_config=config, safe_serialization=True, data_config=recipe.data_config)
         (folder / "model.safetensors").chmod(0o644)  # safetensors writes it readable by its owner only
         score = reloaded_top1(folder, args.val, torch.device(args.device))
@@ -54,7 +55,7 @@ def write_model(trained: nn.Module, recipe: Recipe, class_names: list[str], args
         for key in ("tag", "license"):  # of timm's own weights for this architecture
             written["pretrained_cfg"].pop(key, None)
         path.write_text(json.dumps({**written, "training": facts}, indent=2) + "\n")
-        publish(folder, out, overwrite=args.overwrite)
+        publish(folder, out)
     return score
 
 
@@ -70,10 +71,16 @@ def reloaded_top1(directory: Path, val: Path, device: torch.device) -> float:
     return 100 * correct / len(dataset)
 
 
+def _is_reference(out: str) -> bool:
+    """Whether a directory was written by this script: only that may be overwritten."""
+    path = Path(out).expanduser() / "config.json"
+    return path.is_file() and "training" in json.loads(path.read_text())
+
+
 def train(args: argparse.Namespace) -> None:
     """The whole run, from images to checkpoint."""
     recipe = RECIPES[args.model] if args.epochs is None else replace(RECIPES[args.model], epochs=args.epochs)
-    out = check_out(args.out, overwrite=args.overwrite)
+    out = Path(args.out).expanduser().resolve() if args.overwrite and _is_reference(args.out) else check_out(args.out)
     state_path = out.with_name(f"{out.name}.state.safetensors") if args.resume in (None, "auto") else Path(args.resume)
     began = time.monotonic()
     train_images, train_labels, class_names = decode(args.train, args.num_samples, args.seed)

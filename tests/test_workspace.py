@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from vitcompact.checkpoint import Provenance
 from vitcompact.errors import UsageError
-from vitcompact.workspace import Source, Workspace, write_file
+from vitcompact.utils.files import write_file
+from vitcompact.workspace import Source, Workspace
 
 SOURCE = Source("vit", "a" * 64, {"num_classes": 2})
 
@@ -100,9 +103,13 @@ def test_untrained_sources_are_told_apart_by_their_options(tmp_path: Path) -> No
 
 
 def test_source_that_changed(space: Workspace) -> None:
-    space.check_source("a" * 64)
-    with pytest.raises(UsageError, match="vitcompact analyze"):
-        space.check_source("c" * 64)
+    loaded = Provenance("vit", "file", "test_vit", "vit.pth", "a" * 64, 1, settings="1")
+    space.check_source(loaded)
+    with pytest.raises(UsageError, match=r"the weights of vit have changed.*vitcompact analyze"):
+        space.check_source(replace(loaded, sha256="c" * 64))
+    space.record(source=replace(SOURCE, settings="2"))
+    with pytest.raises(UsageError, match=r"the settings .* of vit have changed.*vitcompact analyze"):
+        space.check_source(loaded)
 
 
 def test_nothing_recorded(tmp_path: Path) -> None:
@@ -154,7 +161,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     def fail(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vitcompact.workspace.os.fsync", fail)
+    monkeypatch.setattr("vitcompact.utils.files.os.fsync", fail)
     with pytest.raises(UsageError, match="disk is full"):
         write_file(path, "second")
     assert path.read_text() == "first"

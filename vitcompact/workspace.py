@@ -7,14 +7,17 @@ stage whose input has changed since is noticed. It is written to a temporary sib
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitcompact.errors import UsageError
+from vitcompact.utils.files import claimed, restored, write_file
+
+if TYPE_CHECKING:
+    from vitcompact.checkpoint import Provenance
 
 FORMAT = 1
 STATE_NAME = "workspace.json"
@@ -25,11 +28,12 @@ FOLDERS = {"convert": "converted", "finetune": "finetuned", "fold": "folded"}
 
 @dataclass(frozen=True)
 class Source:
-    """The original model: SOURCE (a path is absolute), how it is read, and the hash of its weights."""
+    """The original model: SOURCE (a path is absolute), how it is read, and the hashes of its weights and settings."""
 
     source: str
     sha256: str | None
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class State:
     Attributes:
         source: the original.
         data: options that say which images, by option name.
+        images: fingerprint of the images to calibrate or train on, or None.
         selection: options that say what is compacted, by option name.
         stages: by verb.
     """
@@ -64,6 +69,7 @@ class State:
     data: Mapping[str, Any] = field(default_factory=dict)
     selection: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Stage] = field(default_factory=dict)
+    images: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -75,7 +81,7 @@ class State:
             raise ValueError(f"format {data['format']!r}, this release reads {FORMAT}")
         source = None if data["source"] is None else Source(**data["source"])
         stages = {verb: Stage(**stage) for verb, stage in data["stages"].items() if verb in FOLDERS}
-        return cls(source, dict(data["data"]), dict(data["selection"]), stages)
+        return cls(source, dict(data["data"]), dict(data["selection"]), stages, data.get("images"))
 
 
 class Workspace:
@@ -94,6 +100,26 @@ class Workspace:
             raise UsageError(f"--workdir {self.path} is a file; give the name of a directory")
         self.state = _read(self.path / STATE_NAME)
 
+    @contextmanager
+    def held(self) -> Iterator[Workspace]:
+        """Hold the workspace for a verb that writes into it: one at a time, so that stages belong together.
+
+        Raises:
+            UsageError: another run holds it, or the folder has files of others in the places of ours.
+        """
+        with claimed(self.path / STATE_NAME):
+            self.state = _read(self.path / STATE_NAME)
+            self._check_room()
+            yield self
+
+    def _check_room(self) -> None:
+        """Refuse a folder in which a file of somebody would be replaced."""
+        for path in (self.analysis_file, self.plan_file):
+            if path.exists() and not _has_layers(path):
+                raise UsageError(
+                    f"{path} was not written by vitcompact, so {self.path} is no workspace: give another --workdir"
+                )
+
     @property
     def analysis_file(self) -> Path:
         return self.path / "analysis.json"
@@ -101,6 +127,10 @@ class Workspace:
     @property
     def plan_file(self) -> Path:
         return self.path / "plan.json"
+
+    def write_document(self, path: Path, document: Mapping[str, Any]) -> None:
+        """Write one of the files above."""
+        write_file(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
     @property
     def finetune_state(self) -> Path:
@@ -116,14 +146,16 @@ class Workspace:
         *,
         source: Source | None = None,
         data: Mapping[str, Any] | None = None,
+        images: str | None = None,
         selection: Mapping[str, Any] | None = None,
     ) -> None:
-        """Remember the source, the images or the selection; what is not given stays as it was."""
+        """Remember the source, the images (`data` and their fingerprint) or the selection; what is not given stays."""
         self._write(
             replace(
                 self.state,
                 source=source or self.state.source,
                 data=self.state.data if data is None else dict(data),
+                images=self.state.images if data is None else images,
                 selection=self.state.selection if selection is None else dict(selection),
             )
         )
@@ -147,13 +179,23 @@ class Workspace:
             )
         return self.state.source
 
-    def check_source(self, sha256: str | None) -> None:
-        """Raises UsageError where the weights just loaded from the recorded source are not those recorded."""
+    def check_source(self, loaded: Provenance) -> None:
+        """Raises UsageError where what was just loaded from the recorded source is not what was recorded."""
         source = self.source()
-        if sha256 != source.sha256:
+        changed = replace(loaded, sha256=source.sha256, settings=source.settings).differs(loaded)
+        if changed:
             raise UsageError(
-                f"the weights of {source.source} have changed since they were recorded in {self.path}: "
-                "run 'vitcompact analyze' on them again"
+                f"the {changed} of {source.source} have changed since they were recorded in {self.path}: "
+                "run 'vitcompact analyze' on it again"
+            )
+
+    def check_images(self, fingerprint: str | None) -> None:
+        """Raises UsageError where the recorded images, looked at again, are not those recorded."""
+        if None not in (fingerprint, self.state.images) and fingerprint != self.state.images:
+            where = self.state.data.get("data_dir") or self.state.data.get("dataset")
+            raise UsageError(
+                f"the images in {where} have changed since they were recorded in {self.path}: run 'vitcompact analyze' "
+                "again, or name the images with --data-dir"
             )
 
     def input_of(self, verb: str) -> Path:
@@ -189,7 +231,7 @@ class Workspace:
                 f"no model was given, and the workspace {self.path} has no {FOLDERS[verb]} model: "
                 f"run 'vitcompact {verb}' first, or name the model"
             )
-        path = self.path / stage.path
+        path = restored(self.path / stage.path)
         if not (path / WEIGHTS_NAME).is_file():
             raise UsageError(f"{path} is gone: run 'vitcompact {verb}' again, or name the model")
         if stage.source != self._source_key():
@@ -201,7 +243,23 @@ class Workspace:
             raise UsageError(
                 f"{path} has changed since 'vitcompact {verb}' wrote it: run that again, or name the model"
             )
+        self._check_record(path, verb)
         return path
+
+    def _check_record(self, path: Path, verb: str) -> None:
+        """Compare what a model says of its original with the original recorded here."""
+        from vitcompact.checkpoint.record import RECORD_NAME, read_record
+
+        source = self.state.source
+        origin = read_record(path).provenance if (path / RECORD_NAME).is_file() else None
+        if source is None or origin is None:
+            return
+        changed = replace(origin, sha256=source.sha256, settings=source.settings).differs(origin)
+        if changed:
+            raise UsageError(
+                f"{path} was made from a model with other {changed} than {source.source}, which is recorded in "
+                f"{self.path}: run 'vitcompact convert' again, or name the model"
+            )
 
     def _check_order(self, before: str, after: str) -> None:
         first, second = self.state.stages.get(before), self.state.stages[after]
@@ -224,28 +282,6 @@ class Workspace:
         self.state = state
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a small file: complete, or not at all. Missing folders are made.
-
-    Raises:
-        UsageError: the disk is full, or `path` cannot be written.
-    """
-    from vitcompact.checkpoint.disk import disk_errors
-
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with disk_errors(path, len(data)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
 def _read(path: Path) -> State:
     if not path.exists():
         return State()
@@ -255,6 +291,15 @@ def _read(path: Path) -> State:
         raise UsageError(
             f"{path} is damaged ({type(error).__name__}: {error}): delete it, or give another --workdir"
         ) from error
+
+
+def _has_layers(path: Path) -> bool:
+    """Whether a file is a plan or an analysis: a JSON object with a list of layers."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and isinstance(document.get("layers"), list)
 
 
 def _sha256(path: Path) -> str:

@@ -202,23 +202,100 @@ def test_an_existing_output_is_refused(vit: VisionTransformer, tmp_path: Path) -
         save(vit, tmp_path / "file", overwrite=True)
 
 
-def test_overwrite_replaces_a_model_and_nothing_else(vit: VisionTransformer, tmp_path: Path) -> None:
+def test_overwrite_replaces_what_save_wrote(vit: VisionTransformer, tmp_path: Path) -> None:
     out = save(vit, tmp_path / "out")
-    (out / "stale").touch()
     save(perturb(vit), out, overwrite=True)
-    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == FILES == set(read_record(out).files)
     assert torch.equal(load(out).get_parameter("head.weight"), vit.head.weight)
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.tex").touch()
-    with pytest.raises(UsageError, match="holds other files and no model"):
-        save(vit, tmp_path / "home", overwrite=True)
-    assert (tmp_path / "home" / "thesis.tex").exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "home"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def add_a_file(out: Path) -> None:
+    (out / "thesis.tex").write_text("x")
+
+
+def add_a_folder(out: Path) -> None:
+    (out / "cat").mkdir()
+    (out / "cat" / "1.jpg").write_text("x")
+
+
+def lose_the_record(out: Path) -> None:
+    (out / "vitcompact.json").unlink()
+
+
+def damage_the_record(out: Path) -> None:
+    (out / "vitcompact.json").write_text("{")
+
+
+def put_a_link(out: Path) -> None:
+    (out / "README.md").unlink()
+    (out / "README.md").symlink_to(out / "config.json")
+
+
+def put_a_folder(out: Path) -> None:
+    (out / "README.md").unlink()
+    (out / "README.md").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (add_a_file, "also holds thesis.tex"),
+        (add_a_folder, "also holds cat"),
+        (lose_the_record, "not known to be written by vitcompact"),
+        (damage_the_record, "not known to be written by vitcompact"),
+        (put_a_link, "also holds README.md"),
+        (put_a_folder, "also holds README.md"),
+    ],
+)
+def test_overwrite_removes_nothing_else(vit: VisionTransformer, tmp_path: Path, change: Any, message: str) -> None:
+    out = save(vit, tmp_path / "out")
+    change(out)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=message):
+        save(vit, out, overwrite=True)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("inside", ["", "deep/er"])
+def test_overwrite_never_takes_the_original(vit: VisionTransformer, tmp_path: Path, inside: str) -> None:
+    out = save(vit, tmp_path / "out")
+    (out / inside).mkdir(parents=True, exist_ok=True)
+    provenance = Provenance(f"local-dir:{out / inside}", "local-dir", "test_vit")
+    with pytest.raises(UsageError, match=r"(is|holds) the original, which this job reads"):
+        save(vit, out, overwrite=True, provenance=provenance)
+    assert {path.name for path in out.iterdir()} >= FILES
+
+
+def test_a_file_that_appears_during_the_job_is_kept(
+    vit: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = save(vit, tmp_path / "out")
+    write_tensors = write.write_tensors
+
+    def slow(*args: Any) -> None:
+        write_tensors(*args)
+        add_a_file(out)
+
+    monkeypatch.setattr(write, "write_tensors", slow)
+    with pytest.raises(UsageError, match=r"also holds thesis\.tex"):
+        save(vit, out, overwrite=True)
+    assert {path.name for path in out.iterdir()} == {*FILES, "thesis.tex"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_files_have_the_rights_that_the_umask_gives(vit: VisionTransformer, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        out = save(vit, tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o640}
 
 
 def fail_with(error: BaseException) -> Any:
     def fail(tensors: object, path: Path, **kwargs: Any) -> None:
-        path.write_bytes(b"half")
+        Path(path).write_bytes(b"half")
         raise error
 
     return fail
@@ -251,26 +328,6 @@ def test_a_failing_disk_leaves_everything_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if exists else [])
     if exists:
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-
-
-def test_an_interrupted_swap_puts_the_old_output_back(
-    vit: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = save(vit, tmp_path / "out")
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    rename, calls = Path.rename, []
-
-    def interrupted(self: Path, target: Path) -> Path:
-        calls.append(self)
-        if len(calls) == 2:  # the old output has moved away, the new one has not arrived
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        save(perturb(vit), out, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_models_that_cannot_be_rebuilt_are_refused(vit: VisionTransformer, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import read_weights, weights_file_of
 from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.utils.files import restored
 
 
 def is_hub_directory(path: Path) -> bool:
@@ -38,7 +39,7 @@ def load(path: str | Path, **kwargs: Any) -> nn.Module:
         UsageError: no such directory, or not in timm's hub layout.
         CheckpointError: damaged, or the weights are not those of the architecture in `config.json`.
     """
-    return load_directory(Path(path).expanduser(), **kwargs).eval()
+    return load_directory(restored(Path(path).expanduser()), **kwargs).eval()
 
 
 def load_directory(directory: Path, **kwargs: Any) -> nn.Module:

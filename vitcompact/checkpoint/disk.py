@@ -1,98 +1,76 @@
-"""Directories on disk that are complete or do not exist."""
+"""Output directories: what may be overwritten, and how tensors get there."""
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from vitcompact.checkpoint.record import RECORD_NAME
-from vitcompact.errors import UsageError
-
-_OURS = {"config.json", RECORD_NAME}  # a directory with one of these may be overwritten
+from vitcompact.checkpoint.record import read_record
+from vitcompact.errors import UsageError, VitCompactError
 
 
-def check_out(out: str | Path, *, overwrite: bool = False) -> Path:
+def check_out(out: str | Path, *, overwrite: bool = False, keep: Mapping[str, str | Path | None] | None = None) -> Path:
     """The directory to write, resolved; call it early to refuse before a long job.
 
+    Args:
+        out: the directory.
+        overwrite: replace an existing one, if every file in it was written by `save`.
+        keep: what must outlive the job, by what it is in messages, such as the model that is read and the images.
+
     Raises:
-        UsageError: it exists (and `overwrite` is not given), is a file, or is a directory that holds no model.
+        UsageError: it exists (and `overwrite` is not given), is a file, holds anything that `save` did not write, or is
+            or holds something of `keep`.
     """
-    out = Path(out).expanduser().resolve()
-    if not out.exists():
+    try:
+        out = Path(out).expanduser().resolve()
+        exists = out.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{str(out)!r} is no name for a directory: {error}") from error
+    for what, path in (keep or {}).items():
+        kept = None if path is None else Path(path).expanduser().resolve()
+        if kept is not None and exists and out in (kept, *kept.parents):
+            where = "is" if kept == out else "holds"
+            raise UsageError(f"{out} {where} {what}, which this job reads: give another directory")
+    if not exists:
         return out
     if not out.is_dir():
         raise UsageError(f"{out} is a file; give the name of a directory")
     if not overwrite:
         raise UsageError(f"{out} exists; give another directory, or --overwrite to replace it")
-    names = {path.name for path in out.iterdir()}
-    if names and not names & _OURS:
-        raise UsageError(f"{out} is not overwritten: it holds other files and no model; give another directory")
+    if foreign := _foreign(out):
+        raise UsageError(f"{out} is not overwritten: {foreign}; give another directory, or remove it yourself")
     return out
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file. Its errors are those of the disk (OSError)."""
+def _foreign(out: Path) -> str | None:
+    """Why a directory is not all ours, or None where every entry of it is a file that `save` wrote."""
+    entries = {entry.name: entry for entry in os.scandir(out)}
+    if not entries:
+        return None
     try:
-        safetensors.torch.save_file(dict(tensors), path, metadata={"format": "pt"})
+        files = read_record(out).files
+    except VitCompactError as error:
+        return f"it is not known to be written by vitcompact ({error})"
+    other = sorted(
+        name for name, entry in entries.items() if name not in files or not entry.is_file(follow_symlinks=False)
+    )
+    return f"it also holds {', '.join(other[:3])}{', …' if len(other) > 3 else ''}" if other else None
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file with the access rights of any new file. Its errors are those of the disk (OSError)."""
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        safetensors.torch.save_file(dict(tensors), path, metadata=dict(header or {"format": "pt"}))
     except safetensors.SafetensorError as error:
         # The library reports what the operating system said only as text: "... (os error 28)".
         number = next((code for code in errno.errorcode if f"os error {code})" in str(error)), errno.EIO)
         raise OSError(number, os.strerror(number)) from error
-
-
-@contextmanager
-def sibling(out: Path) -> Iterator[Path]:
-    """A new hidden folder beside `out`, gone afterwards unless it was renamed."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def publish(folder: Path, out: Path, *, overwrite: bool) -> None:
-    """Rename `folder` to `out`; an old `out` stays complete until the new one is, and comes back on failure."""
-    check_out(out, overwrite=overwrite)  # again: it may have appeared meanwhile
-    if not out.exists():
-        folder.rename(out)
-    else:
-        old = folder.with_suffix(".old")
-        out.rename(old)
-        try:
-            folder.rename(out)
-        except BaseException:
-            old.rename(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    sync(out.parent)
-
-
-@contextmanager
-def disk_errors(out: Path, num_bytes: int) -> Iterator[None]:
-    """Turn what the disk refuses into one message."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UsageError(f"the disk is full: {out} needs {num_bytes:,} bytes; nothing was written") from error
-        raise UsageError(f"cannot write {out}: {error.strerror or error}; nothing was written") from error
-
-
-def sync(path: Path) -> None:
-    """Make sure that a file or folder has reached the disk; a delayed 'disk full' shows here."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    path.chmod(mode)  # safetensors lets nobody else read it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from vitcompact.checkpoint.pickles import forbidden_globals
 from vitcompact.checkpoint.quiet import first_line
+from vitcompact.checkpoint.torch_release import check_torch_reads_pickles
 from vitcompact.errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 _ZIP_SLACK_BYTES = 1 << 20
 
 
@@ -27,32 +26,25 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
     Raises:
-        CheckpointError: not one, truncated, damaged, or with an oversized header.
+        CheckpointError: not one, truncated, damaged, or with a header longer than the file or the format's limit, which
+            safetensors checks before it reads it.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-    # The file starts with the length of its JSON header, an unsigned little-endian 64-bit integer. It is checked here
-    # because a reader that trusts it would allocate that much.
-    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else None
-    if length is None or length > MAX_HEADER_BYTES or length > size - 8:
-        declared = "no complete header" if length is None else f"a header of {length:,} bytes"
-        raise CheckpointError(
-            f"{path} is not a safetensors file, or is truncated: it declares {declared}, the file has {size:,} bytes"
-            f" and {MAX_HEADER_BYTES:,} is the most a header may have"
-        )
     try:
         return dict(safetensors.torch.load_file(path, device="cpu"))
     except Exception as error:
-        raise CheckpointError(f"{path} is a damaged or truncated safetensors file: {first_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is not a safetensors file, or is damaged or truncated: {first_line(error)}"
+        ) from error
 
 
 def read_torch(path: Path) -> Any:
     """Read what `torch.save` wrote, with `weights_only=True`.
 
     Raises:
-        CheckpointError: not such a file, damaged, or a pickle with code in it, which is named.
+        CheckpointError: not such a file, damaged, or a pickle with code in it, which is named; or a torch too old to
+            read pickles safely.
     """
+    check_torch_reads_pickles(path)
     _check_zip(path)
     try:
         # timm's training script stores its arguments as a Namespace beside the weights.

@@ -2,65 +2,66 @@
 
 from __future__ import annotations
 
-import argparse
 import pickletools
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO
-
-import torch
+from typing import IO, Any
 
 # A file written by torch.save before the zip format is five pickles in a row: magic number, protocol version,
 # system information, the object, the storage keys; the raw storages follow.
 _MAX_PICKLES = 5
-_HARMLESS = {"collections.OrderedDict", "argparse.Namespace", "builtins.set", "__builtin__.set"}
-_PUT = {"PUT", "BINPUT", "LONG_BINPUT"}
-_GET = {"GET", "BINGET", "LONG_BINGET"}
+_HARMLESS = {
+    "_codecs.encode",
+    "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.set",
+    "collections.Counter",
+    "collections.OrderedDict",
+}
 
 
 def forbidden_globals(path: Path) -> list[str]:
     """Functions and classes (`module.name`) that a pickled checkpoint refers to and `weights_only` loading refuses.
 
-    Empty when there are none or when the file is no pickle at all.
+    Empty when there are none or when the file is no pickle at all. The error of `torch.load` names the first of them in
+    pickles of protocols 1 to 3 only: it gives up on the opcodes of the others before it has seen a name.
     """
-    try:
-        if zipfile.is_zipfile(path):
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-        with path.open("rb") as stream:
-            names = set(_globals_of_stream(stream))
-    except Exception:  # a damaged file: the caller reports that, this only adds names
-        return []
+    names: set[str] = set()
+    with suppress(Exception):  # no pickle any more, or damage: the caller reports that, this only adds names
+        for name in _globals(path):
+            names.add(name)
     return sorted(name for name in names if name not in _HARMLESS and not name.startswith("torch."))
 
 
-def _globals_of_stream(stream: IO[bytes]) -> Iterator[str]:
-    for _ in range(_MAX_PICKLES):
-        try:
-            yield from _globals_of_pickle(stream)
-        except ValueError:  # the raw storages, or no pickle
-            return
+def _globals(path: Path) -> Iterator[str]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                if entry.endswith("/data.pkl"):
+                    with archive.open(entry) as stream:
+                        yield from _globals_of_pickle(stream)
+    else:
+        with path.open("rb") as stream:
+            for _ in range(_MAX_PICKLES):
+                yield from _globals_of_pickle(stream)
 
 
 def _globals_of_pickle(stream: IO[bytes]) -> Iterator[str]:
     """Globals in all three spellings of the format; `STACK_GLOBAL` takes its two names from the stack."""
-    names: list[str] = []
-    memo: dict[int, str] = {}
-    last_is_text = False
+    texts: list[str] = []
+    memo: dict[Any, str] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
-            yield ".".join(str(argument).split(" ", 1))
-        elif opcode.name == "STACK_GLOBAL" and len(names) >= 2:
-            yield f"{names[-2]}.{names[-1]}"
-        elif opcode.name == "MEMOIZE" and last_is_text:
-            memo[len(memo)] = names[-1]
-        elif opcode.name == "MEMOIZE":
-            memo[len(memo)] = "?"
-        elif opcode.name in _PUT and isinstance(argument, int):
-            memo[argument] = names[-1] if last_is_text else "?"
-        elif opcode.name in _GET and isinstance(argument, int):
-            names.append(memo.get(argument, "?"))
-        last_is_text = isinstance(argument, str) and opcode.name not in ("GLOBAL", "INST")
-        if isinstance(argument, str) and last_is_text:
-            names.append(argument)
+            yield str(argument).replace("__builtin__ ", "builtins ", 1).replace(" ", ".", 1)
+        elif opcode.name == "STACK_GLOBAL" and len(texts) >= 2:
+            yield ".".join(texts[-2:])
+        elif opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):
+            # What is put is a text only right after it was read. Whatever else is put is never asked for as a name.
+            memo[len(memo) if argument is None else argument] = texts[-1] if texts else ""
+        elif opcode.name.endswith("GET"):
+            texts.append(memo.get(argument, ""))
+        elif isinstance(argument, str):
+            texts.append(argument)

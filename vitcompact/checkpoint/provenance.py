@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from vitcompact.errors import CheckpointError
 
+DIR_PREFIX = "local-dir:"
 SourceKind = Literal["timm", "hf-hub", "local-dir", "file", "random"]
 _CHUNK_BYTES = 1 << 20
 
@@ -25,6 +29,8 @@ class Provenance:
         file: name of the weights file, without its folder; None when there was none.
         sha256: hex digest of that file.
         bytes: size of that file.
+        settings: hex digest of what the weights do not tell: how the model is built, and how images are prepared for
+            it (`settings_of`); None in records that were written before it was kept.
     """
 
     source: str
@@ -33,6 +39,23 @@ class Provenance:
     file: str | None = None
     sha256: str | None = None
     bytes: int | None = None
+    settings: str | None = None
+
+    @property
+    def local_path(self) -> Path | None:
+        """The directory or file that the source is on this machine, or None."""
+        if self.kind not in ("local-dir", "file"):
+            return None
+        text = self.source.strip()
+        return Path(text[len(DIR_PREFIX) :] if text.lower().startswith(DIR_PREFIX) else text).expanduser()
+
+    def differs(self, other: Provenance) -> str | None:
+        """In what another model with the same source differs, or None: its weights, or its settings."""
+        if self.sha256 != other.sha256:
+            return "weights"
+        if None not in (self.settings, other.settings) and self.settings != other.settings:
+            return "settings (config.json: preparation of images, arguments of the architecture)"
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `Provenance.from_json` reads it back to an equal object."""
@@ -50,7 +73,7 @@ class Provenance:
         except TypeError as error:
             raise CheckpointError(f"malformed provenance: {error}") from error
         texts = (provenance.source, provenance.architecture)
-        optional = (provenance.file, provenance.sha256)
+        optional = (provenance.file, provenance.sha256, provenance.settings)
         if (
             provenance.kind not in get_args(SourceKind)
             or not all(isinstance(text, str) for text in texts)
@@ -64,6 +87,19 @@ class Provenance:
     def of_file(cls, source: str, kind: SourceKind, architecture: str, path: Path) -> Provenance:
         """The provenance of weights read from `path`, whose SHA-256 is computed here."""
         return cls(source, kind, architecture, path.name, sha256_of(path), path.stat().st_size)
+
+
+_SETTINGS = ("num_classes", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier")
+
+
+def settings_of(model: nn.Module) -> str:
+    """Hex SHA-256 of what a timm model's weights do not tell: arguments of its architecture, preparation of images."""
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    told = {name: cfg.get(name) for name in _SETTINGS}
+    given: Mapping[str, Any] = getattr(model, "_model_args", {})
+    args = {name: value for name, value in given.items() if not name.startswith("pretrained")}  # those say from where
+    text = json.dumps([cfg.get("architecture"), args, told], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

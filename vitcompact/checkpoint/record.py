@@ -18,10 +18,13 @@ import torch
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.plan.schema import Plan
+from vitcompact.utils.files import restored
 from vitcompact.version import __version__
 
 RECORD_NAME = "vitcompact.json"
 RECORD_FORMAT = 1
+FILES = ("README.md", "config.json", "model.safetensors", RECORD_NAME)
+"""What `save` writes into a directory; records written before they listed it mean these."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Record:
         options: effective options of the command that wrote the directory.
         results: what was measured.
         versions: releases of vitcompact, torch, timm and Python that wrote it.
+        files: names of the files that were written beside it, itself included: all that `overwrite` may remove.
     """
 
     base: str
@@ -43,6 +47,7 @@ class Record:
     options: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=lambda: _current_versions())
+    files: tuple[str, ...] = FILES
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `Record.from_json` reads it back."""
@@ -54,6 +59,7 @@ class Record:
             "options": to_plain(self.options),
             "results": to_plain(self.results),
             "plan": self.plan.to_json(),
+            "files": list(self.files),
         }
 
     @classmethod
@@ -77,7 +83,10 @@ class Record:
         except UsageError as error:
             raise CheckpointError(str(error)) from error
         origin = Provenance.from_json(provenance) if provenance is not None else None
-        return cls(base, plan, origin, data["options"], data["results"], data["versions"])
+        files = data.get("files", list(FILES))
+        if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+            raise CheckpointError("expected files to be a list of names")
+        return cls(base, plan, origin, data["options"], data["results"], data["versions"], tuple(files))
 
 
 def read_record(directory: str | Path) -> Record:
@@ -87,7 +96,7 @@ def read_record(directory: str | Path) -> Record:
         UsageError: no such directory, or not one of ours.
         CheckpointError: the file is damaged.
     """
-    path = Path(directory).expanduser() / RECORD_NAME
+    path = restored(Path(directory).expanduser()) / RECORD_NAME
     if not path.is_file():
         raise UsageError(f"{directory} is not a vitcompact checkpoint: it holds no {RECORD_NAME}")
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from vitcompact.checkpoint.hub import fetch_directory, fetch_pretrained
 from vitcompact.checkpoint.infer import infer_args, meta_model
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
-from vitcompact.checkpoint.provenance import Provenance, SourceKind
+from vitcompact.checkpoint.provenance import DIR_PREFIX, Provenance, SourceKind, settings_of
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import SUFFIXES, Weights, has_weights_suffix, read_weights, weights_file_of
 from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.utils.files import restored
 
 _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-_DIR_PREFIX = "local-dir:"
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,20 @@ def load_source(source: str, options: SourceOptions | None = None) -> LoadedMode
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         loaded = _load(source.strip(), options)
-    return LoadedModel(loaded.model.float().eval(), loaded.provenance)
+    provenance = replace(loaded.provenance, settings=settings_of(loaded.model))
+    return LoadedModel(loaded.model.float().eval(), provenance)
 
 
 def _load(source: str, options: SourceOptions) -> LoadedModel:
     if not source:
         raise UsageError("SOURCE is empty; give a timm model name, hf-hub:ORG/NAME, a directory or a weights file")
-    path = Path(source).expanduser()
+    path = restored(Path(source.removeprefix(DIR_PREFIX)).expanduser())
     if source.lower().startswith(_HUB_PREFIXES):
         _refuse_file_options(source, options)
         return _from_directory(source, fetch_directory(source.partition(":")[2]), "hf-hub", options)
-    if source.lower().startswith(_DIR_PREFIX):
+    if source.lower().startswith(DIR_PREFIX):
         _refuse_file_options(source, options)
-        return _from_directory(source, Path(source[len(_DIR_PREFIX) :]).expanduser(), "local-dir", options)
+        return _from_directory(source, Path(source[len(DIR_PREFIX) :]).expanduser(), "local-dir", options)
     if path.is_file():
         return _from_file(source, path, options)
     if path.is_dir() and (is_hub_directory(path) or not timm.is_model(source)):

@@ -13,13 +13,14 @@ from timm.utils.model import unwrap_model
 from torch import Tensor, nn
 
 from vitcompact.checkpoint.card import model_card
-from vitcompact.checkpoint.disk import check_out, disk_errors, publish, sibling, sync, write_tensors
+from vitcompact.checkpoint.disk import check_out, write_tensors
 from vitcompact.checkpoint.names import ENTRYPOINT
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.record import RECORD_NAME, Record
 from vitcompact.errors import UsageError
 from vitcompact.plan.schema import Plan
+from vitcompact.utils.files import disk_errors, publish, staged
 
 _LABELS = ("label_names", "label_descriptions")
 
@@ -46,7 +47,7 @@ def save(
         options: effective options, recorded as they are.
         results: measured results, recorded as they are and shown in the model card.
         dtype: floating-point type of the saved tensors; None keeps each as it is.
-        overwrite: replace an existing model directory.
+        overwrite: replace an existing directory that holds nothing but what this function wrote.
 
     Returns:
         The directory.
@@ -54,7 +55,8 @@ def save(
     Raises:
         UsageError: `out` exists, cannot be written or the disk is full; the model is not one that timm made.
     """
-    out = check_out(out, overwrite=overwrite)
+    keep = {} if provenance is None else {"the original": provenance.local_path}
+    out = check_out(out, overwrite=overwrite, keep=keep)
     model = unwrap_model(model)
     base = _base_of(model)
     plan = getattr(model, "vitcompact_plan", None) or Plan(layers=())
@@ -70,14 +72,13 @@ def save(
         ),
     }
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    with disk_errors(out, num_bytes), sibling(out) as folder:
+    with disk_errors(out, num_bytes), staged(out) as folder:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         _write_config(model, folder / "config.json", base, plan)
         write_tensors(tensors, folder / "model.safetensors")
-        for path in (*folder.iterdir(), folder):
-            sync(path)
-        publish(folder, out, overwrite=overwrite)
+        check_out(out, overwrite=overwrite, keep=keep)  # again: something may have appeared meanwhile
+        publish(folder, out)
     return out
 
 

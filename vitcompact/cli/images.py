@@ -10,7 +10,7 @@ from torch import nn
 
 from vitcompact.cli.console import Console
 from vitcompact.cli.inputs import from_workspace
-from vitcompact.data import CalibrationImages, DataOptions, overlap
+from vitcompact.data import CalibrationImages, DataOptions, fingerprint, overlap
 from vitcompact.data.open import TRAIN_NAMES, VAL_NAMES
 from vitcompact.errors import DataError
 from vitcompact.workspace import Workspace
@@ -31,7 +31,10 @@ def with_recorded_images(options: T, given: frozenset[str], space: Workspace | N
         return options
     own = given & {"data_dir", "dataset"}
     names = (*PREPARATION_NAMES, "eval_data_dir") if own else DATA_NAMES
-    return from_workspace(options, given, space.state.data, names, space, console)
+    filled = from_workspace(options, given, space.state.data, names, space, console)
+    if space.state.images is not None and not given & {*SET_NAMES} and has_images(filled):
+        space.check_images(fingerprint(training_set(filled)))
+    return filled
 
 
 def recorded_images(options: Any) -> dict[str, Any]:
@@ -41,6 +44,11 @@ def recorded_images(options: Any) -> dict[str, Any]:
         if name in values and Path(values[name]).expanduser().exists():
             values[name] = str(Path(values[name]).expanduser().resolve())
     return values
+
+
+def fingerprint_of(options: Any) -> str | None:
+    """The fingerprint of the images to calibrate or train on, None where none were named."""
+    return fingerprint(training_set(options)) if has_images(options) else None
 
 
 def has_images(options: Any) -> bool:

@@ -70,14 +70,19 @@ def open_original(options: Any, given: frozenset[str], space: Workspace | None, 
     own = {name: getattr(options, name) for name in SOURCE_NAMES if getattr(options, name) is not None}
     if options.source is not None or space is None:
         loaded = load_source(options.source or "", SourceOptions(**own))
-        return Original(loaded, Source(absolute_source(loaded.provenance), loaded.provenance.sha256, own))
+        origin = loaded.provenance
+        return Original(loaded, Source(absolute_source(origin), origin.sha256, own, origin.settings))
     recorded = space.source()
     asked = {name: value for name, value in own.items() if name in given}
     source_options = {**recorded.options, **asked}
     console.note(f"from the workspace {space.path}: SOURCE {recorded.source}{_listed(recorded.options)}")
     loaded = load_source(recorded.source, SourceOptions(**source_options))
-    space.check_source(loaded.provenance.sha256)
-    return Original(loaded, dataclasses.replace(recorded, options=source_options))
+    if source_options == recorded.options:
+        space.check_source(loaded.provenance)
+    else:  # another size or number of classes was asked for: only the weights have to be the same
+        space.check_source(dataclasses.replace(loaded.provenance, settings=None))
+    settings = loaded.provenance.settings
+    return Original(loaded, dataclasses.replace(recorded, options=source_options, settings=settings))
 
 
 def recorded_original(space: Workspace, console: Console, what: str) -> LoadedModel:
@@ -85,7 +90,7 @@ def recorded_original(space: Workspace, console: Console, what: str) -> LoadedMo
     recorded = space.source()
     console.note(f"from the workspace {space.path}: {what} {recorded.source}")
     loaded = load_source(recorded.source, SourceOptions(**recorded.options))
-    space.check_source(loaded.provenance.sha256)
+    space.check_source(loaded.provenance)
     return loaded
 
 
@@ -112,8 +117,8 @@ def original_of(directory: str, console: Console, what: str) -> LoadedModel:
         loaded = load_source(source, SourceOptions(**known))
     except UsageError as error:
         raise UsageError(f"{path} was made from {source}, which cannot be read ({error}): {ask}") from error
-    if loaded.provenance.sha256 != origin.sha256:
-        raise UsageError(f"{path} was made from other weights than those now in {source}: {ask}")
+    if changed := origin.differs(loaded.provenance):
+        raise UsageError(f"{path} was made from a model with other {changed} than {source} has now: {ask}")
     return loaded
 
 

@@ -6,6 +6,7 @@ from vitcompact.data.calibration import CalibrationImages
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped
 from vitcompact.data.evaluation import EvaluationBatches, evaluation_batches
+from vitcompact.data.fingerprint import fingerprint
 from vitcompact.data.image_set import ImageSet, StreamSet
 from vitcompact.data.open import open_dataset
 from vitcompact.data.options import DataOptions
@@ -26,6 +27,7 @@ __all__ = [
     "TrainingBatches",
     "eval_transform",
     "evaluation_batches",
+    "fingerprint",
     "first_images",
     "from_tensor",
     "normalize",

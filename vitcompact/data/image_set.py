@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +44,10 @@ class ImageSet(ABC):
             UnreadableImageError: it cannot be read or decoded.
         """
 
+    def size(self, index: int) -> int:
+        """Bytes of an image's file, 0 where that is not known without reading it."""
+        return 0
+
     @abstractmethod
     def content(self, index: int) -> bytes:
         """Bytes that identify the image: those of its file, or of its pixels where there is no file."""
@@ -74,6 +79,14 @@ class ReaderSet(ImageSet):
     def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image, int]:
         content, target = self._read(index)
         return decode(content, mode, shrink_to), as_label(target) if self.labelled else NO_LABEL
+
+    def size(self, index: int) -> int:
+        samples = getattr(self.reader, "samples", ())
+        found = samples[index][0] if index < len(samples) else None  # a path, or the entry of a tar
+        try:
+            return os.path.getsize(found) if isinstance(found, str) else int(getattr(found, "size", 0))
+        except OSError:
+            return 0
 
     def content(self, index: int) -> bytes:
         return self._read(index)[0]

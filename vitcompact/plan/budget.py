@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
 
 from vitcompact.plan.specs import LayerKind, OperatorSpec
 
@@ -39,6 +43,10 @@ class Menu:
 
     def pareto(self) -> tuple[Option, ...]:
         """Options that no other one beats in both saving and harm, by rising saving; the first does nothing."""
+        return self._pareto
+
+    @cached_property
+    def _pareto(self) -> tuple[Option, ...]:
         best: list[Option] = []
         for option in sorted(self.options, key=lambda o: (-o.saving, o.harm)):
             if option.saving > 0 and (not best or option.harm < best[-1].harm):
@@ -82,22 +90,25 @@ INFINITE = float("inf")
 
 
 def spend(menus: Sequence[Menu]) -> Curve:
-    """The best choice at every total saving, by dynamic programming over the menus."""
+    """The best choice at every total saving, by dynamic programming over the menus; of equal options, the first."""
     total = sum(menu.pareto()[-1].saving for menu in menus)
     unit = total / BINS if total else 1.0
-    best = [0.0] + [INFINITE] * BINS
+    bins = torch.arange(BINS + 1, device="cpu")
+    best = torch.full((BINS + 1,), INFINITE, dtype=torch.float64, device="cpu")
+    best[0] = 0.0
     tables, all_steps = [], []
     for menu in menus:
-        options = menu.pareto()
-        steps = [int(option.saving / unit) for option in options]
-        table, new = [0] * (BINS + 1), [INFINITE] * (BINS + 1)
-        for index, (option, step) in enumerate(zip(options, steps, strict=True)):
-            for total_step in range(BINS + 1):
-                harm = best[max(total_step - step, 0)] + option.harm
-                if harm < new[total_step]:
-                    new[total_step], table[total_step] = harm, index
-        best = new
-        tables.append(tuple(table))
+        steps = [int(option.saving / unit) for option in menu.pareto()]
+        # min(INFINITE, NaN) is INFINITE: a harm that is not a number is never the least.
+        harms = [min(INFINITE, option.harm) for option in menu.pareto()]
+        # [option, bin]: the least harm with that option, where the menus before save what it leaves of the bin.
+        left = (bins - _column(steps, torch.int64)).clamp_(min=0)
+        best, table = (best[left] + _column(harms, torch.float64)).min(dim=0)
+        tables.append(tuple(table.tolist()))
         all_steps.append(tuple(steps))
     saving = tuple(i * unit for i in range(BINS + 1))
-    return Curve(tuple(menus), saving, tuple(best), tuple(tables), tuple(all_steps))
+    return Curve(tuple(menus), saving, tuple(best.tolist()), tuple(tables), tuple(all_steps))
+
+
+def _column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device="cpu")[:, None]

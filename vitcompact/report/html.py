@@ -35,7 +35,7 @@ def draw_html(document: Mapping[str, Any]) -> str:
     body = [f"<h1>{escape(title)}</h1>", f"<p>{_seen(document)}</p>", _cost(document), _heads(document["layers"])]
     body += [_ffn(document["ffn"]), _skipped(document.get("skipped", ()))]
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="vitcompact">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>{''.join(part for part in body if part)}</body></html>\n"
     )

@@ -37,7 +37,7 @@ def draw_png(document: Mapping[str, Any]) -> bytes:
         _draw_matrices(panels[1], layers, rows, columns)
     _draw_ffn(panels[-1].subplots(), document["ffn"])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata={"Software": "vitcompact"})
     return buffer.getvalue()
 
 

@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,10 +34,11 @@ from vitcompact.train.rate import block_error, rate_factor
 from vitcompact.train.result import FinetuneResult, StoppedBy
 from vitcompact.train.scales import output_scales
 from vitcompact.train.schedule import LearningRate, StepPlan
-from vitcompact.train.state import STATE_NAME, load_state
+from vitcompact.train.state import BEST_NAME, STATE_NAME, is_state, load_state
 from vitcompact.train.statistics import remeasure
 from vitcompact.train.step import Stepper
 from vitcompact.train.stream import TrainingStream, as_stream, first_batch
+from vitcompact.utils.files import claimed
 
 logger = logging.getLogger("vitcompact")
 
@@ -87,7 +88,7 @@ def finetune(
     watch, home = Stopwatch(clock), _device_of(teacher)
     folder, saved = _find_state(state_dir, resume)
     try:
-        with StopRequest() as stop, eval_mode(teacher), _own_randomness(device):
+        with _held(folder, saved), StopRequest() as stop, eval_mode(teacher), _own_randomness(device):
             teacher.to(device)
             run = _Run(model, teacher, stream, chosen, device, folder, stop, progress)
             return run.finish(run.start(evaluation, saved, watch, clock))
@@ -292,6 +293,22 @@ def _find_state(state_dir: str | Path | None, resume: str | Path | None) -> tupl
     if not found.exists():
         raise UsageError(f"no training state at {found}: --resume auto begins anew where there is none")
     return folder or found.parent, found
+
+
+@contextmanager
+def _held(folder: Path | None, saved: Path | None) -> Iterator[None]:
+    """Hold the folder of the state for one run, and refuse one in which files of somebody have the names of ours.
+
+    Raises:
+        UsageError: see above, or another run holds it.
+    """
+    with claimed(folder / STATE_NAME) if folder is not None else nullcontext():
+        for path in () if folder is None else (folder / STATE_NAME, folder / BEST_NAME):
+            if path.exists() and path != saved and not is_state(path):
+                raise UsageError(
+                    f"{path} is no training state of vitcompact, and would be replaced by one: move it away"
+                )
+        yield
 
 
 def _stopped_by(plan: StepPlan, options: TrainOptions) -> StoppedBy:

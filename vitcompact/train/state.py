@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from vitcompact.checkpoint.disk import disk_errors, sync
+from vitcompact.checkpoint.disk import write_tensors
 from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.utils.files import disk_errors, replace_file
 
 STATE_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
@@ -48,18 +46,23 @@ def save_state(state: State, path: Path) -> None:
     Raises:
         UsageError: the disk refuses; what was there before is still there.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     size = sum(tensor.numel() * tensor.element_size() for tensor in state.tensors.values())
     header = {"format": "pt", _KEY: json.dumps({"version": STATE_VERSION, **state.values})}
-    with disk_errors(path, size):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(_unshared(state.tensors), temporary, header)
-            sync(temporary)
-            os.replace(temporary, path)
-            sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+    def write(temporary: Path) -> None:
+        with disk_errors(path, size):
+            write_tensors(_unshared(state.tensors), temporary, header)
+
+    replace_file(path, write)
+
+
+def is_state(path: Path) -> bool:
+    """Whether a file is a state that `save_state` wrote, by its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def load_state(path: Path) -> State:
@@ -137,10 +140,3 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         result[name] = tensor.detach().clone() if shared else tensor.detach().contiguous()
         seen.add(address)
     return result
-
-
-def _write(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
-    try:
-        safetensors.torch.save_file(tensors, path, metadata=header)
-    except safetensors.SafetensorError as error:
-        raise OSError(None, str(error)) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from vitcompact.analysis import analyze
 from vitcompact.bench.setup import open_device
 from vitcompact.cli import images, inputs
@@ -13,11 +11,16 @@ from vitcompact.cli.verb_options import AnalyzeOptions
 from vitcompact.cli.verbs import common
 from vitcompact.errors import UsageError
 from vitcompact.report import check_report, write_report
-from vitcompact.workspace import Workspace, write_file
+from vitcompact.workspace import Workspace
 
 
 def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> None:
     """Analyze SOURCE; the workspace keeps source, images, selection and result."""
+    with Workspace(options.workdir).held() as space:
+        _run(options, given, space, console)
+
+
+def _run(options: AnalyzeOptions, given: frozenset[str], space: Workspace, console: Console) -> None:
     options = inputs.given_source(options)
     if options.source is None:
         raise UsageError("no model was given: name a timm model, a directory or a weights file (see analyze --help)")
@@ -25,7 +28,6 @@ def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> Non
     open_device(options.device)
     if options.report is not None:
         check_report(options.report)
-    space = Workspace(options.workdir)
     original = inputs.open_original(options, given, None, console)
     calibration = images.calibration_images(original.model, options, console)
     report = analyze(
@@ -38,7 +40,7 @@ def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> Non
     document = {**report.to_json(), "options": inputs.effective(options)}
     common.record_inputs(space, original, options)
     space.record(selection={name: getattr(options, name) for name in inputs.SELECTION_NAMES})
-    write_file(space.analysis_file, json.dumps(common.plain(document), indent=2, ensure_ascii=False) + "\n")
+    space.write_document(space.analysis_file, common.plain(document))
     if options.report is not None:
         write_report(report.to_json(), options.report)
         console.note(f"drawn into {options.report}")

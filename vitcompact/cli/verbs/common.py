@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,90 @@ from torch import nn
 
 from vitcompact.analysis.cost import Cost, count
 from vitcompact.checkpoint import Provenance, check_out, save
+from vitcompact.checkpoint.provenance import DIR_PREFIX
 from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.data import resolve_input
+from vitcompact.utils.files import claimed
 from vitcompact.workspace import Workspace
 
 DEFAULT_WORKDIR = "vitcompact-out"
 
 
-def workspace_for(options: Any) -> Workspace | None:
-    """The workspace of a verb, or None where both model and output were given: it is neither read nor written."""
-    return None if options.source is not None and options.out is not None else Workspace(options.workdir)
+def workspace_for(options: Any, held: ExitStack) -> Workspace | None:
+    """The workspace of a verb, or None where both model and output were given: it is neither read nor written.
 
-
-def out_for(options: Any, space: Workspace | None, verb: str) -> Path:
-    """The directory to write, refused early where it exists.
+    It is held until the end of `held`: no other verb writes into it meanwhile.
 
     Raises:
-        UsageError: it exists and --overwrite was not given.
+        UsageError: another verb is at work in it.
+    """
+    if options.source is not None and options.out is not None:
+        return None
+    return held.enter_context(Workspace(options.workdir).held())
+
+
+def out_for(options: Any, space: Workspace | None, verb: str, held: ExitStack) -> Path:
+    """The directory to write, refused early where it exists, and held until the end of `held`.
+
+    Raises:
+        UsageError: it exists and --overwrite was not given, or what is in it must not be overwritten.
     """
     out = options.out if options.out is not None else _not_none(space).out(verb)
-    return check_out(out, overwrite=options.overwrite)
+    checked = check_out(out, overwrite=options.overwrite, keep=_to_keep(options, space))
+    held.enter_context(claimed(checked))
+    return checked
+
+
+def check_kept(out: Path, options: Any, space: Workspace | None) -> None:
+    """Refuse once more, when model and images are known that were not named on the command line.
+
+    Raises:
+        UsageError: OUT is or holds one of them.
+    """
+    check_out(out, overwrite=options.overwrite, keep=_to_keep(options, space))
+
+
+def _to_keep(options: Any, space: Workspace | None) -> dict[str, str | Path | None]:
+    """What no output may replace, by what it is in messages."""
+    named = ("source", "teacher", "plan", "data_dir", "eval_data_dir", "class_map", "config")
+    keep: dict[str, str | Path | None] = {_WHAT[name]: _path(getattr(options, name, None)) for name in named}
+    if space is not None:
+        keep["the workspace"] = space.path
+        if space.state.source is not None:
+            keep["the original"] = _path(space.state.source.source)
+    if options.source is not None:
+        origin, _ = inputs.lineage(str(options.source))
+        keep["the original"] = keep.get("the original") or (None if origin is None else origin.local_path)
+    return keep
+
+
+_WHAT = {
+    "source": "the model",
+    "teacher": "the teacher",
+    "plan": "the plan",
+    "data_dir": "the images",
+    "eval_data_dir": "the evaluation images",
+    "class_map": "the class map",
+    "config": "the configuration",
+}
+
+
+def _path(named: object) -> Path | None:
+    """What a SOURCE or a path names on this machine; a name of timm or of the hub is no path."""
+    text = str(named or "").strip().removeprefix(DIR_PREFIX)
+    try:
+        path = Path(text).expanduser()
+        return path if text and path.exists() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def record_inputs(space: Workspace, original: inputs.Original, options: Any) -> None:
     """Keep the source and the images for the verbs that follow."""
-    space.record(source=original.record, data=images.recorded_images(options))
+    recorded = images.recorded_images(options)
+    space.record(source=original.record, data=recorded, images=images.fingerprint_of(options))
 
 
 def cost_of(model: nn.Module) -> Cost:

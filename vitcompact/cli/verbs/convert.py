@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,6 @@ from torch import nn
 from vitcompact.analysis.analyze import predicted_cost
 from vitcompact.analysis.budget import plan_for
 from vitcompact.bench.setup import open_device
-from vitcompact.checkpoint import check_out
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.convert import convert_tables, plan_tables
@@ -24,23 +24,30 @@ from vitcompact.errors import UsageError
 from vitcompact.plan.schema import Plan
 from vitcompact.plan.selection import Selection
 from vitcompact.surgery import convert
-from vitcompact.workspace import Workspace, write_file
+from vitcompact.utils.files import write_file
+from vitcompact.workspace import Workspace
 
 
 def run(options: ConvertOptions, given: frozenset[str], console: Console) -> None:
     """Convert SOURCE into OUT, or only plan it."""
+    with ExitStack() as held:
+        _run(options, given, console, held)
+
+
+def _run(options: ConvertOptions, given: frozenset[str], console: Console, held: ExitStack) -> None:
     options = inputs.given_source(options)
-    space = common.workspace_for(options)
+    space = common.workspace_for(options, held)
     options = _filled(options, given, space, console)
     plan = None if options.plan is None else _read_plan(options, given)
     inputs.check_selection(options, plan)
     _terms(options)
     open_device(options.device)
-    out = None if options.dry_run else common.out_for(options, space, "convert")
+    out = None if options.dry_run else common.out_for(options, space, "convert", held)
+    plan_file = _plan_file(options, space) if options.dry_run else None
     original = inputs.open_original(options, given, space, console)
     calibration = images.calibration_images(original.model, options, console)
-    if options.dry_run:
-        _plan_only(options, original, calibration, plan, space, console)
+    if plan_file is not None:
+        _plan_only(options, original, calibration, plan, plan_file, console)
         return
     assert out is not None
     before = common.cost_of(original.model)
@@ -54,7 +61,7 @@ def run(options: ConvertOptions, given: frozenset[str], console: Console) -> Non
     document = {**results, "plan": done.to_json(), "out": str(out), "options": inputs.effective(options)}
     if space is not None:
         common.record_inputs(space, original, options)
-        write_file(space.plan_file, _json(done.to_json()))
+        space.write_document(space.plan_file, done.to_json())
         space.record_stage("convert", out)
     console.result(document, *convert_tables(document))
     follow = f"; next: vitcompact finetune{common.workdir_flag(options)}" if space is not None else ""
@@ -121,12 +128,16 @@ def _read_plan(options: ConvertOptions, given: frozenset[str]) -> Plan:
     if clash:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in clash)
         raise UsageError(f"--plan says what is compacted; leave out {names}")
-    path = options.plan
+    path = Path(str(options.plan)).expanduser()
     try:
-        data = json.loads(Path(str(path)).expanduser().read_text(encoding="utf-8"))
+        return _plan_in(path)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or f"not JSON ({error})"
         raise UsageError(f"cannot read --plan {path}: {reason}") from error
+
+
+def _plan_in(path: Path) -> Plan:
+    data = json.loads(path.read_text(encoding="utf-8"))
     inner = data.get("plan") if isinstance(data, dict) else None
     return Plan.from_json(inner if isinstance(inner, dict) else data)
 
@@ -136,7 +147,7 @@ def _plan_only(
     original: inputs.Original,
     calibration: CalibrationImages | None,
     plan: Plan | None,
-    space: Workspace | None,
+    path: Path,
     console: Console,
 ) -> None:
     """Print and write the plan. Pairs of heads are chosen by the error after a refit: most of a conversion's work."""
@@ -144,7 +155,6 @@ def _plan_only(
     if plan is None:
         plan = _make_plan(options, original.model, calibration, console)
     after = predicted_cost(original.model, plan)
-    path = _plan_file(options, space)
     document = {
         **common.before_after(before, after),
         "plan": plan.to_json(),
@@ -176,11 +186,21 @@ def _make_plan(
 
 
 def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:
-    """The workspace's plan; where OUT was given, a file beside it, since OUT itself is left to the conversion."""
+    """The workspace's plan; where OUT was given, a file beside it, since OUT itself is left to the conversion.
+
+    Raises:
+        UsageError: there is a file of that name that holds no plan.
+    """
     if space is not None:
         return space.plan_file
     out = Path(str(options.out)).expanduser()
-    return out if out.suffix == ".json" else check_out(out, overwrite=True).with_name(f"{out.name}.plan.json")
+    path = out if out.suffix == ".json" else out.with_name(f"{out.name}.plan.json")
+    if path.exists():
+        try:
+            _plan_in(path)
+        except (UsageError, OSError, ValueError, RecursionError) as error:
+            raise UsageError(f"{path} is not overwritten: it exists and holds no plan; give another OUT") from error
+    return path
 
 
 def _json(data: Any) -> str:

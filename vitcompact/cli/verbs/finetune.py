@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,20 @@ from vitcompact.workspace import Workspace
 
 def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> None:
     """Distil MODEL from its original and save the result in OUT."""
-    space = common.workspace_for(options)
+    with ExitStack() as held:
+        _run(options, given, console, held)
+
+
+def _run(options: FinetuneOptions, given: frozenset[str], console: Console, held: ExitStack) -> None:
+    space = common.workspace_for(options, held)
     training, augment = _train_options(options), _augment(options)
     open_device(options.device)
-    out = common.out_for(options, space, "finetune")
+    out = common.out_for(options, space, "finetune", held)
     taken = options.source is None
     options = common.model_from_workspace(options, space, "finetune", console)
     options = images.with_recorded_images(options, given, space, console)
     images.require_images(options, "finetune")
+    common.check_kept(out, options, space)
     model = load_source(str(options.source)).model
     teacher = _teacher(options, space if taken else None, console)
     batches = training_loader(model, images.training_set(options), augment)
@@ -53,7 +60,7 @@ def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> No
     common.save_model(result.model, out, options, measured, provenance or teacher.provenance, original)
     if space is not None:
         recorded = images.recorded_images(options)
-        space.record(data={**space.state.data, **recorded})
+        space.record(data={**space.state.data, **recorded}, images=images.fingerprint_of(options))
         space.record_stage("finetune", out)
     document = {**measured, "out": str(out), "options": inputs.effective(options)}
     console.result(document, finetune_table(document))
@@ -78,7 +85,11 @@ def _augment(options: FinetuneOptions) -> Augment:
 def _teacher(options: FinetuneOptions, space: Workspace | None, console: Console) -> LoadedModel:
     """`--teacher`, or the original of the workspace that MODEL came from, or the one in MODEL's own record."""
     if options.teacher is not None:
-        return inputs.open_other(options.teacher, str(options.source))
+        teacher = inputs.open_other(options.teacher, str(options.source))
+        origin, _ = inputs.lineage(str(options.source))
+        if origin is not None and (other := origin.differs(teacher.provenance)):
+            console.warning(f"the teacher has other {other} than the model that {options.source} was made from")
+        return teacher
     if space is not None:
         return inputs.recorded_original(space, console, "--teacher")
     return inputs.original_of(str(options.source), console, "--teacher")

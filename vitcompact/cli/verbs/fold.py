@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,18 @@ COMPARED = 128
 
 def run(options: FoldOptions, given: frozenset[str], console: Console) -> None:
     """Fold MODEL, prove that nothing changed, and save the result in OUT."""
-    space = common.workspace_for(options)
-    out = common.out_for(options, space, "fold")
+    with ExitStack() as held:
+        _run(options, given, console, held)
+
+
+def _run(options: FoldOptions, given: frozenset[str], console: Console, held: ExitStack) -> None:
+    space = common.workspace_for(options, held)
+    out = common.out_for(options, space, "fold", held)
     taken = options.source is None
     options = common.model_from_workspace(options, space, "fold", console)
     if taken and space is not None and "finetune" not in space.state.stages:
         console.note("it was not finetuned: 'vitcompact finetune' before fold recovers accuracy")
+    common.check_kept(out, options, space)
     loaded = load_source(str(options.source))
     merging = _merges(loaded.model, options)
     options = images.with_recorded_images(options, given, space, console) if merging else options

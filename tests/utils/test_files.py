@@ -1,0 +1,207 @@
+"""Files and folders that are complete or absent: swaps, locks, and what killed processes leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitcompact.errors import UsageError
+from vitcompact.utils import files
+from vitcompact.utils.files import beside, claimed, publish, replace_file, restored, staged, write_file
+from vitcompact.utils.locks import exclusive
+
+CAN_EXCHANGE = [pytest.param(True, id="exchange"), pytest.param(False, id="rename")]
+
+
+def write_folder(path: Path, content: str) -> None:
+    with staged(path) as folder:
+        for name in ("a", "b"):
+            (folder / name).write_text(content)
+        publish(folder, path)
+
+
+def content_of(path: Path) -> set[str]:
+    return {item.read_text() for item in path.iterdir()}
+
+
+@pytest.fixture(params=CAN_EXCHANGE)
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without a system that exchanges two names in one step."""
+    if not request.param:
+        monkeypatch.setattr(files, "exchange", lambda first, second: False)
+
+
+@pytest.mark.usefixtures("system")
+def test_a_folder_is_replaced_and_nothing_is_left(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    for content in ("first", "second"):
+        write_folder(out, content)
+        assert content_of(out) == {content}
+        assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="renameat2 is Linux's")
+def test_linux_exchanges_in_one_step(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert files.exchange(tmp_path / "a", tmp_path / "b")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+    with pytest.raises(OSError, match="No such file"):
+        files.exchange(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_swap_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    write_folder(out, "first")
+    monkeypatch.setattr(files, "exchange", lambda first, second: False)
+    rename, calls = Path.rename, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:  # the old output has moved away, the new one has not arrived
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(out, "second")
+    assert content_of(out) == {"first"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def killed_before(event: int, job: Callable[[], Any]) -> bool:
+    """Run `job` in a child that is killed before its `event`-th look at or change of the disk; whether it was."""
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        seen = 0
+
+        def watch(name: str, args: tuple[Any, ...]) -> None:
+            nonlocal seen
+            if name.startswith(("open", "os.", "shutil.", "vitcompact.", "glob", "pathlib")):
+                seen += 1
+                if seen == event + 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
+        try:
+            job()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.usefixtures("system")
+def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_folder(out, "old")
+    event, seen = 0, set()
+    while killed_before(event, lambda: write_folder(out, "new")):
+        content = content_of(restored(out))
+        assert content in ({"old"}, {"new"}), f"killed before event {event}"
+        seen |= content
+        write_folder(out, "old")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"], f"killed before event {event}"
+        event += 1
+    assert event > 10
+    assert seen == {"old", "new"}
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    write_file(path, "old")
+    event = 0
+    while killed_before(event, lambda: write_file(path, "new")):
+        assert path.read_text() in ("old", "new")
+        write_file(path, "old")
+        assert [item.name for item in tmp_path.iterdir()] == ["state.json"], f"killed before event {event}"
+        event += 1
+    assert event > 8
+
+
+def test_what_was_moved_aside_comes_back(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_folder(beside(out, "old"), "old")
+    write_folder(beside(out, "new"), "unfinished")
+    assert content_of(restored(out)) == {"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    script = (
+        "import sys; from pathlib import Path; from vitcompact.utils.locks import exclusive\n"
+        "with exclusive(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UsageError, match="another run of vitcompact"), exclusive(path):
+            pass
+        other.kill()
+        other.wait()
+    with exclusive(path) as outermost, exclusive(path) as again:
+        assert (outermost, again) == (True, False)
+    assert [item.name for item in tmp_path.iterdir()] == []
+
+
+def test_folders_made_for_a_lock_go_with_it_if_they_stay_empty(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "a" / "b" / "out"):
+        assert (tmp_path / "a" / "b").is_dir()
+    assert not list(tmp_path.iterdir())
+    with exclusive(tmp_path / "a" / "b" / "out"):
+        (tmp_path / "a" / "kept").touch()
+    assert [item.name for item in (tmp_path / "a").iterdir()] == ["kept"]
+
+
+def test_a_lock_whose_file_was_taken_away_is_taken_anew(tmp_path: Path) -> None:
+    """Many processes wait for one name, whose file goes with each lock: never two at once."""
+    path, inside, most = tmp_path / "out", [0], [0]
+
+    def once() -> None:
+        with exclusive(path):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            inside[0] -= 1
+
+    threads = [threading.Thread(target=once) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_the_job_are_not_taken_for_those_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mine"), claimed(tmp_path / "out"):
+        raise FileNotFoundError("mine")
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot write .*nothing was written"):
+        write_file(tmp_path / "file" / "x", "y")
+
+
+def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(UsageError, match="Input/output error"):
+        replace_file(path, fail)
+    assert path.read_text() == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["x"]

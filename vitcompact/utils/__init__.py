@@ -1,0 +1,1 @@
+"""What several rooms share and none owns: files that are complete or absent, locks."""

@@ -1,0 +1,152 @@
+"""Files and folders on disk that are complete or do not exist, whatever ends the process.
+
+What is being written lies in a hidden folder beside its final name. An existing folder is exchanged for the new one in
+one step where the system can do that; elsewhere the old one steps aside for a moment, and comes back on the next start
+if the process ended just then (`settle`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from vitcompact.errors import UsageError
+from vitcompact.utils.locks import beside, exclusive
+
+NEW, OLD = "new", "old"
+_AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Hold `path` for this process, and put right what an earlier process left unfinished there.
+
+    Raises:
+        UsageError: another process holds it, or the disk refuses.
+    """
+    path = path.resolve()
+    with ExitStack() as held:
+        with disk_errors(path):
+            if held.enter_context(exclusive(path)):
+                settle(path)
+        yield
+
+
+def settle(path: Path) -> None:
+    """Remove what a killed process left beside `path`, and bring back what it had moved aside; `path` is held."""
+    old = beside(path, OLD)
+    if old.exists() and not path.exists():
+        old.rename(path)
+    for left in (old, beside(path, NEW)):
+        if left.exists():
+            shutil.rmtree(left)
+
+
+def restored(path: Path) -> Path:
+    """`path`, brought back first where a killed process had moved it aside."""
+    if not path.exists() and beside(path, OLD).exists():
+        with claimed(path):
+            pass
+    return path
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A new hidden folder beside `path`, which is held meanwhile; the folder is gone afterwards unless published."""
+    with claimed(path):
+        folder = beside(path.resolve(), NEW)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, path: Path) -> None:
+    """Give a staged folder its final name; what was there is complete until then, and gone afterwards."""
+    for item in (*folder.iterdir(), folder):
+        sync(item)
+    if not path.exists():
+        folder.rename(path)
+    elif not exchange(folder, path):
+        old = beside(path, OLD)
+        path.rename(old)
+        try:
+            folder.rename(path)
+        except BaseException:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    sync(path.parent)
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under a temporary name by `write`, and give it its own when it is complete. Folders are made.
+
+    Raises:
+        UsageError: another process is writing it, or the disk refuses; what was there before is still there.
+    """
+    with disk_errors(path), staged(path) as folder:
+        temporary = folder / path.name
+        write(temporary)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """`replace_file` with text (UTF-8) or bytes."""
+    data = content.encode() if isinstance(content, str) else content
+
+    def write(temporary: Path) -> None:
+        with disk_errors(path, len(data)):
+            temporary.write_bytes(data)
+
+    replace_file(path, write)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Swap the names of two folders in one step; False where the system or the file system cannot."""
+    sys.audit("vitcompact.exchange", str(first), str(second))
+    names = [os.fsencode(path) for path in (first, second)]
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    if sys.platform.startswith("linux") and hasattr(library, "renameat2"):
+        failed = library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)  # type: ignore[union-attr]
+    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(names[0], names[1], _RENAME_SWAP)
+    else:
+        return False
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(second))
+
+
+@contextmanager
+def disk_errors(path: Path, num_bytes: int | None = None) -> Iterator[None]:
+    """Turn what the disk refuses into one message."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            size = "" if num_bytes is None else f": {path} needs {num_bytes:,} bytes"
+            raise UsageError(f"the disk is full{size}; nothing was written") from error
+        raise UsageError(f"cannot write {path}: {error.strerror or error}; nothing was written") from error
+
+
+def sync(path: Path) -> None:
+    """Make sure that a file or folder has reached the disk; a delayed 'disk full' shows here."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,125 @@
+"""One writer at a time: a file or folder that is about to be written is held by one process.
+
+The lock is the operating system's (`flock`), so it ends with its process, however that ends. Its file lies hidden
+beside what it guards and goes with the lock; what a killed process leaves of it is taken over by the next one. Where
+the system or the file system has no such locks, nothing is held.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitcompact.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@dataclass
+class _Held:
+    descriptor: int | None
+    depth: int = 1
+
+
+_held: dict[Path, _Held] = {}
+_guard = threading.RLock()
+
+
+def beside(path: Path, kind: str) -> Path:
+    """The hidden sibling of `path` that is used for locks and for what is not finished."""
+    return path.with_name(f".{path.name}.vitcompact-{kind}")
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[bool]:
+    """Hold `path` for this process; missing folders above it are made, and go again if they stay empty.
+
+    May be entered again while it is held. Yields whether this is the outermost time.
+
+    Raises:
+        UsageError: another process holds it.
+        OSError: the folder above cannot be made or written.
+    """
+    path = path.resolve()
+    with _guard:
+        outermost = path not in _held
+        if outermost:
+            made = _make_folders(path.parent)
+            try:
+                _held[path] = _Held(_acquire(path))
+            except BaseException:
+                _remove_empty(made)
+                raise
+        else:
+            _held[path].depth += 1
+    try:
+        yield outermost
+    finally:
+        with _guard:
+            held = _held[path]
+            held.depth -= 1
+            if not held.depth:
+                del _held[path]
+                _release(path, held.descriptor)
+                if outermost:
+                    _remove_empty(made)
+
+
+def _acquire(path: Path) -> int | None:
+    if fcntl is None:
+        return None
+    lock = beside(path, "lock")
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, lock):
+                return descriptor
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                os.close(descriptor)
+                lock.unlink(missing_ok=True)
+                return None
+            os.close(descriptor)
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UsageError(f"{path} is being written by another run of vitcompact: wait until it ends") from error
+            raise
+        os.close(descriptor)  # the holder before has just taken its file away: what was locked is no longer there
+
+
+def _release(path: Path, descriptor: int | None) -> None:
+    if descriptor is not None:
+        beside(path, "lock").unlink(missing_ok=True)  # still held: nobody else can have it open as theirs
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _make_folders(folder: Path) -> list[Path]:
+    """Make `folder` and what is missing above it; returns what was made, innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

@@ -11,6 +11,7 @@ import argparse
 
 import timm
 import torch
+from timm.layers import Attention
 
 from vitcompact.analysis.analyze import predicted_cost
 from vitcompact.data import resolve_input
@@ -34,7 +35,8 @@ def pair_plan(model: torch.nn.Module, ratio: float, rank_ratio: float) -> Plan:
     wanted = wanted_layers(model, Selection(ratio, rank_ratio))
     layers = []
     for site, amount in wanted.attention:
-        heads = int(model.get_submodule(site.name).num_heads)  # type: ignore[arg-type]
+        attention: Attention = model.get_submodule(site.name)
+        heads = attention.num_heads
         kept = heads - amount
         parents = {kept + child: child % kept for child in range(amount)}
         layers.append(LayerPlan(site.name, "attention", (make_spec(heads, parents),)))

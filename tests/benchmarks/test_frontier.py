@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.models import VisionTransformer
 from torch import nn
 
 import vitcompact
@@ -30,7 +31,7 @@ from frontier_report import tables
 
 
 @pytest.fixture(scope="module")
-def model() -> nn.Module:
+def model() -> VisionTransformer:
     torch.manual_seed(0)
     return perturbed(timm.create_model("test_vit3", img_size=64, num_classes=5).eval(), seed=1).eval()
 
@@ -44,7 +45,7 @@ def calibration() -> Calibration:
 
 @pytest.mark.parametrize("method", ["pair", "uniform", "svd", "svd-copy", "heads", "variance", "merge"])
 def test_methods_come_near_the_target_and_leave_the_model_alone(
-    method: str, model: nn.Module, calibration: Calibration
+    method: str, model: VisionTransformer, calibration: Calibration
 ) -> None:
     before = copy.deepcopy(model.state_dict())
     found = METHODS[method].run(model, calibration, 0.85)
@@ -53,7 +54,7 @@ def test_methods_come_near_the_target_and_leave_the_model_alone(
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
 
 
-def test_budgets_of_the_benchmark_are_those_of_convert(model: nn.Module, calibration: Calibration) -> None:
+def test_budgets_of_the_benchmark_are_those_of_convert(model: VisionTransformer, calibration: Calibration) -> None:
     wanted = vitcompact.convert(model, images=calibration.images, target_macs=0.8)
     METHODS["budget"].run(model, calibration, 0.9)
     found = METHODS["budget"].run(model, calibration, 0.8)
@@ -61,7 +62,7 @@ def test_budgets_of_the_benchmark_are_those_of_convert(model: nn.Module, calibra
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in wanted.state_dict().items())
 
 
-def test_a_budget_and_merging_share_the_saving(model: nn.Module, calibration: Calibration) -> None:
+def test_a_budget_and_merging_share_the_saving(model: VisionTransformer, calibration: Calibration) -> None:
     wanted = vitcompact.convert(model, images=calibration.images, target_macs=0.6, merge_tokens="auto")
     found = METHODS["budget-merge"].run(model, calibration, 0.6)
     assert found.vitcompact_plan == wanted.vitcompact_plan
@@ -70,7 +71,7 @@ def test_a_budget_and_merging_share_the_saving(model: nn.Module, calibration: Ca
 
 @pytest.mark.parametrize("method", ["variance", "heads", "svd-copy", "torch-pruning", "merge", "budget-merge"])
 def test_every_kind_of_model_is_trained_and_costs_the_same_afterwards(
-    method: str, model: nn.Module, calibration: Calibration, tmp_path: Path
+    method: str, model: VisionTransformer, calibration: Calibration, tmp_path: Path
 ) -> None:
     if method == "torch-pruning":
         pytest.importorskip("torch_pruning")  # it takes attention pooling apart: not that model
@@ -88,7 +89,7 @@ def test_every_kind_of_model_is_trained_and_costs_the_same_afterwards(
 
 
 def test_every_method_gets_the_same_fine_tuning(
-    model: nn.Module, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: VisionTransformer, calibration: Calibration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Merging tokens too: on outputs alone it would be led away, and seem worse than it is."""
     Image.new("RGB", (64, 64)).save(tmp_path / "0.png")
@@ -105,7 +106,7 @@ def test_every_method_gets_the_same_fine_tuning(
     assert used == [TrainOptions(steps=1, seed=0)] * 3
 
 
-def test_a_target_out_of_reach(model: nn.Module, calibration: Calibration) -> None:
+def test_a_target_out_of_reach(model: VisionTransformer, calibration: Calibration) -> None:
     with pytest.raises(UnreachableError, match=r"0\.50"):
         METHODS["copy"].run(model, calibration, 0.5)
 
@@ -119,7 +120,7 @@ def test_nearest_takes_the_closer_neighbour() -> None:
 
 
 @torch.no_grad()
-def test_units_that_never_vary_go_without_a_trace(model: nn.Module, calibration: Calibration) -> None:
+def test_units_that_never_vary_go_without_a_trace(model: VisionTransformer, calibration: Calibration) -> None:
     still = copy.deepcopy(model)
     for module in still.modules():  # that of the pooling head as well
         if isinstance(module, timm.layers.Mlp):
@@ -134,9 +135,11 @@ def test_units_that_never_vary_go_without_a_trace(model: nn.Module, calibration:
 
 
 @torch.no_grad()
-def test_variance_and_mean_equal_those_of_all_tokens_at_once(model: nn.Module, calibration: Calibration) -> None:
+def test_variance_and_mean_equal_those_of_all_tokens_at_once(
+    model: VisionTransformer, calibration: Calibration
+) -> None:
     seen = []
-    mlp = model.blocks[1].mlp  # type: ignore[index, union-attr]
+    mlp = model.blocks[1].mlp
     handle = mlp.fc2.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model(calibration.images)
     handle.remove()
@@ -147,9 +150,11 @@ def test_variance_and_mean_equal_those_of_all_tokens_at_once(model: nn.Module, c
 
 
 @torch.no_grad()
-def test_heads_without_effect_score_zero_and_go_without_a_trace(model: nn.Module, calibration: Calibration) -> None:
+def test_heads_without_effect_score_zero_and_go_without_a_trace(
+    model: VisionTransformer, calibration: Calibration
+) -> None:
     still = copy.deepcopy(model)
-    attention = still.blocks[0].attn  # type: ignore[index, union-attr]
+    attention = still.blocks[0].attn
     attention.proj.weight[:, attention.head_dim : 2 * attention.head_dim] = 0
     with torch.enable_grad():
         scores = heads.importance(still, calibration)
@@ -162,17 +167,17 @@ def test_heads_without_effect_score_zero_and_go_without_a_trace(model: nn.Module
     assert not torch.allclose(other(calibration.images), still(calibration.images), rtol=1e-3, atol=1e-3)
 
 
-def test_head_importance_is_the_derivative_of_a_gate(model: nn.Module, calibration: Calibration) -> None:
+def test_head_importance_is_the_derivative_of_a_gate(model: VisionTransformer, calibration: Calibration) -> None:
     one = Calibration(calibration.images[:1], calibration.labels[:1])
     found = heads.importance(model, one)["blocks.1.attn"]
-    attention, step, slopes = model.blocks[1].attn, 1e-2, []  # type: ignore[index, union-attr]
+    attention, step, slopes = model.blocks[1].attn, 1e-2, []
     for head in range(attention.num_heads):
         losses = []
         for factor in (1 - step, 1 + step):
             gated = copy.deepcopy(model).double()
             columns = slice(head * attention.head_dim, (head + 1) * attention.head_dim)
             with torch.no_grad():
-                gated.blocks[1].attn.proj.weight[:, columns] *= factor  # type: ignore[index, union-attr]
+                gated.blocks[1].attn.proj.weight[:, columns] *= factor
                 output = gated(one.images.double())
             losses.append(nn.functional.cross_entropy(output, one.labels).item())
         slopes.append(abs(losses[1] - losses[0]) / (2 * step))

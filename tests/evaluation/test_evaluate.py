@@ -150,7 +150,7 @@ def test_cells_of_a_feature_map_are_patches(name: str, cells: int) -> None:
 
 def test_a_plain_module_without_a_head_has_pooled_features_only() -> None:
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model.num_classes = 0  # type: ignore[assignment]
+    model.num_classes = 0  # type: ignore[assignment]  # modules are typed to hold tensors and modules
     result = evaluate(model, [torch.randn(4, 3, 8, 8)], reference=model)
     assert [result.cosine, result.patch_cosine, result.neighbour_agreement] == [pytest.approx(1), None, 1.0]
 

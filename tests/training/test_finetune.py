@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 
@@ -275,7 +276,7 @@ def test_steps_that_are_not_finite_are_skipped_and_many_end_the_run(
             super().__init__(images, batch_size=8)
             self.bad = bad
 
-        def batches(self, start_step: int = 0):  # type: ignore[no-untyped-def]
+        def batches(self, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
             for step, (batch, labels) in enumerate(super().batches(start_step), start_step):
                 yield (batch * float("nan") if step in self.bad else batch), labels
 

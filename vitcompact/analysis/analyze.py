@@ -17,13 +17,13 @@ from vitcompact.layers.pointwise import matrix
 from vitcompact.models import AttentionSite, FfnSite, family_named
 from vitcompact.models.cost import Cost, count, meta_copy
 from vitcompact.models.layer_scale import output_scale, scaled
-from vitcompact.operators.factorize import spectrum
+from vitcompact.operators.factorize import FactorizeSpec
+from vitcompact.operators.factors import spectrum
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import MergeTokens, budget_of, check_budget

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitcompact.calibration.least_squares import Moments
 from vitcompact.calibration.similarity import MapSimilarity
 from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models.cores import whole_core
 from vitcompact.models.layer_scale import output_scale
-from vitcompact.operators.hallucinate import whole_core
 from vitcompact.operators.pairing import CopyCosts, attention_maps
 
 

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.walker import BlockCall, capture_input, run_with_outputs
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models import Site as Site
 from vitcompact.models.layer_scale import output_scale
-
-Site = AttentionSite | FfnSite
 
 
 @dataclass

@@ -13,14 +13,8 @@ from timm.models import get_pretrained_cfg_value
 
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.record import Record, to_plain
+from vitcompact.operators import OPERATORS
 
-_OPERATORS = {
-    "hallucinate": "attention maps of some heads are made from those of kept heads (hMHSA)",
-    "thin-qk": "queries and keys are narrower",
-    "thin-vo": "values are narrower",
-    "neurons": "hidden units of the FFN are gone, what is left was solved again",
-    "factorize": "the FFN's hidden-to-output matrix is a product of two thin ones (cFFN)",
-}
 _PERCENT = ("top1", "top5")
 
 
@@ -91,7 +85,7 @@ def _what_was_done(record: Record) -> str:
     if not plan.layers and not plan.merge_tokens:
         return "## What was done\n\nNothing: this is the model as it was loaded."
     counts = Counter(spec.op for layer in plan.layers for spec in layer.operators)
-    lines = [f"- {op}, {count} layer(s): {_OPERATORS.get(op, 'see the plan')}" for op, count in counts.items()]
+    lines = [f"- {op}, {count} layer(s): {OPERATORS[op].description}" for op, count in counts.items()]
     if plan.merge_tokens:
         lines.append(f"- similar tokens are merged in {sum(r > 0 for r in plan.merge_tokens)} block(s) (ToMe)")
     if plan.skipped:

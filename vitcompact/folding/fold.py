@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.folding.verify import FoldParity, compare, merging_effect, perturbed, require
-from vitcompact.layers.attention import CompactAttention
+from vitcompact.operators import OPERATORS
 from vitcompact.operators.merge import install_merging, merge_schedule, stop_merging
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import HallucinateSpec
 
 TOLERANCE = 2e-4
 PROBES = 8
@@ -102,15 +101,7 @@ def _folded_plan(folded: nn.Module, plan: Plan) -> Plan:
 
     def current(layer: LayerPlan) -> LayerPlan:
         module = folded.get_submodule(layer.name)
-        if not isinstance(module, CompactAttention):
-            return layer
-        paths = module.paths
-
-        def left(spec: HallucinateSpec) -> HallucinateSpec:
-            return replace(spec, identity=paths["identity"], mean=paths["mean"], conv=paths["conv"])
-
-        operators = (left(spec) if isinstance(spec, HallucinateSpec) else spec for spec in layer.operators)
-        return replace(layer, operators=tuple(operators))
+        return replace(layer, operators=tuple(OPERATORS[spec.op].current(module, spec) for spec in layer.operators))
 
     return replace(plan.folded(), layers=tuple(map(current, plan.layers)))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import nn
 
 from vitcompact.errors import UsageError
 from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
 from vitcompact.models.plain_vit import plain_trunk
-from vitcompact.planning.request import MergeTokens
+
+MergeTokens = int | Sequence[int] | Literal["auto"]
+"""Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
 
 
 def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple[int, ...]:

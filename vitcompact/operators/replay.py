@@ -6,10 +6,9 @@ from torch import nn
 
 from vitcompact.errors import UsageError
 from vitcompact.models import Anatomy, AttentionSite, FfnSite, inspect
-from vitcompact.operators import OPERATORS
 from vitcompact.operators.merge import install_merging
+from vitcompact.operators.registry import OPERATORS
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import HallucinateSpec
 
 
 def replay(model: nn.Module, plan: Plan) -> nn.Module:
@@ -51,12 +50,4 @@ def build_layer(model: nn.Module, site: AttentionSite | FfnSite, layer: LayerPla
     for spec in layer.operators:
         if spec.kind != layer.kind:
             raise UsageError(f"operator {spec.op!r} does not apply to {layer.kind} layer {layer.name!r}")
-        _check_heads(model, site, spec)
         OPERATORS[spec.op].build(model, site, spec, plan.form)
-
-
-def _check_heads(model: nn.Module, site: AttentionSite | FfnSite, spec: object) -> None:
-    if isinstance(spec, HallucinateSpec):
-        actual = getattr(model.get_submodule(site.name), "num_heads", spec.num_heads)
-        if spec.num_heads != actual:
-            raise UsageError(f"the plan expects {spec.num_heads} heads in {site.name!r}, the model has {actual}")

@@ -13,29 +13,17 @@ from torch import Tensor, nn
 from vitcompact.calibration.capture import Site
 from vitcompact.models import AttentionSite
 from vitcompact.models.latency import Call
-from vitcompact.operators.hallucinate import make_spec
+from vitcompact.operators import OPERATORS
 from vitcompact.operators.replay import build_layer
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, OperatorSpec
-from vitcompact.planning.selection import TERMS
+from vitcompact.plan.specs import OperatorSpec
 
 Operators = tuple[OperatorSpec, ...]
 
 
 def alike(operators: Operators) -> Operators:
     """The operators without what plays no part in the folded layer's time: who is whose parent, and branches."""
-    return tuple(_alike(spec) for spec in operators)
-
-
-def _alike(spec: OperatorSpec) -> OperatorSpec:
-    if isinstance(spec, FactorizeSpec):
-        return replace(spec, branches=0)
-    if isinstance(spec, HallucinateSpec):
-        place = {head: i for i, head in enumerate(spec.kept)}
-        parents = {len(spec.kept) + i: place[child.parents[0]] for i, child in enumerate(spec.hallucinated)}
-        terms = tuple(term for term in TERMS if getattr(spec, term))
-        return make_spec(spec.num_heads, parents, terms, spec.filter_rank)
-    return spec
+    return tuple(OPERATORS[spec.op].timed_as(spec) for spec in operators)
 
 
 @torch.no_grad()
@@ -47,7 +35,7 @@ def built(module: nn.Module, site: Site, operators: Operators) -> nn.Module:
         alone: Site = replace(site, name="site", scale=None, norm=None)
     else:
         alone = replace(site, name="site", scale=None, norm=None, output=f"site{site.output[len(site.name) :]}")
-    layer = LayerPlan("site", "attention" if isinstance(site, AttentionSite) else "ffn", operators)
+    layer = LayerPlan("site", site.kind, operators)
     build_layer(holder, alone, layer, Plan((layer,), form="folded"))
     return holder.get_submodule("site").eval()
 

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.render.common import table, titled
+from vitcompact.operators import OPERATORS
+from vitcompact.operators import describe as operator_label
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 
@@ -27,10 +29,7 @@ def merging_text(merge_tokens: Sequence[int]) -> str:
 
 def describe(operator: Mapping[str, Any]) -> str:
     """One operator of a plan in a few words."""
-    if operator["op"] == "hallucinate":
-        return f"hallucinate {len(operator['hallucinated'])} of {operator['num_heads']}"
-    size = next((f"{key} {operator[key]}" for key in ("qk_dim", "v_dim", "hidden", "rank") if key in operator), "")
-    return f"{operator['op']} {size}"
+    return f"{operator['op']} {operator_label(OPERATORS[operator['op']], operator, short=True)}"
 
 
 def _curve(budget: Mapping[str, Any]) -> Group:

@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg_value
 
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.record import Record, to_plain
-from vitcompact.operators import OPERATORS
+from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 
 _PERCENT = ("top1", "top5")
 
@@ -86,8 +86,8 @@ def _what_was_done(record: Record) -> str:
         return "## What was done\n\nNothing: this is the model as it was loaded."
     counts = Counter(spec.op for layer in plan.layers for spec in layer.operators)
     lines = [f"- {op}, {count} layer(s): {OPERATORS[op].description}" for op, count in counts.items()]
-    if plan.merge_tokens:
-        lines.append(f"- similar tokens are merged in {sum(r > 0 for r in plan.merge_tokens)} block(s) (ToMe)")
+    whole = ((operator, operator.label(plan)) for operator in MODEL_OPERATORS)
+    lines += [f"- {operator.name}, {label}: {operator.description}" for operator, label in whole if label]
     if plan.skipped:
         lines.append(f"- {len(plan.skipped)} layer(s) left as they were")
     lines.append(f"- form: {plan.form}" + ("" if plan.form == "folded" else " (to be finetuned or folded)"))

@@ -16,7 +16,7 @@ from torch import nn
 from vitcompact.calibration.capture import Site
 from vitcompact.models.site_cost import Sizes
 from vitcompact.operators.sites import SiteLosses, SolvedSite
-from vitcompact.plan.schema import Form
+from vitcompact.plan.schema import Form, Plan
 from vitcompact.plan.specs import LayerKind, OperatorSpec
 
 Spec = TypeVar("Spec", bound=OperatorSpec)
@@ -146,6 +146,28 @@ class Operator(ABC, Generic[Spec]):
     @abstractmethod
     def solve_from_weights(self, model: nn.Module, site: Site, spec: Spec) -> None:
         """Give the layer its structure and the best values that weights alone tell, in place."""
+
+
+class ModelOperator(ABC):
+    """A way to make a whole model cheaper that is no matter of single layers.
+
+    Attributes:
+        name: as it is called in tables.
+        title, description, source: as those of `Operator`.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    description: ClassVar[str]
+    source: ClassVar[str]
+
+    @abstractmethod
+    def label(self, plan: Plan) -> str | None:
+        """What a plan has of it, in a few words; None for nothing."""
+
+    @abstractmethod
+    def install(self, model: nn.Module, plan: Plan) -> None:
+        """Switch it on as the plan says, in place, where it says so; names of tensors stay as they are."""
 
 
 def describe(operator: Operator[Any], data: Mapping[str, Any], short: bool = False) -> str:

@@ -78,9 +78,9 @@ class Neurons(Operator[NeuronsSpec]):
         """Hidden units left."""
         return spec.hidden
 
-    def resized(self, size: int, sizes: Sizes) -> Sizes:
-        """So many hidden units."""
-        return {**sizes, "hidden": size}
+    def resized(self, size: int, sizes: Sizes) -> Sizes | None:
+        """So many hidden units; nothing where no more are left."""
+        return {**sizes, "hidden": size} if size < sizes["hidden"] else None
 
     def losses(self, layer: SiteLosses, sizes: list[int]) -> list[Candidate]:
         """One sweep of removal gives the error of every size."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitcompact.operators.base import Operator
+from vitcompact.operators.base import ModelOperator, Operator
 from vitcompact.operators.factorize import Factorize
 from vitcompact.operators.hallucinate import Hallucinate
+from vitcompact.operators.merge import TokenMerging
 from vitcompact.operators.neurons import Neurons
 from vitcompact.operators.thin import ThinQk, ThinVo
 from vitcompact.plan.specs import register
 
 OPERATORS: dict[str, Operator[Any]] = {}
+"""Operators of layers, by name."""
+MODEL_OPERATORS: tuple[ModelOperator, ...] = (TokenMerging(),)
+"""Operators of whole models."""
 
 
 def add(*operators: Operator[Any]) -> None:

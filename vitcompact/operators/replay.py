@@ -6,8 +6,7 @@ from torch import nn
 
 from vitcompact.errors import UsageError
 from vitcompact.models import Anatomy, AttentionSite, FfnSite, inspect
-from vitcompact.operators.merge import install_merging
-from vitcompact.operators.registry import OPERATORS
+from vitcompact.operators.registry import MODEL_OPERATORS, OPERATORS
 from vitcompact.plan.schema import LayerPlan, Plan
 
 
@@ -23,8 +22,8 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     for layer in plan.layers:
         assert anatomy is not None
         build_layer(model, site_of(anatomy, layer), layer, plan)
-    if plan.merge_tokens:
-        install_merging(model, plan.merge_tokens)
+    for whole in MODEL_OPERATORS:
+        whole.install(model, plan)
     model.vitcompact_plan = plan  # type: ignore[assignment]
     return model
 

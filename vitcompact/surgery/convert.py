@@ -15,8 +15,8 @@ from vitcompact.errors import UsageError
 from vitcompact.models import inspect
 from vitcompact.models.cost import meta_copy
 from vitcompact.models.plain_vit import no_patch_grid
-from vitcompact.operators import OPERATORS
-from vitcompact.operators.merge import given_schedule, install_merging
+from vitcompact.operators import MODEL_OPERATORS, OPERATORS
+from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
 from vitcompact.plan.schema import Plan, Skipped
 from vitcompact.planning.planner import plan_for
@@ -130,8 +130,8 @@ def convert(
             )
             skipped += unreachable
     done = Plan(tuple(layers), tuple(skipped), merge_tokens=schedule)
-    if schedule:
-        install_merging(work, schedule)
+    for whole in MODEL_OPERATORS:
+        whole.install(work, done)
     work.vitcompact_plan = done  # type: ignore[assignment]
     work.vitcompact_fidelity = None if batches is None else fidelity(original, work, batches)  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,6 +11,7 @@ from rich.text import Text
 from vitcompact.cli.render.common import table, titled
 from vitcompact.operators import OPERATORS
 from vitcompact.operators import describe as operator_label
+from vitcompact.operators.merge import schedule_text
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 
@@ -19,12 +20,6 @@ def budget_tables(budget: Mapping[str, Any]) -> list[RenderableType]:
     """The total curve, what merging tokens alone costs, the operators that pay, and every layer's part."""
     merging = [_merging(budget)] if "merging" in budget else []
     return [_curve(budget), *merging, _operators(budget), _layers(budget)]
-
-
-def merging_text(merge_tokens: Sequence[int]) -> str:
-    """A schedule of merging in a few words."""
-    low, high = min(merge_tokens), max(merge_tokens)
-    return f"{sum(merge_tokens)} pairs of tokens, {low if low == high else f'{low} to {high}'} a block"
 
 
 def describe(operator: Mapping[str, Any]) -> str:
@@ -43,7 +38,7 @@ def _merging(budget: Mapping[str, Any]) -> Group:
     found = table("merged", f"{UNITS[budget['unit']]} left", "harm", right=("harm",))
     for point in budget["merging"]["curve"]:
         chosen = " (chosen)" if point["merge_tokens"] == budget["merging"]["merge_tokens"] else ""
-        what = merging_text(point["merge_tokens"]) + chosen
+        what = schedule_text(point["merge_tokens"]) + chosen
         found.add_row(what, f"{100 * (1 - point['saving']):.1f} %", f"{point['harm']:.2e}")
     return titled("What merging tokens alone costs", found)
 

@@ -8,16 +8,16 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vitcompact.cli.render.budget import merging_text
 from vitcompact.cli.render.common import cost_table, number, pairs, skipped_tables, table, titled
 from vitcompact.operators import OPERATORS, describe
+from vitcompact.operators.merge import schedule_text
 
 
 def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """Cost, fidelity, and what was left alone."""
     parts: list[RenderableType] = [_cost(document)]
     if merging := document["plan"].get("merge_tokens"):
-        parts.append(pairs("Merging", [("similar tokens", merging_text(merging))]))
+        parts.append(pairs("Merging", [("similar tokens", schedule_text(merging))]))
     fidelity = document.get("fidelity")
     if fidelity:
         shown = (("agreement", "same first guess"), ("cosine", "cosine of the outputs"))
@@ -44,5 +44,5 @@ def _plan(plan: Mapping[str, Any]) -> Group:
         for operator in layer["operators"]:
             found.add_row(Text(layer["name"]), operator["op"], Text(describe(OPERATORS[operator["op"]], operator)))
     if merging := plan.get("merge_tokens"):
-        found.add_row("blocks", "merge tokens", merging_text(merging))
+        found.add_row("blocks", "merge tokens", schedule_text(merging))
     return titled("Plan", found)

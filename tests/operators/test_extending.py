@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 import vitcompact
 from tests.attached import plan_of
 from tests.cli.commands import write_images
+from tests.conformance.suite import check_operator
 from vitcompact.cli.app import main
 from vitcompact.folding.verify import perturbed
 from vitcompact.models.cost import count
@@ -44,11 +46,13 @@ def constant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules["example_constant"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     add(module.Constant())
     yield module
     for known in (OPERATORS, SPECS):
         del known["constant"]
+    del sys.modules["example_constant"]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,6 @@ def model_of(name: str, **kwargs: Any) -> nn.Module:
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("test_vit2", {"img_size": 64}),
     "pvt": ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}),
-    "nextvit": ("nextvit_small", {"depths": (1, 1, 1, 1)}),
 }
 
 
@@ -89,6 +92,13 @@ def test_a_budget_spends_it_and_everything_downstream_knows_it(name: str, images
     assert torch.equal(again(images[:4]), folded(images[:4]))
     assert Plan.from_json(json.loads(json.dumps(plan_of(folded).to_json()))) == plan_of(folded)
     assert f"constant, {len(used)} layer(s): the FFN gives the mean" in (out / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("constant")
+@pytest.mark.parametrize("name", [*MODELS, "nextvit"])
+def test_it_passes_what_every_operator_has_to(name: str, images: Tensor, tmp_path: Path) -> None:
+    base, kwargs = {**MODELS, "nextvit": ("nextvit_small", {"depths": (1, 1, 5, 1)})}[name]
+    assert check_operator(OPERATORS["constant"], model_of(base, **kwargs), images[:4], tmp_path / "out")
 
 
 @pytest.mark.usefixtures("constant")

@@ -133,15 +133,15 @@ class Operator(ABC, Generic[Spec]):
 
     def choose(self, layer: SolvedSite, size: int, request: Request) -> Spec:
         """The spec of a requested size, chosen in the converted stream."""
-        raise NotImplementedError(f"{self.name} is never requested by a share")
+        return self.choose_from_weights(layer.streams.work, layer.site, size, request)
 
     @abstractmethod
     def solve(self, layer: SolvedSite, spec: Spec) -> None:
         """Give the layer its structure and values, in place; outputs are solved again by `layer.finish` at the end."""
 
     def choose_from_weights(self, model: nn.Module, site: Site, size: int, request: Request) -> Spec:
-        """`choose` without images."""
-        raise NotImplementedError(f"{self.name} is never requested by a share")
+        """`choose` without images; by default the size is all there is to choose."""
+        return self.spec(size)  # type: ignore[call-arg]
 
     @abstractmethod
     def solve_from_weights(self, model: nn.Module, site: Site, spec: Spec) -> None:

@@ -107,10 +107,6 @@ class Factorize(Operator[FactorizeSpec]):
         rank = rank_for(request.rank_ratio, hidden, outputs)
         return rank or f"rank ratio {request.rank_ratio:g} would not make it smaller"
 
-    def choose(self, layer: SolvedSite, size: int, request: Request) -> FactorizeSpec:
-        """See `Operator.choose`."""
-        return FactorizeSpec(size, request.branches)
-
     def choose_from_weights(self, model: nn.Module, site: Site, size: int, request: Request) -> FactorizeSpec:
         """See `Operator.choose_from_weights`."""
         return FactorizeSpec(size, request.branches)

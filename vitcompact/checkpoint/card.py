@@ -83,14 +83,14 @@ def _origin(record: Record) -> str:
 def _what_was_done(record: Record) -> str:
     plan = record.plan
     if not plan.layers and not plan.merge_tokens:
-        return "## What was done\n\nNothing: this is the model as it was loaded."
+        return "## What was done\n\nNothing: this is the model as it was loaded, unchanged."
     counts = Counter(spec.op for layer in plan.layers for spec in layer.operators)
     lines = [f"- {op}, {count} layer(s): {OPERATORS[op].description}" for op, count in counts.items()]
     whole = ((operator, operator.label(plan)) for operator in MODEL_OPERATORS)
     lines += [f"- {operator.name}, {label}: {operator.description}" for operator, label in whole if label]
     if plan.skipped:
-        lines.append(f"- {len(plan.skipped)} layer(s) left as they were")
-    lines.append(f"- form: {plan.form}" + ("" if plan.form == "folded" else " (to be finetuned or folded)"))
+        lines.append(f"- {len(plan.skipped)} layer(s) left unchanged")
+    lines.append(f"- form: {plan.form}" + ("" if plan.form == "folded" else " (to be fine-tuned or folded)"))
     return "## What was done\n\n" + "\n".join(lines) + "\n\nThe whole plan is in `config.json` and `vitcompact.json`."
 
 

@@ -14,22 +14,22 @@ from vitcompact.operators.merge import schedule_text
 
 
 def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
-    """Cost, fidelity, and what was left alone."""
+    """Cost, fidelity, and what was left unchanged."""
     parts: list[RenderableType] = [_cost(document)]
     if merging := document["plan"].get("merge_tokens"):
-        parts.append(pairs("Merging", [("similar tokens", schedule_text(merging))]))
+        parts.append(pairs("Token merging", [("schedule", schedule_text(merging))]))
     fidelity = document.get("fidelity")
     if fidelity:
-        shown = (("agreement", "same first guess"), ("cosine", "cosine of the outputs"))
+        shown = (("agreement", "same top-1 class"), ("cosine", "cosine of the outputs"))
         rows = [(label, number(fidelity[key])) for key, label in shown if fidelity[key] is not None]
         seen = fidelity.get("num_samples")
         what = f"{seen} held-out calibration images" if seen else "held-out calibration images"
-        parts.append(pairs(f"Against the original, on {what}", rows))
+        parts.append(pairs(f"Compared with the original, on {what}", rows))
     return [*parts, *skipped_tables(document["plan"].get("skipped", ()))]
 
 
 def plan_tables(document: Mapping[str, Any]) -> list[RenderableType]:
-    """What would be done to which layer, and what would be left alone."""
+    """What would be done to which layer, and what would be left unchanged."""
     return [_plan(document["plan"]), *skipped_tables(document["plan"].get("skipped", ())), _cost(document)]
 
 

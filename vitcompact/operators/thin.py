@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitcompact.errors import DataError
+from vitcompact.calibration.finite import check_finite
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.narrow import narrow
 from vitcompact.models import AttentionSite, FfnSite
@@ -56,8 +56,7 @@ class QkMoments:
         q, k = q.double(), k.double()
         k = k - k.mean(dim=2, keepdim=True)
         query, key = (torch.einsum("bhni,bhnj->hij", t, t) for t in (q, k))
-        if not (torch.isfinite(query).all() and torch.isfinite(key).all()):
-            raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
+        check_finite(self.name, query, key)
         self.query, self.key = self.query + query, self.key + key
 
     def subspaces(self) -> tuple[Tensor, Tensor, Tensor]:

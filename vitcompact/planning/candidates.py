@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,8 @@ from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.selection import Selection
 from vitcompact.planning.site_cost import AttentionCost, FfnCost, attention_costs, counted, ffn_costs
 from vitcompact.planning.site_time import SiteTimes
+from vitcompact.utils.device import device_of
+from vitcompact.utils.hooks import recorded_inputs
 from vitcompact.utils.progress import Progress, silent
 
 ADDED_UP = 4.0
@@ -135,7 +137,7 @@ def measure_harms(
         least = 1 - most / getattr(count(original, size), budget.unit)
         if budget.target < least:
             raise budget.out_of_reach(least)
-    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(device_of(original)))
     sites = [site for site in sites if site.block not in walker.unreachable]
     known = sensitivity(original, sites, images, progress=progress) if weigh else None
     attention: dict[str, AttentionCurve] = {}
@@ -169,31 +171,17 @@ def measure_harms(
 def _images_needed(model: nn.Module, batch: torch.Tensor) -> int:
     """Images that give every FFN `ROWS_PER_UNIT` tokens for each hidden unit: planning needs no more than that."""
     needed = MIN_IMAGES
-    rows: dict[str, int] = {}
     sites = inspect(model).ffn
-
-    def keep(site: FfnSite) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            rows[site.name] = args[0].numel() // args[0].shape[site.channel_dim]
-
-        return hook
-
-    handles = [model.get_submodule(site.output).register_forward_pre_hook(keep(site)) for site in sites]
-    try:
-        model(batch[:1].to(_device(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with recorded_inputs(model, [site.output for site in sites]) as inputs:
+        model(batch[:1].to(device_of(model)))
     for site in sites:
         units = matrix(model.get_submodule(site.output))[0].shape[1]
-        needed = max(needed, math.ceil(ROWS_PER_UNIT * units / max(rows.get(site.name, 1), 1)))
+        x = inputs.get(site.output)
+        rows = 1 if x is None else x.numel() // x.shape[site.channel_dim]
+        needed = max(needed, math.ceil(ROWS_PER_UNIT * units / max(rows, 1)))
     return min(needed, MAX_IMAGES)
 
 
 def _covered(anatomy: Anatomy, selection: Selection) -> list[Site]:
     heads = [site for site in anatomy.attention if selection.covers(site.name, "heads")]
     return [*heads, *(site for site in anatomy.ffn if selection.covers(site.name, "ffn"))]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -18,6 +18,7 @@ from vitcompact.operators.replay import build_layer
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, OperatorSpec
 from vitcompact.planning.selection import TERMS
+from vitcompact.utils.hooks import hooked
 
 Operators = tuple[OperatorSpec, ...]
 
@@ -70,13 +71,9 @@ def recorded(
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(keep(name), with_kwargs=True) for name in names]
-    try:
-        with torch.inference_mode():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = {name: keep(name) for name in names}
+    with hooked(model, hooks, before=True, with_kwargs=True), torch.inference_mode():
+        model(images)
     return structures, calls
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import torch
 from torch import nn
 
 from vitcompact.calibration.store import ActivationStore
@@ -16,6 +15,7 @@ from vitcompact.plan.schema import LayerPlan, Skipped
 from vitcompact.planning.selection import Selection
 from vitcompact.surgery.reconstruct import reconstruct_block
 from vitcompact.surgery.solve import Draft, Method, Site, Solved, solve_attention, solve_ffn
+from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress
 
 logger = logging.getLogger("vitcompact")
@@ -40,7 +40,7 @@ def convert_calibrated(
         the layers' plans, and the layers that could not be reached with the reason.
     """
     sites = [site for site, _ in drafts.values()]
-    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(device_of(original)))
     by_block: dict[str, list[Site]] = {}
     for site in sites:
         by_block.setdefault(site.block, []).append(site)
@@ -80,7 +80,3 @@ def _solve(streams: Streams, site: Site, draft: Draft, selection: Selection, met
     if isinstance(site, AttentionSite):
         return solve_attention(streams, site, draft, selection, method)
     return solve_ffn(streams, site, draft, method)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

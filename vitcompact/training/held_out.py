@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import DataError
-from vitcompact.evaluation.scores import Mean, cosines, top_k_hits
 from vitcompact.models.forward import eval_mode, features, logits, num_classes
+from vitcompact.models.scores import Mean, cosines, top_k_hits
 from vitcompact.utils.progress import Progress
 
 

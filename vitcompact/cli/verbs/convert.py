@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from vitcompact.analysis.analyze import predicted_cost
@@ -25,6 +23,7 @@ from vitcompact.plan.schema import Plan
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.selection import Selection
 from vitcompact.surgery import convert
+from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.files import write_file
 
 
@@ -175,7 +174,7 @@ def _make_plan(
     budget = inputs.budget_from(chosen)
     if budget is None or calibration is None:
         return cast(Plan, _convert(options, model, calibration, None, console).vitcompact_plan)
-    original = copy.deepcopy(model).eval().to(device=options.device, dtype=torch.float32).requires_grad_(False)
+    original = frozen_copy(model, options.device)
     selection = Selection(only=options.only, protect=chosen["protect"], branches=options.branches)
     cache = options.cache_gb * 1e9
     batches = from_tensor(calibration, options.batch_size)

@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from vitcompact.evaluation.scores import Mean, cosines, neighbour_agreement, top_k_hits
+from vitcompact.models.scores import Mean, cosines, neighbour_agreement, top_k_hits
 
 
 def test_mean_does_not_depend_on_the_batches() -> None:

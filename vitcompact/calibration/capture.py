@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.walker import BlockCall, capture_input
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models import Site
 from vitcompact.models.layer_scale import output_scale
 from vitcompact.utils.hooks import recorded_inputs, recorded_outputs
-
-Site = AttentionSite | FfnSite
 
 
 @dataclass

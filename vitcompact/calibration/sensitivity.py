@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.data import ImageBatches
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models import Site
 from vitcompact.models.forward import features, logits, num_classes
 from vitcompact.utils.device import device_of
 from vitcompact.utils.hooks import hooked
 from vitcompact.utils.progress import Progress, silent
 
-Site = AttentionSite | FfnSite
 MICRO_BATCH = 4
 """Images whose activations are held for a backward pass: what decides the peak memory of a budget."""
 TEMPERATURE = 2.0

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site, SiteInput, drift_sites, run_original, run_to
+from vitcompact.calibration.capture import SiteInput, drift_sites, run_original, run_to
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.calibration.walker import BlockCall, BlockWalker
 from vitcompact.data import ImageBatches
+from vitcompact.models import Site
 from vitcompact.utils.device import device_of
 from vitcompact.utils.heap import trim_heap
 

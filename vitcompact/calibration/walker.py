@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models import Site
 from vitcompact.utils.hooks import hooked, recorded_outputs
 
 
@@ -158,7 +158,7 @@ def capture_input(call: BlockCall, block: nn.Module, module: nn.Module) -> tuple
     return caught[0]
 
 
-def walked_blocks(model: nn.Module, sites: Sequence[AttentionSite | FfnSite]) -> list[str]:
+def walked_blocks(model: nn.Module, sites: Sequence[Site]) -> list[str]:
     """The blocks with sites plus their siblings in the same container, which activations pass through as well."""
     names = []
     for block in dict.fromkeys(site.block for site in sites):

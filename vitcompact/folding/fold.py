@@ -13,6 +13,7 @@ from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.folding.verify import FoldParity, compare, merging_effect, perturbed, require
 from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.branches import fuse_layers
 from vitcompact.operators.merge import install_merging, merge_schedule, stop_merging
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import HallucinateSpec
@@ -73,10 +74,7 @@ def fold(
 def fused(model: nn.Module) -> nn.Module:
     """A copy with every layer that can fold folded."""
     folded = copy.deepcopy(model)
-    for module in list(folded.modules()):
-        fuse = getattr(module, "fuse", None)
-        if callable(fuse):
-            fuse()
+    fuse_layers(folded)
     return folded
 
 

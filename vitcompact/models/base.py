@@ -53,6 +53,9 @@ class FfnSite:
     channel_dim: int = -1
 
 
+Site = AttentionSite | FfnSite
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """The attention layers and FFNs of a model in forward order, and what is left alone with the reason."""

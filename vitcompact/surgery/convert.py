@@ -9,12 +9,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.models import inspect
+from vitcompact.models import Site, inspect
 from vitcompact.models.cost import meta_copy
 from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators.merge import given_schedule, install_merging

@@ -24,7 +24,7 @@ from vitcompact.planning.planner import plan_for
 from vitcompact.planning.selection import Selection
 from vitcompact.surgery import convert
 from vitcompact.utils.device import frozen_copy
-from vitcompact.utils.files import write_file
+from vitcompact.utils.files import json_text, write_file
 
 
 def run(options: ConvertOptions, given: frozenset[str], console: Console) -> None:
@@ -161,7 +161,7 @@ def _plan_only(
         "out": None,
         "options": inputs.effective(options),
     }
-    write_file(path, _json(plan.to_json()))
+    write_file(path, json_text(plan.to_json()))
     console.result(document, *plan_tables(document))
     console.note(f"plan written to {path}; nothing else was written")
 
@@ -200,7 +200,3 @@ def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:
         except (UsageError, OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} is not overwritten: it exists and holds no plan; give another OUT") from error
     return path
-
-
-def _json(data: Any) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

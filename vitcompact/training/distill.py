@@ -18,6 +18,9 @@ from vitcompact.training.options import TrainOptions
 from vitcompact.utils.device import computes_bfloat16
 from vitcompact.utils.hooks import recorded_outputs
 
+ROUNDING = 1e-2
+"""Relative distance up to which two tensors are the same but for the number format they were saved in."""
+
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """`T^2 KL(teacher || student)` of the softened distributions, mean over the batch; logits are (batch, classes).
@@ -78,10 +81,6 @@ def block_names(teacher: nn.Module) -> tuple[str, ...]:
         return inspect(teacher).blocks
     except NothingToCompactError:
         return ()
-
-
-ROUNDING = 1e-2
-"""Relative distance up to which two tensors are the same but for the number format they were saved in."""
 
 
 def first_changed_block(student: nn.Module, teacher: nn.Module, blocks: Sequence[str]) -> str | None:

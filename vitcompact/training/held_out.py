@@ -18,6 +18,14 @@ from vitcompact.models.scores import Mean, cosines, top_k_hits
 from vitcompact.training.stream import TrainingStream
 from vitcompact.utils.progress import Progress
 
+JUDGED_STEPS = 20
+"""Steps from which on a run is meant to get somewhere: a few of them say nothing of the rate they were taken at."""
+FEWEST_IMAGES, ENOUGH_IMAGES = 8, 64
+"""Images to compare two models on, in whole batches of the run's own size: what a few minutes gain varies between
+batches of 16 by several times itself (docs/results.md)."""
+_SHARE = 20
+_ELSEWHERE = 10**6
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -100,17 +108,6 @@ class HeldOut:
         if num_classes(model):
             return logits(model, images, amp_dtype).argmax(dim=1).cpu()
         return features(model, images, amp_dtype)[0].cpu()
-
-
-JUDGED_STEPS = 20
-"""Steps from which on a run is meant to get somewhere: a few of them say nothing of the rate they were taken at."""
-
-FEWEST_IMAGES, ENOUGH_IMAGES = 8, 64
-"""Images to compare two models on, in whole batches of the run's own size: what a few minutes gain varies between
-batches of 16 by several times itself (docs/results.md)."""
-
-_SHARE = 20
-_ELSEWHERE = 10**6
 
 
 def batches_judged(batch_size: int, steps: int) -> int:

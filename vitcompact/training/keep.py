@@ -41,6 +41,8 @@ _WHAT = {
     "amp": "--amp",
 }
 
+logger = logging.getLogger("vitcompact")
+
 
 def describe_run(
     model: nn.Module,
@@ -100,9 +102,6 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.hexdigest()
-
-
-logger = logging.getLogger("vitcompact")
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vitcompact.data.sampling import generator
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention
-from vitcompact.layers.branches import BranchedLinear, TokenBatchNorm, branched
+from vitcompact.layers.branches import TokenBatchNorm, branched
 from vitcompact.layers.pointwise import channel_dim
 from vitcompact.models.forward import eval_mode
 from vitcompact.training.distill import Distiller
@@ -28,6 +28,15 @@ from vitcompact.utils.hooks import hooked
 
 USUAL_RMS = 0.02
 """Root mean square of a ViT's weight matrices, for which `--lr` is meant literally (timm initialises them so)."""
+ORTHOGONALIZE = "zeropower_via_newtonschulz"
+"""timm's function that makes an update orthogonal (timm/optim/muon.py), in bfloat16 unless told otherwise."""
+USUAL_ERROR = 0.05
+"""Mean `relative_error` of the blocks for which default learning rates are meant literally (docs/results.md)."""
+FACTORS = (0.1, 1.5)
+"""By how much the error may change them."""
+MAX_BAD_STEPS = 5
+"""Steps in a row whose loss or gradients may be not finite before training gives up."""
+_BLOCKS_ALONE = TrainOptions(logit_weight=0.0, feature_weight=0.0, block_weight=1.0)
 
 
 def weight_scale(parameter: Tensor) -> float:
@@ -69,10 +78,9 @@ def silent_groups(model: nn.Module, scales: Mapping[str, float]) -> list[tuple[l
     of hallucinated heads is around one.
     """
     groups = []
-    for name, module in model.named_modules():
-        if isinstance(module, BranchedLinear):
-            norms = [part for part in module.modules() if isinstance(part, TokenBatchNorm)]
-            groups.append(([p for norm in norms for p in norm.parameters()], scales.get(name, 1.0)))
+    for name, module in branched(model).items():
+        norms = [part for part in module.modules() if isinstance(part, TokenBatchNorm)]
+        groups.append(([p for norm in norms for p in norm.parameters()], scales.get(name, 1.0)))
     alphas = [m.alpha for m in model.modules() if isinstance(m, CompactAttention) and m.alpha is not None]
     groups.append((alphas, 1.0))
     return [(parameters, scale) for parameters, scale in groups if parameters]
@@ -119,10 +127,6 @@ def make_optimizer(model: nn.Module, options: ResolvedOptions, scales: Mapping[s
     return in_native_precision(optimizer, device_of(model)) if "muon" in options.opt else optimizer
 
 
-ORTHOGONALIZE = "zeropower_via_newtonschulz"
-"""timm's function that makes an update orthogonal (timm/optim/muon.py), in bfloat16 unless told otherwise."""
-
-
 def in_native_precision(optimizer: torch.optim.Optimizer, device: torch.device) -> torch.optim.Optimizer:
     """The optimizer itself; where `device` has no bfloat16 its steps iterate in float32.
 
@@ -151,15 +155,6 @@ def _iterating_in(dtype: torch.dtype) -> Iterator[None]:
         setattr(muon, ORTHOGONALIZE, original)
 
 
-USUAL_ERROR = 0.05
-"""Mean `relative_error` of the blocks for which default learning rates are meant literally (docs/results.md)."""
-
-FACTORS = (0.1, 1.5)
-"""By how much the error may change them."""
-
-_BLOCKS_ALONE = TrainOptions(logit_weight=0.0, feature_weight=0.0, block_weight=1.0)
-
-
 def rate_factor(error: float) -> float:
     """What a default learning rate is multiplied by where the blocks' mean `relative_error` is `error` before training.
 
@@ -184,10 +179,6 @@ def block_error(
     """
     with closing(Distiller(student, teacher, blocks, _BLOCKS_ALONE, None)) as distiller:
         return evaluated_loss(distiller.loss, student, batches)
-
-
-MAX_BAD_STEPS = 5
-"""Steps in a row whose loss or gradients may be not finite before training gives up."""
 
 
 class Stepper:

@@ -15,23 +15,23 @@ def small_model() -> nn.Sequential:
 def test_a_frozen_copy_shares_memory_where_it_can() -> None:
     model = small_model()
     copy = frozen_copy(model, "cpu")
-    assert copy[0].weight.data_ptr() == model[0].weight.data_ptr()
-    assert copy[1].running_mean.data_ptr() == model[1].running_mean.data_ptr()
+    for name, tensor in model.state_dict().items():
+        assert copy.state_dict()[name].data_ptr() == tensor.data_ptr()
     assert not copy.training
     assert not any(parameter.requires_grad for parameter in copy.parameters())
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
-    copy[0].weight.data = torch.zeros(4, 4)
-    assert model[0].weight.any()
+    copy.get_parameter("0.weight").data = torch.zeros(4, 4)
+    assert model.get_parameter("0.weight").any()
 
 
 def test_a_frozen_copy_is_float32_and_keeps_weights_tied() -> None:
     model = small_model().half()
     copy = frozen_copy(model, "cpu")
     assert {tensor.dtype for tensor in copy.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
-    assert copy[2].weight is copy[0].weight
-    assert model[0].weight.dtype == torch.float16
-    torch.testing.assert_close(copy[0].weight, model[0].weight.float())
+    assert copy.get_submodule("2").weight is copy.get_submodule("0").weight
+    assert model.get_parameter("0.weight").dtype == torch.float16
+    torch.testing.assert_close(copy.get_parameter("0.weight"), model.get_parameter("0.weight").float())
 
 
 def test_a_model_is_where_its_first_parameter_is() -> None:

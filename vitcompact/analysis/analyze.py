@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -29,6 +28,7 @@ from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import MergeTokens, budget_of, check_budget
 from vitcompact.planning.scope import Wanted, wanted_layers
 from vitcompact.planning.selection import Only, Selection
+from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
 
@@ -80,8 +80,7 @@ def analyze(
         None,
     )
     if budget is not None and batches is not None:
-        original = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
-        found = plan_for(original, batches, budget, selection=selection, progress=progress)
+        found = plan_for(frozen_copy(model, device), batches, budget, selection=selection, progress=progress)
         plan, bought = found.plan, budget_json(found)
     size = resolve_input(model).input_size
     return AnalysisReport(
@@ -104,7 +103,7 @@ def predicted_cost(model: nn.Module, plan: Plan) -> Cost:
 def _from_images(
     model: nn.Module, wanted: Wanted, batches: ImageBatches, device: str | torch.device, progress: Progress
 ) -> tuple[list[LayerReport], list[FfnReport]]:
-    watched = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32)
+    watched = frozen_copy(model, device)
     attention, ffn = [site for site, _ in wanted.attention], [site for site, _ in wanted.ffn]
     progress.start("analyzing", len(batches))
     with watching(watched, attention, ffn) as (heads, outputs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vitcompact.errors import DataError
+from vitcompact.calibration.finite import check_finite
 
 FLOOR = 1e-9
 """Directions with less than this share of the largest eigenvalue count as silent."""
@@ -28,8 +28,7 @@ class QkMoments:
         q, k = q.double(), k.double()
         k = k - k.mean(dim=2, keepdim=True)
         query, key = (torch.einsum("bhni,bhnj->hij", t, t) for t in (q, k))
-        if not (torch.isfinite(query).all() and torch.isfinite(key).all()):
-            raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
+        check_finite(self.name, query, key)
         self.query, self.key = self.query + query, self.key + key
 
     def subspaces(self) -> tuple[Tensor, Tensor, Tensor]:

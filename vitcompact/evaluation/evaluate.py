@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitcompact.errors import DataError, UsageError
 from vitcompact.evaluation.result import EvalResult
-from vitcompact.evaluation.scores import Mean, cosines, neighbour_agreement, top_k_hits
 from vitcompact.models.forward import eval_mode, features, logits, num_classes
+from vitcompact.models.scores import Mean, cosines, neighbour_agreement, same_guess, top_k_hits
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -80,7 +80,7 @@ class _LogitScores:
         if len(models) > 1:
             target = logits(models[1], images, self.amp_dtype)
             _check_same("logits", output, target)
-            self.agreement.add((output.argmax(dim=1) == target.argmax(dim=1)) & finite)
+            self.agreement.add(same_guess(output, target) & finite)
             self.cosine.add(cosines(output, target))
 
     def result(self, num_samples: int) -> EvalResult:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.folding.verify import FoldParity, compare, merging_effect, perturbed, require
+from vitcompact.layers.branches import fuse_layers
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.merge import install_merging, merge_schedule, stop_merging
 from vitcompact.plan.schema import LayerPlan, Plan
@@ -72,10 +73,7 @@ def fold(
 def fused(model: nn.Module) -> nn.Module:
     """A copy with every layer that can fold folded."""
     folded = copy.deepcopy(model)
-    for module in list(folded.modules()):
-        fuse = getattr(module, "fuse", None)
-        if callable(fuse):
-            fuse()
+    fuse_layers(folded)
     return folded
 
 

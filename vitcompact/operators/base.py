@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import nn
 
-from vitcompact.calibration.capture import Site
+from vitcompact.models import Site
 from vitcompact.models.site_cost import Sizes
 from vitcompact.operators.sites import SiteLosses, SolvedSite
 from vitcompact.plan.schema import Form, Plan

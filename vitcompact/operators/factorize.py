@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.calibration.least_squares import Split
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.layers.pointwise import matrix
-from vitcompact.models import FfnSite
+from vitcompact.models import FfnSite, Site
 from vitcompact.models.layer_scale import output_scale, remove_scale, scaled
 from vitcompact.models.site_cost import Sizes
 from vitcompact.operators import ffn_fit

@@ -10,13 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.similarity import weight_similarity
 from vitcompact.calibration.streams import held_out_rows
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
-from vitcompact.models import AttentionSite
+from vitcompact.models import AttentionSite, Site
 from vitcompact.models.cores import build_core, grid_size_of, parts_of, whole_core
 from vitcompact.models.layer_scale import output_scale, remove_scale
 from vitcompact.models.plain_vit import no_patch_grid

@@ -15,12 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.calibration.regularisation import choose
 from vitcompact.errors import UsageError
 from vitcompact.layers.pointwise import is_pointwise_map, linear_like, matrix
-from vitcompact.models import FfnSite
+from vitcompact.models import FfnSite, Site
 from vitcompact.models.ffn import fixed_hidden, hidden_layers
 from vitcompact.models.layer_scale import output_scale, remove_scale, scaled
 from vitcompact.models.site_cost import Sizes

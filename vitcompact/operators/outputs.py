@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vitcompact.calibration.capture import Site
 from vitcompact.calibration.streams import Streams
-from vitcompact.models import AttentionSite
+from vitcompact.models import AttentionSite, Site
 from vitcompact.operators.neurons import solve_units
 from vitcompact.operators.refit import refit
 from vitcompact.operators.sites import SolvedAttention, SolvedFfn, SolvedSite, Solver

@@ -9,12 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vitcompact.calibration.capture import Site
 from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.calibration.streams import Streams
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.pointwise import matrix
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models import AttentionSite, FfnSite, Site
 from vitcompact.models.cores import core_of, whole_core
 from vitcompact.models.layer_scale import output_scale, scaled
 from vitcompact.operators.site_statistics import ffn_statistics

@@ -14,13 +14,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.moments import FLOOR, QkMoments, root_of
 from vitcompact.calibration.streams import held_out_rows
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.narrow import narrow
-from vitcompact.models import AttentionSite
+from vitcompact.models import AttentionSite, Site
 from vitcompact.models.cores import core_of, whole_core
 from vitcompact.models.site_cost import Sizes
 from vitcompact.operators import attention_fit

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.calibration.sensitivity import sensitivity
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
@@ -17,7 +16,7 @@ from vitcompact.calibration.walker import BlockWalker, walked_blocks
 from vitcompact.data import ImageBatches, first_images, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.layers.pointwise import matrix
-from vitcompact.models import Anatomy, FfnSite, inspect
+from vitcompact.models import Anatomy, Site, inspect
 from vitcompact.models.cost import count
 from vitcompact.models.site_cost import SiteCost, site_costs
 from vitcompact.operators import OPERATORS, Candidate
@@ -28,6 +27,8 @@ from vitcompact.planning.knapsack import Menu, Option
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.selection import Selection
 from vitcompact.planning.site_time import SiteTimes
+from vitcompact.utils.device import device_of
+from vitcompact.utils.hooks import recorded_inputs
 from vitcompact.utils.progress import Progress, silent
 
 ADDED_UP = 4.0
@@ -125,7 +126,7 @@ def measure_harms(
         least = 1 - most / getattr(count(original, size), budget.unit)
         if budget.target < least:
             raise budget.out_of_reach(least)
-    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(device_of(original)))
     sites = [site for site in sites if site.block not in walker.unreachable]
     known = sensitivity(original, sites, images, progress=progress) if weigh else None
     found: dict[str, dict[str, list[Candidate]]] = {}
@@ -161,30 +162,16 @@ def _offered(model: nn.Module, site: Site, ops: Sequence[str]) -> dict[str, list
 def _images_needed(model: nn.Module, batch: torch.Tensor) -> int:
     """Images that give every FFN `ROWS_PER_UNIT` tokens for each hidden unit: planning needs no more than that."""
     needed = MIN_IMAGES
-    rows: dict[str, int] = {}
     sites = inspect(model).ffn
-
-    def keep(site: FfnSite) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            rows[site.name] = args[0].numel() // args[0].shape[site.channel_dim]
-
-        return hook
-
-    handles = [model.get_submodule(site.output).register_forward_pre_hook(keep(site)) for site in sites]
-    try:
-        model(batch[:1].to(_device(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with recorded_inputs(model, [site.output for site in sites]) as inputs:
+        model(batch[:1].to(device_of(model)))
     for site in sites:
         units = matrix(model.get_submodule(site.output))[0].shape[1]
-        needed = max(needed, math.ceil(ROWS_PER_UNIT * units / max(rows.get(site.name, 1), 1)))
+        x = inputs.get(site.output)
+        rows = 1 if x is None else x.numel() // x.shape[site.channel_dim]
+        needed = max(needed, math.ceil(ROWS_PER_UNIT * units / max(rows, 1)))
     return min(needed, MAX_IMAGES)
 
 
 def _covered(anatomy: Anatomy, selection: Selection) -> list[Site]:
     return [site for site in anatomy.sites if selection.covers(site.name, site.kind)]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

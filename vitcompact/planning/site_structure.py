@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
-from vitcompact.models import AttentionSite
+from vitcompact.models import AttentionSite, Site
 from vitcompact.models.latency import Call
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.replay import build_layer
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import OperatorSpec
+from vitcompact.utils.hooks import hooked
 
 Operators = tuple[OperatorSpec, ...]
 
@@ -58,13 +58,9 @@ def recorded(
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(keep(name), with_kwargs=True) for name in names]
-    try:
-        with torch.inference_mode():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = {name: keep(name) for name in names}
+    with hooked(model, hooks, before=True, with_kwargs=True), torch.inference_mode():
+        model(images)
     return structures, calls
 
 

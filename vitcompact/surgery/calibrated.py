@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import torch
 from torch import nn
 
 from vitcompact.calibration.store import ActivationStore
@@ -15,6 +14,7 @@ from vitcompact.plan.schema import LayerPlan, Skipped
 from vitcompact.planning.selection import Selection
 from vitcompact.surgery.reconstruct import reconstruct_block
 from vitcompact.surgery.solve import Draft, Method, Site, solve
+from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress
 
 logger = logging.getLogger("vitcompact")
@@ -39,7 +39,7 @@ def convert_calibrated(
         the layers' plans, and the layers that could not be reached with the reason.
     """
     sites = [site for site, _ in drafts.values()]
-    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(device_of(original)))
     by_block: dict[str, list[Site]] = {}
     for site in sites:
         by_block.setdefault(site.block, []).append(site)
@@ -73,7 +73,3 @@ def convert_calibrated(
             len(scarce), name, scarce[name], ROWS_WANTED,
         )  # fmt: skip
     return layers, [Skipped(s.name, walker.unreachable[s.block]) for s in sites if s.block in walker.unreachable]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

@@ -9,10 +9,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
-from vitcompact.models import inspect
+from vitcompact.models import Site, inspect
 from vitcompact.models.cost import meta_copy
 from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
@@ -28,6 +27,7 @@ from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.surgery.solve import Draft, Hallucinate, Init, Method
+from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -105,7 +105,7 @@ def convert(
     _check_model(model, selection)
     _check_merging(model, selection, merge_tokens, plan)
     method = Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
-    original = _frozen_copy(model, device)
+    original = frozen_copy(model, device)
     batches = None if images is None else from_tensor(images, batch_size)
     if batches is not None and batches.num_samples < FEW_IMAGES:
         logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
@@ -137,7 +137,7 @@ def convert(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _grow(work, done)
-    work.to(next(model.parameters()).device)
+    work.to(device_of(model))
     return work
 
 
@@ -182,13 +182,6 @@ def _check_method(init: str, hallucinate: str) -> None:
         raise UsageError(f"--init takes 'lstsq' or 'svd', got {init!r}")
     if hallucinate not in ("refit", "copy"):
         raise UsageError(f"--hallucinate takes 'refit' or 'copy', got {hallucinate!r}")
-
-
-def _frozen_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """The model in float32 on `device`; nothing writes to it, so where it is that already its memory is shared."""
-    shared: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    shared |= {id(buffer): buffer for buffer in model.buffers()}
-    return copy.deepcopy(model, shared).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
 
 
 def _drafts(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from vitcompact.calibration.capture import Site as Site
 from vitcompact.calibration.streams import Streams
 from vitcompact.errors import UsageError
+from vitcompact.models import Site as Site
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.base import Request
 from vitcompact.operators.outputs import finish, opened

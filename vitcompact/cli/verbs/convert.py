@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from vitcompact.analysis.analyze import predicted_cost
@@ -25,7 +23,8 @@ from vitcompact.plan.schema import Plan
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.selection import Selection
 from vitcompact.surgery import convert
-from vitcompact.utils.files import write_file
+from vitcompact.utils.device import frozen_copy
+from vitcompact.utils.files import json_text, write_file
 
 
 def run(options: ConvertOptions, given: frozenset[str], console: Console) -> None:
@@ -162,7 +161,7 @@ def _plan_only(
         "out": None,
         "options": inputs.effective(options),
     }
-    write_file(path, _json(plan.to_json()))
+    write_file(path, json_text(plan.to_json()))
     console.result(document, *plan_tables(document))
     console.note(f"plan written to {path}; nothing else was written")
 
@@ -175,7 +174,7 @@ def _make_plan(
     budget = inputs.budget_from(chosen)
     if budget is None or calibration is None:
         return cast(Plan, _convert(options, model, calibration, None, console).vitcompact_plan)
-    original = copy.deepcopy(model).eval().to(device=options.device, dtype=torch.float32).requires_grad_(False)
+    original = frozen_copy(model, options.device)
     selection = Selection(only=options.only, protect=chosen["protect"], branches=options.branches)
     cache = options.cache_gb * 1e9
     batches = from_tensor(calibration, options.batch_size)
@@ -201,7 +200,3 @@ def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:
         except (UsageError, OSError, ValueError, RecursionError) as error:
             raise UsageError(f"{path} is not overwritten: it exists and holds no plan; give another OUT") from error
     return path
-
-
-def _json(data: Any) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

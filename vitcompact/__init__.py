@@ -22,7 +22,7 @@ from vitcompact.errors import (
     VitCompactError,
 )
 from vitcompact.folding import fold
-from vitcompact.surgery import convert
+from vitcompact.surgery import convert, plan
 from vitcompact.training import finetune
 from vitcompact.version import __version__
 
@@ -42,5 +42,6 @@ __all__ = [
     "fold",
     "load",
     "load_source",
+    "plan",
     "save",
 ]

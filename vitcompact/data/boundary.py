@@ -14,11 +14,12 @@ from vitcompact.errors import DataError, UsageError
 from vitcompact.models.cost import meta_copy
 
 
-def check_model(model: object, name: str = "model") -> None:
+def check_model(model: object, name: str = "model", dtype: torch.dtype | None = None) -> None:
     """Refuse what is no timm model with floating-point weights of one type.
 
     Args:
         name: of the parameter, for the message.
+        dtype: the only type accepted, None for any.
 
     Raises:
         UsageError: see above.
@@ -32,9 +33,11 @@ def check_model(model: object, name: str = "model") -> None:
         hint = f": pass the timm module inside it, `{name}.{inner}`" if inner else ", as timm.create_model makes them"
         raise UsageError(f"{name} must be a timm module, got {type(model).__name__}{hint}")
     types = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()})
-    if len(types) != 1 or not next(model.parameters()).is_floating_point():
-        found = " and ".join(types) or "no parameters"
-        raise UsageError(f"{name} must have floating-point weights of one type, got {found}: {name}.float() gives that")
+    first = next(model.parameters(), None)
+    if first is None or len(types) != 1 or not first.is_floating_point() or dtype not in (None, first.dtype):
+        wanted = "floating-point weights of one type" if dtype is None else f"{str(dtype).split('.')[1]} weights"
+        found = " and ".join(types) or "no weights"
+        raise UsageError(f"{name} must have {wanted}, got {found}: pass {name}.float()")
 
 
 def images_for(
@@ -46,10 +49,10 @@ def images_for(
         name: of the parameter, for the message.
 
     Raises:
-        UsageError: no images, or no images at all.
+        UsageError: what are no images, or none at all.
         DataError: images of a size or with values that this model was not made for.
     """
-    batches = from_tensor(images, batch_size, channels=in_channels(model))
+    batches = from_tensor(images, batch_size, channels=resolve_input(model).input_size[0])
     check_size(model, next(iter(batches)), name)
     return batches
 
@@ -60,7 +63,9 @@ def check_images(model: nn.Module, images: Tensor, name: str = "images") -> None
     Raises:
         UsageError, DataError: as `images_for`.
     """
-    check_size(model, check_batch(images, in_channels(model)), name)
+    if isinstance(images, Tensor) and not len(images):
+        raise UsageError(f"{name} are empty: at least one image is needed")
+    check_size(model, check_batch(images, resolve_input(model).input_size[0]), name)
 
 
 def check_size(model: nn.Module, images: Tensor, name: str = "images") -> None:
@@ -72,20 +77,15 @@ def check_size(model: nn.Module, images: Tensor, name: str = "images") -> None:
     given, own = tuple(images.shape[1:]), resolve_input(model).input_size
     if given == own:
         return
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     try:
         with torch.no_grad():
-            meta_copy(model).eval()(torch.empty(1, *given, device="meta", dtype=next(model.parameters()).dtype))
+            meta_copy(model).eval()(torch.empty(1, *given, device="meta", dtype=dtype))
     except (AssertionError, RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(
             f"{name} are {_text(given)}, which this model does not take ({reason}): give {_text(own)}"
         ) from error
-
-
-def in_channels(model: nn.Module) -> int:
-    """Channels of the images that a model takes: those of its first convolution, else what its configuration says."""
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    return resolve_input(model).input_size[0] if first is None else first.in_channels
 
 
 def _text(shape: Iterable[int]) -> str:

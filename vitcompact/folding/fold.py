@@ -30,10 +30,11 @@ def fold(
     merge_tokens: int | Sequence[int] | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """Fold a converted model into plain layers; returns a new module in eval mode, in its precision, with `vitcompact_parity`.
+    """Fold a converted model into plain layers; returns a new module in eval mode with `vitcompact_parity`.
 
-    Weights are merged in float64. The result is compared with `model` in float32 on `images` (or on seeded noise), and
-    the same fold is proven on a copy with every parameter perturbed. Folding a folded model changes nothing.
+    Weights are merged in float64 and come back in the precision of `model`. Before that cast the result is compared
+    with `model` in float32 on `images` (or on seeded noise), and the same fold is proven on a copy with every parameter
+    perturbed. Folding a folded model changes nothing.
 
     Token merging is switched on after that proof: it is not part of it, since it changes outputs. What it does to them
     is measured on `images` and kept as `vitcompact_merging`.

@@ -21,6 +21,9 @@ class HallucinatedHead:
     head: int
     parents: tuple[int, ...]
 
+    def __str__(self) -> str:
+        return f"{self.head}←{'+'.join(map(str, self.parents))}"
+
 
 @dataclass(frozen=True)
 class HallucinateSpec:

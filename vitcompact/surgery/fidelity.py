@@ -10,6 +10,7 @@ from torch import nn
 
 from vitcompact.calibration.streams import held_out
 from vitcompact.data import ImageBatches
+from vitcompact.utils.text import fields
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Fidelity:
     agreement: float | None
     cosine: float
     num_samples: int
+
+    def __repr__(self) -> str:
+        return fields("Fidelity", agreement=self.agreement, cosine=self.cosine, num_samples=self.num_samples)
 
 
 @torch.no_grad()

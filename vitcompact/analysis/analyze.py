@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
 from vitcompact.calibration.similarity import weight_similarity
-from vitcompact.data import ImageBatches, from_tensor, resolve_input
+from vitcompact.data import ImageBatches, check_model, images_for, resolve_input
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import AttentionSite, FfnSite, family_named
 from vitcompact.models.cost import Cost, count, meta_copy
@@ -59,14 +59,16 @@ def analyze(
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
-        DataError: images that give non-finite activations.
+        UsageError: bad options, or what is no timm model.
+        DataError: images that the model does not take, or that give non-finite activations.
     """
     budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens)
     check_budget(budget, (ratio, rank_ratio), None, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, tuple(protect))
+    check_model(model)
     wanted = wanted_layers(model, selection)
-    batches = None if images is None else from_tensor(images, batch_size)
+    batches = None if images is None else images_for(model, images, batch_size)
     layers: list[LayerReport] = []
     ffn: list[FfnReport] = []
     with torch.no_grad():

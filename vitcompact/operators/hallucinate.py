@@ -44,6 +44,9 @@ class HallucinatedHead:
     head: int
     parents: tuple[int, ...]
 
+    def __str__(self) -> str:
+        return f"{self.head}←{'+'.join(map(str, self.parents))}"
+
 
 @dataclass(frozen=True)
 class HallucinateSpec(OperatorSpec):
@@ -136,7 +139,7 @@ class Hallucinate(Operator[HallucinateSpec]):
 
     def label(self, spec: HallucinateSpec) -> str:
         """Such as `2 of 6 heads: 1←0 4←2`."""
-        pairs = " ".join(f"{child.head}←{'+'.join(map(str, child.parents))}" for child in spec.hallucinated)
+        pairs = " ".join(map(str, spec.hallucinated))
         return f"{len(spec.hallucinated)} of {spec.num_heads} heads: {pairs}"
 
     def short_label(self, spec: HallucinateSpec) -> str:

@@ -12,6 +12,7 @@ from vitcompact.data import ImageBatches
 from vitcompact.models.forward import num_classes
 from vitcompact.models.scores import Likeness
 from vitcompact.utils.device import device_of
+from vitcompact.utils.text import fields
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Fidelity:
     agreement: float | None
     cosine: float
     num_samples: int
+
+    def __repr__(self) -> str:
+        return fields("Fidelity", agreement=self.agreement, cosine=self.cosine, num_samples=self.num_samples)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from vitcompact.data import check_model
 from vitcompact.errors import Interrupted, UsageError
 from vitcompact.layers.branches import TokenBatchNorm, branched
 from vitcompact.models.forward import eval_mode, num_classes
@@ -75,6 +76,8 @@ def finetune(
         DivergedError: the loss was not finite for several steps in a row.
     """
     chosen = options or TrainOptions()
+    check_model(model)
+    check_model(teacher, "teacher", torch.float32)
     device = torch.device(device)
     stream = as_stream(batches, model, chosen.seed)
     watch, home = Stopwatch(clock), device_of(teacher)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import from_tensor
+from vitcompact.data import from_tensor, images_for
 from vitcompact.data.sampling import shuffled
 from vitcompact.errors import UsageError
 from vitcompact.layers.branches import TokenBatchNorm
@@ -80,13 +80,13 @@ def as_stream(batches: TrainingStream | Tensor | Iterable[Any], model: nn.Module
     """What `finetune` was given, as a stream; an iterable is read once and kept in memory, its labels are not.
 
     Raises:
-        UsageError: not images.
+        UsageError: not images, or not of a size that the model takes.
     """
     if isinstance(batches, TrainingStream):
         return batches
     if isinstance(batches, Tensor):
-        return TensorBatches(batches, seed=seed)
-    kept = list(from_tensor(batches, channels=int(getattr(model, "in_chans", 3))))
+        return TensorBatches(torch.cat(list(images_for(model, batches, name="batches"))), seed=seed)
+    kept = list(images_for(model, batches, name="batches"))
     return TensorBatches(torch.cat(kept), batch_size=max(len(batch) for batch in kept), seed=seed)
 
 

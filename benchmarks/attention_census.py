@@ -21,11 +21,11 @@ from pathlib import Path
 import timm
 import torch
 
-from vitcompact import families
-from vitcompact.families import attention_classes, census
+from vitcompact import models
+from vitcompact.models import attention_classes, census
 
 MATRIX, EXAMPLE = "matrix", "example"
-EXAMPLE_FILE = Path(families.__file__).with_name("visformer.py")
+EXAMPLE_FILE = Path(models.__file__).with_name("visformer.py")
 TABLE = Path(attention_classes.__file__).with_name(attention_classes.TABLE)
 
 

@@ -14,13 +14,13 @@ import torch
 from timm.layers import Attention
 
 from vitcompact.analysis.analyze import predicted_cost
-from vitcompact.analysis.cost import count
 from vitcompact.data import resolve_input
+from vitcompact.models.cost import count
+from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import make_spec
-from vitcompact.operators.scope import wanted_layers
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.selection import Selection
-from vitcompact.plan.specs import FactorizeSpec
+from vitcompact.planning.scope import wanted_layers
+from vitcompact.planning.selection import Selection
 
 MODELS = (
     *(f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")),

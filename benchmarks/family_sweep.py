@@ -26,8 +26,8 @@ from torch.optim.swa_utils import update_bn
 
 import vitcompact
 from vitcompact.data import resolve_input
-from vitcompact.families import inspect
-from vitcompact.fold.verify import FoldParity, perturbed
+from vitcompact.folding.verify import FoldParity, perturbed
+from vitcompact.models import inspect
 from vitcompact.plan.schema import Plan
 
 MODULES = (

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 import vitcompact
 from vitcompact.analysis import count
-from vitcompact.bench import bench
+from vitcompact.benchmarking import bench
 from vitcompact.data import DataOptions, evaluation_batches, resolve_input, training_loader
-from vitcompact.evaluate.forward import features, logits, num_classes
-from vitcompact.train import TrainOptions
+from vitcompact.models.forward import features, logits, num_classes
+from vitcompact.training import TrainOptions
 
 
 @dataclass(frozen=True)

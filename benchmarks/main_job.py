@@ -16,10 +16,10 @@ from torch import nn
 
 import vitcompact
 from vitcompact.analysis import count
-from vitcompact.bench import bench
+from vitcompact.benchmarking import bench
 from vitcompact.data import CalibrationImages, DataOptions, evaluation_batches, resolve_input, training_loader
-from vitcompact.evaluate import evaluate
-from vitcompact.train import TrainOptions
+from vitcompact.evaluation import evaluate
+from vitcompact.training import TrainOptions
 
 
 def forward_seconds(model: nn.Module, images: CalibrationImages) -> float:

@@ -18,10 +18,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from vitcompact.errors import Interrupted, UsageError
-from vitcompact.train.interrupt import StopRequest
-from vitcompact.train.precision import computes_bfloat16
-from vitcompact.train.state import State, load_state, pack_optimizer, save_state, unpack_optimizer
-from vitcompact.train.step import Stepper
+from vitcompact.training.interrupt import StopRequest
+from vitcompact.training.precision import computes_bfloat16
+from vitcompact.training.state import State, load_state, pack_optimizer, save_state, unpack_optimizer
+from vitcompact.training.step import Stepper
 
 _SCHEDULE = 10_000  # length of the learning rate's schedule in its own units: its position is a share of this
 

@@ -29,7 +29,7 @@ from torch import nn
 from vitcompact.analysis import count
 from vitcompact.checkpoint import check_out
 from vitcompact.errors import UsageError, VitCompactError
-from vitcompact.train.interrupt import StopRequest
+from vitcompact.training.interrupt import StopRequest
 from vitcompact.utils.files import disk_errors, publish, staged
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from vitcompact.fold.verify import FoldParity
+from vitcompact.folding.verify import FoldParity
 from vitcompact.plan.schema import Plan
 from vitcompact.surgery import Fidelity
 

@@ -21,9 +21,9 @@ from vitcompact.errors import (
     VerificationError,
     VitCompactError,
 )
-from vitcompact.fold import fold
+from vitcompact.folding import fold
 from vitcompact.surgery import convert
-from vitcompact.train import finetune
+from vitcompact.training import finetune
 from vitcompact.version import __version__
 
 __all__ = [

@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 import vitcompact
-from vitcompact.analysis.budget import offered_merging, plan_measured, timed
-from vitcompact.analysis.harms import measure_harms
 from vitcompact.data.batches import from_tensor
-from vitcompact.plan.request import Budget, MergeTokens, Unit
 from vitcompact.plan.schema import Plan
+from vitcompact.planning.candidates import measure_harms
+from vitcompact.planning.planner import offered_merging, plan_measured, timed
+from vitcompact.planning.request import Budget, MergeTokens, Unit
 
 from .common import Calibration
 from .naive import shares

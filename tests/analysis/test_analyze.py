@@ -12,9 +12,9 @@ from timm.models import VisionTransformer
 
 import vitcompact
 from vitcompact.analysis import count
-from vitcompact.analysis.similarity import MapSimilarity, weight_similarity
-from vitcompact.families.vit import PlainAttention
-from vitcompact.fold.verify import perturbed
+from vitcompact.calibration.similarity import MapSimilarity, weight_similarity
+from vitcompact.folding.verify import perturbed
+from vitcompact.models.vit import PlainAttention
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from timm.models import VisionTransformer
 from torch import nn
 
 import vitcompact
-from vitcompact.fold.verify import perturbed
-from vitcompact.train import TrainOptions
+from vitcompact.folding.verify import perturbed
+from vitcompact.training import TrainOptions
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from vitcompact.checkpoint import load_source, save
+from vitcompact.cli.workspace import STATE_NAME
 from vitcompact.utils.locks import exclusive
-from vitcompact.workspace import STATE_NAME
 
 from .commands import SMALL, Result, Run, write_images
 

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import update_bn
 
 import vitcompact
 from tests.conformance.suite import Case
-from vitcompact.fold.verify import perturbed
+from vitcompact.folding.verify import perturbed
 
 
 @pytest.fixture(scope="class")

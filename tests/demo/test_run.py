@@ -11,8 +11,8 @@ import timm
 import torch
 
 from vitcompact.demo import run
-from vitcompact.progress import Silent
-from vitcompact.train import TrainOptions
+from vitcompact.training import TrainOptions
+from vitcompact.utils.progress import Silent
 
 
 class Threads(Silent):

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from vitcompact.calibration import least_squares as statistics
+from vitcompact.calibration.least_squares import LeastSquares, Moments, Split
 from vitcompact.errors import DataError
-from vitcompact.operators import attention_fit, ffn_fit, statistics
-from vitcompact.operators.factorize import plain_svd, rank_for
-from vitcompact.operators.statistics import LeastSquares, Moments, Split
+from vitcompact.operators import attention_fit, ffn_fit
+from vitcompact.operators.factorize import rank_for
+from vitcompact.operators.factors import plain_svd
 
 
 def rows(seed: int, *shape: int) -> Tensor:

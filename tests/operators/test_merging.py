@@ -17,12 +17,12 @@ import vitcompact
 from tests.attached import plan_of
 from vitcompact.analysis import count
 from vitcompact.errors import UsageError
-from vitcompact.fold.verify import perturbed
+from vitcompact.folding.verify import perturbed
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.operators.merge import install_merging
 from vitcompact.operators.replay import replay
 from vitcompact.plan.schema import Plan
-from vitcompact.train import TrainOptions
+from vitcompact.training import TrainOptions
 
 SMALL = {"embed_dim": 48, "depth": 3, "img_size": 56, "num_heads": 4}
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {

@@ -10,11 +10,11 @@ import timm
 import torch
 from torch import Tensor
 
+from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.errors import UsageError
-from vitcompact.families import inspect
+from vitcompact.models import inspect
 from vitcompact.operators import neurons
 from vitcompact.operators.neurons import keep_units, removal_order
-from vitcompact.operators.statistics import LeastSquares, Split
 
 
 def rows(seed: int, *shape: int) -> Tensor:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 import vitcompact
 from tests.attached import fidelity_of, plan_of
 from vitcompact.analysis import count
+from vitcompact.calibration.streams import held_out
 from vitcompact.errors import DataError, NothingToCompactError, UsageError
-from vitcompact.fold.verify import perturbed
+from vitcompact.folding.verify import perturbed
 from vitcompact.layers.branches import BranchedLinear
+from vitcompact.operators.factorize import FactorizeSpec
+from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec
-from vitcompact.streams.streams import held_out
 
 convert_module = sys.modules["vitcompact.surgery.convert"]  # the package exports the function of the same name
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import vitcompact
-from vitcompact.fold.verify import perturbed
+from vitcompact.folding.verify import perturbed
 from vitcompact.surgery.reconstruct import ReconstructOptions, images_a_step
 
 

@@ -9,27 +9,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vitcompact.analysis.budget import plan_for
-from vitcompact.analysis.budget_report import budget_json
-from vitcompact.analysis.cost import Cost, count, meta_copy
 from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
-from vitcompact.analysis.similarity import weight_similarity
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
+from vitcompact.calibration.similarity import weight_similarity
 from vitcompact.data import ImageBatches, from_tensor, resolve_input
-from vitcompact.families import AttentionSite, FfnSite, family_named
 from vitcompact.layers.pointwise import matrix
-from vitcompact.operators.absorb import output_scale, scaled
-from vitcompact.operators.factorize import spectrum
+from vitcompact.models import AttentionSite, FfnSite, family_named
+from vitcompact.models.cost import Cost, count, meta_copy
+from vitcompact.models.layer_scale import output_scale, scaled
+from vitcompact.operators import OPERATORS
+from vitcompact.operators.factors import spectrum
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
-from vitcompact.operators.scope import Wanted, wanted_layers
-from vitcompact.plan.request import MergeTokens, budget_of, check_budget
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.selection import Only, Selection
-from vitcompact.plan.specs import FactorizeSpec
-from vitcompact.progress import Progress, silent
+from vitcompact.planning.budget_report import budget_json
+from vitcompact.planning.planner import plan_for
+from vitcompact.planning.request import MergeTokens, budget_of, check_budget
+from vitcompact.planning.scope import Wanted, wanted_layers
+from vitcompact.planning.selection import Only, Selection
+from vitcompact.utils.progress import Progress, silent
 
 
 def analyze(
@@ -75,7 +75,10 @@ def analyze(
             ffn += [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
         else:
             layers, ffn = _from_images(model, wanted, batches, device, progress)
-    plan, bought = replace(_plan(wanted, layers), merge_tokens=given_schedule(model, merge_tokens)), None
+    plan, bought = (
+        replace(_plan(model, selection, wanted, layers), merge_tokens=given_schedule(model, merge_tokens)),
+        None,
+    )
     if budget is not None and batches is not None:
         original = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
         found = plan_for(original, batches, budget, selection=selection, progress=progress)
@@ -162,7 +165,7 @@ def _spectrum_report(model: nn.Module, site: FfnSite, rank: int, shares: Tensor)
     return FfnReport(site.name, inputs, outputs, rank, float(shares[:rank].sum()), steps)
 
 
-def _plan(wanted: Wanted, layers: list[LayerReport]) -> Plan:
+def _plan(model: nn.Module, selection: Selection, wanted: Wanted, layers: list[LayerReport]) -> Plan:
     heads = [
         LayerPlan(
             layer.name,
@@ -171,5 +174,11 @@ def _plan(wanted: Wanted, layers: list[LayerReport]) -> Plan:
         )
         for layer in layers
     ]
-    ffn = [LayerPlan(site.name, "ffn", (FactorizeSpec(rank),)) for site, rank in wanted.ffn]
+    ffn = [
+        LayerPlan(
+            site.name, site.kind, tuple(OPERATORS[op].choose_from_weights(model, site, n, selection) for op, n in asked)
+        )
+        for site, asked in wanted.layers
+        if site.kind == "ffn"
+    ]
     return Plan((*heads, *ffn), wanted.skipped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vitcompact.analysis.cost import Cost
+from vitcompact.models.cost import Cost
 from vitcompact.plan.schema import Skipped
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitcompact.analysis.similarity import MapSimilarity
-from vitcompact.families import AttentionSite, FfnSite
-from vitcompact.operators.absorb import output_scale
-from vitcompact.operators.hallucinate import whole_core
+from vitcompact.calibration.least_squares import Moments
+from vitcompact.calibration.similarity import MapSimilarity
+from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models.cores import whole_core
+from vitcompact.models.layer_scale import output_scale
 from vitcompact.operators.pairing import CopyCosts, attention_maps
-from vitcompact.operators.statistics import Moments
 
 
 class AttentionWatch:

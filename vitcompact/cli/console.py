@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from vitcompact.cli.progress import BarProgress, PlainProgress
-from vitcompact.progress import Progress, silent
+from vitcompact.utils.progress import Progress, silent
 
 _PIPED_WIDTH = 100
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from vitcompact.cli.console import Console
 from vitcompact.cli.inputs import from_workspace
+from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages, DataOptions, fingerprint, overlap
 from vitcompact.data.open import TRAIN_NAMES, VAL_NAMES
 from vitcompact.errors import DataError
-from vitcompact.workspace import Workspace
 
 SET_NAMES = ("data_dir", "dataset", "train_split", "val_split", "class_map")
 PREPARATION_NAMES = ("mean", "std", "crop_pct", "crop_mode", "interpolation")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
 from vitcompact.cli.console import Console
 from vitcompact.cli.fields import parse_numbers
+from vitcompact.cli.workspace import Source, Workspace
 from vitcompact.errors import UsageError
-from vitcompact.plan.request import Budget, MergeTokens, budget_of, check_budget
-from vitcompact.plan.selection import Selection
-from vitcompact.workspace import Source, Workspace
+from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
+from vitcompact.planning.selection import Selection
 
 if TYPE_CHECKING:
     from torch import nn

@@ -24,7 +24,7 @@ from vitcompact.cli.options import (
     SourceOptions,
     Workdir,
 )
-from vitcompact.plan.request import INGREDIENTS
+from vitcompact.planning.request import INGREDIENTS
 
 _SOURCE = "A timm name, hf-hub:ORG/NAME, a directory in timm's hub layout, or a weights file with --model."
 

@@ -14,7 +14,7 @@ from vitcompact.data.open import open_dataset
 from vitcompact.data.options import DataOptions
 from vitcompact.data.pipeline import TransformedImages
 from vitcompact.data.sampling import random_subset, sample_stream
-from vitcompact.progress import Progress, silent
+from vitcompact.utils.progress import Progress, silent
 
 
 class CalibrationImages:

@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from vitcompact.analysis import Cost, count
-from vitcompact.bench import bench
+from vitcompact.benchmarking import bench
 from vitcompact.checkpoint import check_out, load_source, save
 from vitcompact.data import CalibrationImages, DataOptions, evaluation_batches, resolve_input, training_loader
 from vitcompact.data.augment import Augment
-from vitcompact.evaluate import evaluate
-from vitcompact.fold import fold
-from vitcompact.progress import Progress, silent
+from vitcompact.evaluation import evaluate
+from vitcompact.folding import fold
 from vitcompact.surgery import convert
-from vitcompact.train import TrainOptions, finetune
+from vitcompact.training import TrainOptions, finetune
+from vitcompact.utils.progress import Progress, silent
 
 BATCH_SIZE = 64
 RECONSTRUCT_STEPS = 200

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitcompact.calibration.least_squares import LeastSquares, Split
+from vitcompact.calibration.regularisation import best_ridge, share_drift
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.calls import AttentionInputs
 from vitcompact.layers.masks import allowed_mean
-from vitcompact.operators.choice import best_ridge, share_drift
-from vitcompact.operators.statistics import LeastSquares, Split
 
 SWEEPS = 3
 """Alternations between `proj` and the paths' coefficients; the error has settled by then."""

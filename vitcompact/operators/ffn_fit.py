@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitcompact.operators.choice import choose
-from vitcompact.operators.factorize import Factors
-from vitcompact.operators.statistics import LeastSquares, Split
+from vitcompact.calibration.least_squares import LeastSquares, Split
+from vitcompact.calibration.regularisation import choose
+from vitcompact.operators.factors import Factors
 
 
 @dataclass(frozen=True)

@@ -9,28 +9,26 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from vitcompact.analysis.budget import plan_for
-from vitcompact.analysis.cost import meta_copy
+from vitcompact.calibration.capture import Site
 from vitcompact.data import ImageBatches, from_tensor
 from vitcompact.errors import UsageError
-from vitcompact.families import inspect
-from vitcompact.families.plain_vit import no_patch_grid
-from vitcompact.layers.attention import CompactAttention
-from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.operators.merge import given_schedule, install_merging
+from vitcompact.models import inspect
+from vitcompact.models.cost import meta_copy
+from vitcompact.models.plain_vit import no_patch_grid
+from vitcompact.operators import MODEL_OPERATORS, OPERATORS
+from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
-from vitcompact.operators.scope import wanted_layers
-from vitcompact.plan.request import MergeTokens, budget_of, check_budget
 from vitcompact.plan.schema import Plan, Skipped
-from vitcompact.plan.selection import Only, Selection
-from vitcompact.plan.specs import FactorizeSpec
-from vitcompact.progress import Progress, silent
-from vitcompact.streams.capture import Site
+from vitcompact.planning.planner import plan_for
+from vitcompact.planning.request import MergeTokens, budget_of, check_budget
+from vitcompact.planning.scope import wanted_layers
+from vitcompact.planning.selection import Only, Selection
 from vitcompact.surgery.calibrated import convert_calibrated
 from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.surgery.solve import Draft, Hallucinate, Init, Method
+from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
 
@@ -125,15 +123,15 @@ def convert(
     with torch.no_grad():
         if batches is None:
             logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
-            layers = convert_from_weights(work, drafts, progress)
+            layers = convert_from_weights(work, drafts, selection, progress)
         else:
             layers, unreachable = convert_calibrated(
                 original, work, batches, drafts, selection, method, cache_gb * 1e9, progress
             )
             skipped += unreachable
     done = Plan(tuple(layers), tuple(skipped), merge_tokens=schedule)
-    if schedule:
-        install_merging(work, schedule)
+    for whole in MODEL_OPERATORS:
+        whole.install(work, done)
     work.vitcompact_plan = done  # type: ignore[assignment]
     work.vitcompact_fidelity = None if batches is None else fidelity(original, work, batches)  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):
@@ -150,11 +148,8 @@ def _reconstruct(wanted: int | ReconstructOptions) -> ReconstructOptions:
 def _grow(work: nn.Module, plan: Plan) -> None:
     """Give the solved, folded layers their training form and make every parameter trainable."""
     for layer in plan.layers:
-        for module in work.get_submodule(layer.name).modules():
-            if isinstance(module, CompactAttention):
-                module.grow()
-            elif isinstance(module, FactorizedLinear):
-                module.grow(next(spec.branches for spec in layer.operators if isinstance(spec, FactorizeSpec)))
+        for spec in layer.operators:
+            OPERATORS[spec.op].grow(work.get_submodule(layer.name), spec)
     work.requires_grad_(True)
 
 
@@ -202,10 +197,10 @@ def _drafts(
     """Sites to compact in forward order with what they are to become, and what is left alone."""
     if plan is not None:
         anatomy = inspect(model)
-        given = {layer.name: (site_of(anatomy, layer), Draft(layer.operators)) for layer in plan.layers}
+        given = {layer.name: (site_of(anatomy, layer), Draft(layer.kind, layer.operators)) for layer in plan.layers}
         return given, list(plan.skipped)
     wanted = wanted_layers(model, selection)
-    drafts: dict[str, tuple[Site, Draft]] = {site.name: (site, Draft((), count)) for site, count in wanted.attention}
-    for site, rank in wanted.ffn:
-        drafts[site.name] = (site, Draft((FactorizeSpec(rank, selection.branches),)))
+    drafts: dict[str, tuple[Site, Draft]] = {
+        site.name: (site, Draft(site.kind, requested=asked)) for site, asked in wanted.layers
+    }
     return drafts, list(wanted.skipped)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vitcompact.calibration.streams import held_out
 from vitcompact.data import ImageBatches
-from vitcompact.streams.streams import held_out
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitcompact.precision import computes_bfloat16
-from vitcompact.streams.streams import BlockBatch, Streams
+from vitcompact.calibration.streams import BlockBatch, Streams
+from vitcompact.utils.precision import computes_bfloat16
 
 EVALUATIONS = 6
 """How often held-out images are looked at in one block's run."""

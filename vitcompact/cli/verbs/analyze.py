@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from vitcompact.analysis import analyze
-from vitcompact.bench.setup import open_device
+from vitcompact.benchmarking.setup import open_device
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.analysis import analysis_tables
+from vitcompact.cli.report import check_report, write_report
 from vitcompact.cli.verb_options import AnalyzeOptions
 from vitcompact.cli.verbs import common
+from vitcompact.cli.workspace import Workspace
 from vitcompact.errors import UsageError
-from vitcompact.report import check_report, write_report
-from vitcompact.workspace import Workspace
 
 
 def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> None:

@@ -6,15 +6,15 @@ import dataclasses
 
 import torch
 
-from vitcompact.bench import bench
-from vitcompact.bench.setup import open_device
+from vitcompact.benchmarking import bench
+from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint import LoadedModel
 from vitcompact.cli import inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.bench import bench_tables
 from vitcompact.cli.verb_options import BenchOptions
 from vitcompact.cli.verbs import common
-from vitcompact.workspace import Workspace
+from vitcompact.cli.workspace import Workspace
 
 
 def run(options: BenchOptions, given: frozenset[str], console: Console) -> None:

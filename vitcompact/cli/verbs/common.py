@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitcompact.analysis.cost import Cost, count
 from vitcompact.checkpoint import Provenance, check_out, save
 from vitcompact.checkpoint.provenance import DIR_PREFIX
 from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
+from vitcompact.cli.workspace import Workspace
 from vitcompact.data import resolve_input
+from vitcompact.models.cost import Cost, count
 from vitcompact.utils.files import claimed
-from vitcompact.workspace import Workspace
 
 DEFAULT_WORKDIR = "vitcompact-out"
 

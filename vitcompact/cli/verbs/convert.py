@@ -12,20 +12,20 @@ import torch
 from torch import nn
 
 from vitcompact.analysis.analyze import predicted_cost
-from vitcompact.analysis.budget import plan_for
-from vitcompact.bench.setup import open_device
+from vitcompact.benchmarking.setup import open_device
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.convert import convert_tables, plan_tables
 from vitcompact.cli.verb_options import ConvertOptions
 from vitcompact.cli.verbs import common
+from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages, from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.plan.schema import Plan
-from vitcompact.plan.selection import Selection
+from vitcompact.planning.planner import plan_for
+from vitcompact.planning.selection import Selection
 from vitcompact.surgery import convert
 from vitcompact.utils.files import write_file
-from vitcompact.workspace import Workspace
 
 
 def run(options: ConvertOptions, given: frozenset[str], console: Console) -> None:

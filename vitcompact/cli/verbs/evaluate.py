@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from vitcompact.bench.setup import open_device
+from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint import LoadedModel
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import eval_table
 from vitcompact.cli.verb_options import EvalOptions
 from vitcompact.cli.verbs import common
+from vitcompact.cli.workspace import Workspace
 from vitcompact.data import DataOptions, evaluation_batches
 from vitcompact.errors import DataError
-from vitcompact.evaluate import evaluate
-from vitcompact.workspace import Workspace
+from vitcompact.evaluation import evaluate
 
 
 def run(options: EvalOptions, given: frozenset[str], console: Console) -> None:

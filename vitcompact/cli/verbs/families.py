@@ -7,7 +7,7 @@ from typing import Any
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.families import FamiliesTable
 from vitcompact.cli.verb_options import FamiliesOptions
-from vitcompact.families.census import support_matrix, unclassified
+from vitcompact.models.census import support_matrix, unclassified
 
 
 def run(options: FamiliesOptions, given: frozenset[str], console: Console) -> None:

@@ -7,17 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vitcompact.bench.setup import open_device
+from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint import LoadedModel, load_source
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import finetune_table
 from vitcompact.cli.verb_options import FinetuneOptions
 from vitcompact.cli.verbs import common
+from vitcompact.cli.workspace import Workspace
 from vitcompact.data import Augment, evaluation_batches, training_loader
 from vitcompact.errors import UsageError
-from vitcompact.train import TrainOptions, finetune
-from vitcompact.workspace import Workspace
+from vitcompact.training import TrainOptions, finetune
 
 
 def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> None:

@@ -15,7 +15,7 @@ from vitcompact.cli.render.results import fold_table
 from vitcompact.cli.verb_options import FoldOptions
 from vitcompact.cli.verbs import common
 from vitcompact.data import CalibrationImages
-from vitcompact.fold import fold
+from vitcompact.folding import fold
 
 COMPARED = 128
 """Images that models with and without token merging are compared on."""

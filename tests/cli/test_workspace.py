@@ -1,0 +1,168 @@
+"""What the workspace remembers, and what it refuses to go on from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vitcompact.checkpoint import Provenance
+from vitcompact.cli.workspace import Source, Workspace
+from vitcompact.errors import UsageError
+from vitcompact.utils.files import write_file
+
+SOURCE = Source("vit", "a" * 64, {"num_classes": 2})
+
+
+def leave(space: Workspace, verb: str, weights: bytes = b"weights") -> Path:
+    """What a verb leaves behind."""
+    out = space.out(verb)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "model.safetensors").write_bytes(weights)
+    space.record_stage(verb, out)
+    return out
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Workspace:
+    space = Workspace(tmp_path / "space")
+    space.record(source=SOURCE)
+    return space
+
+
+def test_nothing_is_written_before_something_is_recorded(tmp_path: Path) -> None:
+    Workspace(tmp_path / "space")
+    assert not (tmp_path / "space").exists()
+
+
+def test_everything_comes_back(space: Workspace) -> None:
+    space.record(data={"data_dir": "x", "mean": (0.5, 0.5)}, selection={"ratio": 0.25})
+    leave(space, "convert")
+    again = Workspace(space.path)
+    assert again.source() == SOURCE
+    assert again.state.data == {"data_dir": "x", "mean": [0.5, 0.5]}
+    assert again.state.selection == {"ratio": 0.25}
+    assert again.input_of("finetune") == space.out("convert")
+    assert {path.name for path in space.path.iterdir()} == {"workspace.json", "converted"}
+
+
+def test_fold_prefers_finetuned(space: Workspace) -> None:
+    converted = leave(space, "convert")
+    assert space.input_of("fold") == converted
+    finetuned = leave(space, "finetune")
+    assert space.input_of("fold") == finetuned
+    assert space.latest() == ("finetune", finetuned)
+
+
+def test_latest_is_what_was_written_last(space: Workspace) -> None:
+    for verb in ("convert", "finetune", "fold"):
+        leave(space, verb)
+    assert space.latest()[0] == "fold"
+    leave(space, "convert")
+    assert space.latest()[0] == "convert"
+
+
+def test_converted_again_after_finetuning(space: Workspace) -> None:
+    leave(space, "convert")
+    leave(space, "finetune")
+    leave(space, "convert")
+    with pytest.raises(UsageError, match=r"newer.*vitcompact finetune"):
+        space.input_of("fold")
+    leave(space, "finetune")
+    space.input_of("fold")
+
+
+def test_a_stage_changed_by_others(space: Workspace) -> None:
+    out = leave(space, "convert")
+    (out / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(UsageError, match="changed since 'vitcompact convert'"):
+        space.input_of("finetune")
+    (out / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="is gone"):
+        space.latest()
+
+
+def test_another_source(space: Workspace) -> None:
+    leave(space, "convert")
+    space.record(source=Source("vit", "b" * 64))
+    with pytest.raises(UsageError, match="vitcompact convert"):
+        space.input_of("finetune")
+    space.record(source=SOURCE)
+    space.input_of("finetune")
+
+
+def test_untrained_sources_are_told_apart_by_their_options(tmp_path: Path) -> None:
+    space = Workspace(tmp_path)
+    space.record(source=Source("vit", None, {"seed": 0}))
+    leave(space, "convert")
+    space.record(source=Source("vit", None, {"seed": 1}))
+    with pytest.raises(UsageError, match="vitcompact convert"):
+        space.latest()
+
+
+def test_source_that_changed(space: Workspace) -> None:
+    loaded = Provenance("vit", "file", "test_vit", "vit.pth", "a" * 64, 1, settings="1")
+    space.check_source(loaded)
+    with pytest.raises(UsageError, match=r"the weights of vit have changed.*vitcompact analyze"):
+        space.check_source(replace(loaded, sha256="c" * 64))
+    space.record(source=replace(SOURCE, settings="2"))
+    with pytest.raises(UsageError, match=r"the settings .* of vit have changed.*vitcompact analyze"):
+        space.check_source(loaded)
+
+
+def test_nothing_recorded(tmp_path: Path) -> None:
+    space = Workspace(tmp_path)
+    with pytest.raises(UsageError, match="vitcompact analyze SOURCE"):
+        space.source()
+    with pytest.raises(UsageError, match="vitcompact convert"):
+        space.latest()
+    for verb in ("finetune", "fold"):
+        with pytest.raises(UsageError, match="vitcompact convert"):
+            space.input_of(verb)
+
+
+def test_output_elsewhere_is_found_again(space: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "elsewhere"
+    out.mkdir()
+    (out / "model.safetensors").write_bytes(b"weights")
+    space.record_stage("convert", out)
+    monkeypatch.chdir(space.path)
+    assert Workspace(space.path).input_of("fold").samefile(out)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": 2}', "null"])
+def test_damaged_state(tmp_path: Path, content: str) -> None:
+    (tmp_path / "workspace.json").write_text(content)
+    with pytest.raises(UsageError, match="damaged"):
+        Workspace(tmp_path)
+
+
+def test_a_file_is_no_workspace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file"):
+        Workspace(tmp_path / "file")
+
+
+def test_unknown_stages_of_a_newer_release_are_left_out(space: Workspace) -> None:
+    leave(space, "convert")
+    path = space.path / "workspace.json"
+    state = json.loads(path.read_text())
+    state["stages"]["export"] = state["stages"]["convert"]
+    path.write_text(json.dumps(state))
+    assert list(Workspace(space.path).state.stages) == ["convert"]
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_file(path, "first")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vitcompact.utils.files.os.fsync", fail)
+    with pytest.raises(UsageError, match="disk is full"):
+        write_file(path, "second")
+    assert path.read_text() == "first"
+    assert [item.name for item in path.parent.iterdir()] == ["file.txt"]

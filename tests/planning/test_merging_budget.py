@@ -1,0 +1,225 @@
+"""Merging tokens as part of a budget: what it saves, what it harms, and when it is chosen."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+import vitcompact
+from tests.attached import plan_of
+from vitcompact.analysis import count
+from vitcompact.calibration.sensitivity import _probe, answer, change
+from vitcompact.data import from_tensor
+from vitcompact.errors import UsageError
+from vitcompact.operators.merge import install_merging, spread
+from vitcompact.planning import merging
+from vitcompact.planning.budget_report import budget_json
+from vitcompact.planning.candidates import Harms, measure_harms
+from vitcompact.planning.merging import Merging, measure_merging
+from vitcompact.planning.planner import offered_merging, plan_budget
+from vitcompact.planning.request import Budget
+
+from .helpers import SIZE, perturbed_model
+
+AUTO = Budget("macs", 0.75, merge_tokens="auto")
+
+
+@pytest.fixture(scope="module")
+def vit() -> VisionTransformer:
+    return perturbed_model("test_vit2", img_size=64, num_classes=5, num_heads=4, embed_dim=64, depth=3)
+
+
+@pytest.fixture(scope="module")
+def harms(vit: nn.Module, images: Tensor) -> Harms:
+    return measure_harms(vit, from_tensor(images, 16))
+
+
+@pytest.fixture(scope="module")
+def offered(vit: nn.Module, images: Tensor) -> tuple[Merging, ...]:
+    return measure_merging(vit, from_tensor(images, 16), AUTO)
+
+
+def merged(model: nn.Module, schedule: tuple[int, ...]) -> nn.Module:
+    model = copy.deepcopy(model)
+    install_merging(model, schedule)
+    return model
+
+
+@pytest.mark.parametrize("classes", [5, 0])
+def test_harm_has_the_metric_of_the_layers_harms(classes: int, images: Tensor) -> None:
+    """A small change is the mean square of what it does along random directions of the output."""
+    model = perturbed_model("test_vit2", img_size=64, num_classes=classes)
+    generator = torch.Generator().manual_seed(0)
+    found = answer(model, images[:1])
+    parts = [found] if isinstance(found, Tensor) else [part for part in found if part is not None]
+    moved = [1e-3 * torch.randn(part.shape, generator=generator) for part in parts]
+    after = [part + step for part, step in zip(parts, moved, strict=True)]
+    squares = []
+    for _ in range(1000):
+        leaves = [part.clone().requires_grad_(True) for part in parts]
+        probe = _probe(leaves[0] if classes else (leaves[0], leaves[1]), generator)
+        grads = torch.autograd.grad(probe, leaves)
+        squares.append(sum(float((grad * step).sum()) for grad, step in zip(grads, moved, strict=True)) ** 2)
+    seen = change(parts[0], after[0]) if classes else change((parts[0], parts[1]), (after[0], after[1]))
+    assert float(seen) == pytest.approx(sum(squares) / len(squares), rel=0.2)
+
+
+def test_what_is_offered_is_what_merging_does(
+    vit: VisionTransformer, images: Tensor, offered: tuple[Merging, ...]
+) -> None:
+    whole = count(vit, SIZE).macs
+    assert [sum(each.schedule) for each in offered] == sorted({sum(each.schedule) for each in offered})
+    for each in offered[::4]:
+        found = merged(vit, each.schedule)
+        assert each.left == pytest.approx(count(found, SIZE).macs / whole)
+        assert each.harm == pytest.approx(float(change(vit(images), found(images)).mean()), rel=1e-3)
+    assert offered[-1].left <= AUTO.target < offered[-2].left, "the strongest one just meets the target alone"
+
+
+def test_tokens_left_are_those_that_layers_see(vit: VisionTransformer, images: Tensor) -> None:
+    schedule, seen = (3, 9, 1), {}
+    found = merged(vit, schedule)
+    for block in range(3):
+        for name in (f"blocks.{block}.attn", f"blocks.{block}.mlp"):
+            found.get_submodule(name).register_forward_pre_hook(
+                lambda _, args, name=name: seen.update({name: args[0].shape[1]})
+            )
+    found(images[:1])
+    (only,) = measure_merging(vit, from_tensor(images[:4]), AUTO, schedule)
+    whole = seen["blocks.0.attn"]
+    for name, tokens in seen.items():
+        assert only.share(name, "ffn" if name.endswith("mlp") else "attention") == pytest.approx(tokens / whole)
+
+
+def test_what_harms_less_is_chosen(vit: VisionTransformer, harms: Harms, offered: tuple[Merging, ...]) -> None:
+    """Merging alone where it is for nothing, none where it is dear, both where the first pairs are cheap."""
+    without = plan_budget(vit, harms, replace(AUTO, merge_tokens=None))
+    free = [replace(each, harm=0.0) for each in offered]
+    dear = [replace(each, harm=1e3) for each in offered]
+    first = [replace(each, harm=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
+    alone, none, both = (plan_budget(vit, harms, AUTO, None, choice) for choice in (free, dear, first))
+    assert (alone.plan.layers, alone.plan.merge_tokens) == ((), offered[-1].schedule)
+    assert none.plan == without.plan
+    assert both.plan.merge_tokens == offered[2].schedule
+    assert both.plan.layers
+    assert 0 < both.harm < without.harm
+    for found in (alone, none, both):
+        assert 0.68 < found.after.macs / found.before.macs <= 0.75
+
+
+def test_given_numbers_count_towards_the_target(vit: VisionTransformer, images: Tensor) -> None:
+    compact = vitcompact.convert(vit, images=images, target_macs=0.8, merge_tokens=1)
+    assert plan_of(compact).merge_tokens == (1, 1, 1)
+    assert plan_of(compact).layers
+    assert 0.75 < count(compact, SIZE).macs / count(vit, SIZE).macs <= 0.8
+
+
+@pytest.mark.parametrize("keep_layers", [True, False])
+def test_converted_folded_saved_and_loaded(
+    keep_layers: bool,
+    vit: VisionTransformer,
+    images: Tensor,
+    harms: Harms,
+    offered: tuple[Merging, ...],
+    tmp_path: Path,
+) -> None:
+    """Also where nothing but merging is left to do."""
+    choice = [replace(each, harm=0.0 if i < 3 or not keep_layers else 1e3) for i, each in enumerate(offered)]
+    plan = plan_budget(vit, harms, AUTO, None, choice).plan
+    compact = vitcompact.convert(vit, plan=plan, images=images)
+    assert bool(plan_of(compact).layers) == keep_layers
+    folded = vitcompact.fold(compact, images=images)
+    assert torch.allclose(folded(images), compact(images), atol=1e-5)
+    assert plan_of(folded).merge_tokens == plan.merge_tokens
+    assert count(folded, SIZE).macs / count(vit, SIZE).macs <= 0.75
+    assert not torch.allclose(vitcompact.fold(compact, merge_tokens=0)(images), folded(images), atol=1e-5)
+    vitcompact.save(folded, tmp_path / "out")
+    again = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert torch.equal(again(images), folded(images))
+
+
+def test_the_report_says_what_merging_pays(vit: VisionTransformer, harms: Harms, offered: tuple[Merging, ...]) -> None:
+    first = [replace(each, harm=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
+    document = budget_json(plan_budget(vit, harms, AUTO, None, first))
+    assert document["merging"]["merge_tokens"] == list(offered[2].schedule)
+    assert document["merging"]["saving"] == pytest.approx(1 - offered[2].left)
+    assert len(document["merging"]["curve"]) == len(offered)
+    assert all(point["left"] <= offered[2].left for point in document["curve"])
+    none = budget_json(plan_budget(vit, harms, AUTO, None, [replace(each, harm=1e3) for each in offered]))
+    assert (none["merging"]["merge_tokens"], none["merging"]["harm"]) == ([], 0.0)
+    assert "merging" not in budget_json(plan_budget(vit, harms, replace(AUTO, merge_tokens=None)))
+
+
+def test_time_is_read_off_between_what_was_timed(
+    vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[int] = []
+
+    def clock(*_: object) -> Callable[[nn.Module], float]:
+        def ratio(model: VisionTransformer) -> float:
+            pairs = sum(block.r for block in model.blocks)
+            timed.append(pairs)
+            return 1 - pairs / 40
+
+        return ratio
+
+    monkeypatch.setattr(merging, "relative_latency", clock)
+    found = measure_merging(vit, from_tensor(images[:4]), Budget("latency", 0.7, merge_tokens="auto"))
+    assert len(timed) == merging.TIMED
+    assert [each.left for each in found] == pytest.approx([1 - sum(each.schedule) / 40 for each in found])
+    assert sum(found[-1].schedule) == 12
+
+
+def test_where_tokens_cannot_be_merged(images: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    """`auto` leaves the budget to the operators and says so; numbers are refused before anything is measured."""
+    swin = perturbed_model(
+        "swin_tiny_patch4_window7_224", depths=(1, 1), num_heads=(2, 4), embed_dim=32, img_size=64, num_classes=5
+    )
+    with caplog.at_level(logging.WARNING, "vitcompact"):
+        assert offered_merging(swin, from_tensor(images), AUTO) == ()
+    assert "tokens of a SwinTransformer cannot be merged" in caplog.text
+    with pytest.raises(UsageError, match="tokens of a SwinTransformer cannot be merged"):
+        vitcompact.convert(swin, images=images, target_macs=0.8, merge_tokens=2)
+
+
+def test_merging_saves_no_parameters(vit: VisionTransformer, images: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "vitcompact"):
+        assert offered_merging(vit, from_tensor(images), Budget("params", 0.8, merge_tokens="auto")) == ()
+    assert "saves no parameters" in caplog.text
+
+
+def test_out_of_reach_even_with_merging(vit: VisionTransformer, images: Tensor) -> None:
+    with pytest.raises(UsageError, match=r"--target-macs 0\.01 is out of reach"):
+        vitcompact.convert(vit, images=images, target_macs=0.01, merge_tokens="auto")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"merge_tokens": "auto"}, "--merge-tokens auto shares a budget"),
+        ({"merge_tokens": "many"}, "--merge-tokens takes 'auto' or numbers, got 'many'"),
+        ({"merge_tokens": -1}, "takes a number of 0 or more"),
+        ({"merge_tokens": (1, 2)}, "2 numbers were given for the 3 blocks"),
+        ({"merge_tokens": 2, "terms": ("conv",)}, "does not go with 3x3 filters"),
+        ({"merge_tokens": "auto", "target_macs": 0.8, "without": ("sensitivity",)}, "--without sensitivity"),
+        ({"merge_tokens": 2, "filter_rank": 1}, "does not go with 3x3 filters"),
+    ],
+)
+def test_bad_requests(options: dict[str, Any], message: str, vit: VisionTransformer, images: Tensor) -> None:
+    with pytest.raises(UsageError, match=message):
+        vitcompact.convert(vit, images=images, **options)
+
+
+def test_spread_is_even() -> None:
+    assert spread(7, 3) == (3, 2, 2)
+    assert spread(0, 3) == (0, 0, 0)

@@ -1,0 +1,200 @@
+"""Interrupted and resumed runs end with the weights of an uninterrupted one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vitcompact.errors import CheckpointError, Interrupted, UsageError
+from vitcompact.training import TensorBatches, TrainOptions, finetune
+from vitcompact.training.state import BEST_NAME, STATE_NAME, State, load_state, save_state
+
+from .helpers import StopAfter, make_student, make_teacher, options, same_weights
+
+
+@pytest.fixture
+def stream(images: Tensor) -> TensorBatches:
+    return TensorBatches(images, batch_size=8)
+
+
+@pytest.mark.parametrize("opt", ["adamw", "muon", "sgd", "lamb", "nadamw"])
+def test_resumed_run_is_bit_identical(
+    opt: str, student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    chosen = options(steps=8, opt=opt)
+    whole = finetune(student, teacher, stream, options=chosen)
+    with pytest.raises(Interrupted, match=r"after step 3 of 8; --resume auto continues from") as caught:
+        finetune(student, teacher, stream, options=chosen, state_dir=tmp_path, progress=StopAfter(3))
+    assert caught.value.exit_code == 130
+    resumed = finetune(student, teacher, stream, options=chosen, state_dir=tmp_path, resume="auto")
+    assert resumed.steps == 8
+    assert same_weights(whole.model, resumed.model)
+    again = finetune(student, teacher, stream, options=chosen, resume=tmp_path)
+    assert same_weights(whole.model, again.model)
+
+
+def test_resume_with_random_depth_and_evaluation(images: Tensor, stream: TensorBatches, tmp_path: Path) -> None:
+    teacher = make_teacher(drop_path_rate=0.3, proj_drop_rate=0.1)
+    student = make_student(teacher)
+    labels = torch.arange(24) % 5
+    chosen = options(steps=8, eval_every=2, eval_share=0.99, save_minutes=1e-9)
+    whole = finetune(student, teacher, stream, options=chosen, evaluation=[(images, labels)])
+    evaluation = [(images, labels)]
+    for stop in (1, 7):  # the first stop falls into the evaluation before training
+        with pytest.raises(Interrupted):
+            finetune(
+                student,
+                teacher,
+                stream,
+                options=chosen,
+                evaluation=evaluation,
+                state_dir=tmp_path,
+                resume="auto",
+                progress=StopAfter(stop, signal.SIGTERM),
+            )
+    resumed = finetune(
+        student, teacher, stream, options=chosen, evaluation=evaluation, state_dir=tmp_path, resume="auto"
+    )
+    assert same_weights(whole.model, resumed.model)
+    assert resumed.top1 == whole.top1
+    assert resumed.best_step == whole.best_step
+
+
+def test_a_hard_kill_loses_no_more_than_the_last_interval(
+    student: nn.Module,
+    teacher: nn.Module,
+    stream: TensorBatches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vitcompact.training.loop._SAVE_SHARE", 0)
+
+    class Killed(BaseException):
+        pass
+
+    class Kill(StopAfter):
+        def advance(self, amount: float = 1.0, note: str = "") -> None:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+
+    chosen = options(steps=8, save_minutes=1e-9)
+    whole = finetune(student, teacher, stream, options=chosen)
+    with pytest.raises(Killed):
+        finetune(student, teacher, stream, options=chosen, state_dir=tmp_path, progress=Kill(5))
+    assert load_state(tmp_path / STATE_NAME).values["plan"]["step"] == 4
+    resumed = finetune(student, teacher, stream, options=chosen, state_dir=tmp_path, resume="auto")
+    assert same_weights(whole.model, resumed.model)
+
+
+def test_only_one_complete_state_file_is_left(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    finetune(student, teacher, stream, options=options(save_minutes=1e-9), state_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
+    assert load_state(tmp_path / STATE_NAME).values["plan"]["step"] == 6
+
+
+def test_without_a_folder_an_interruption_says_that_nothing_is_kept(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        finetune(student, teacher, stream, options=options(), progress=StopAfter(2))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_state_of_another_run_is_refused_by_name(
+    student: nn.Module, teacher: nn.Module, images: Tensor, stream: TensorBatches, tmp_path: Path
+) -> None:
+    finetune(student, teacher, stream, options=options(), state_dir=tmp_path)
+
+    def resume(**kwargs: Any) -> None:
+        given = {"model": student, "teacher": teacher, "batches": stream, "options": options(), **kwargs}
+        model, original, batches = given.pop("model"), given.pop("teacher"), given.pop("batches")
+        finetune(model, original, batches, state_dir=tmp_path, resume="auto", **given)
+
+    with pytest.raises(UsageError, match=r"--lr was \S+ and is 0\.5"):
+        resume(options=options(lr=0.5))
+    with pytest.raises(UsageError, match=r"--steps was 6 and is 9"):
+        resume(options=options(steps=9))
+    with pytest.raises(UsageError, match="original"):
+        resume(teacher=make_teacher(qk_norm=False, class_token=True).requires_grad_(False).apply(_disturb))
+    with pytest.raises(UsageError, match="training images"):
+        resume(batches=TensorBatches(images, batch_size=8, seed=1))
+    resume(options=options(save_minutes=7))  # how often it is saved makes no other run
+
+
+def test_a_rate_that_was_left_to_the_rule_is_not_one_that_was_given(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    left = TrainOptions(steps=2, amp=False)
+    finetune(student, teacher, stream, options=left, state_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"--lr was not given and is 0\.0001"):
+        finetune(student, teacher, stream, options=replace(left, lr=1e-4), state_dir=tmp_path, resume="auto")
+    finetune(student, teacher, stream, options=replace(left, opt="adamw"), state_dir=tmp_path, resume="auto")
+
+
+def _disturb(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+
+
+def test_beginning_anew_forgets_an_earlier_run(
+    student: nn.Module, teacher: nn.Module, images: Tensor, stream: TensorBatches, tmp_path: Path
+) -> None:
+    save_state(State({}, {"value": 1e9, "step": 1}), tmp_path / BEST_NAME)
+    result = finetune(
+        student, teacher, stream, options=options(), state_dir=tmp_path, evaluation=[(images, torch.arange(24) % 5)]
+    )
+    assert result.best_step is None
+
+
+def test_missing_and_damaged_states(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="no training state at"):
+        finetune(student, teacher, stream, options=options(), resume=tmp_path / "absent")
+    with pytest.raises(UsageError, match="needs state_dir"):
+        finetune(student, teacher, stream, options=options(), resume="auto")
+    (tmp_path / STATE_NAME).write_bytes(b"half a file")
+    with pytest.raises(CheckpointError, match="delete it to start anew"):
+        finetune(student, teacher, stream, options=options(), state_dir=tmp_path, resume="auto")
+
+
+def test_a_disk_that_refuses_does_not_end_the_run(
+    student: nn.Module,
+    teacher: nn.Module,
+    stream: TensorBatches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*args: object, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    result = finetune(student, teacher, stream, options=options(), state_dir=tmp_path)
+    assert result.steps == 6
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="is a file"):
+        finetune(student, teacher, stream, options=options(), state_dir=__file__)
+    assert "could not be saved" in caplog.text
+
+
+def test_states_hold_json_and_shared_tensors(tmp_path: Path) -> None:
+    weight = torch.arange(6.0)
+    state = State({"a.x": weight, "b.x": weight, "b.y": weight[:2]}, {"note": {"deep": [1, None, "ö"]}})
+    save_state(state, tmp_path / "s.safetensors")
+    read = load_state(tmp_path / "s.safetensors")
+    assert read.values["note"] == json.loads('{"deep": [1, null, "\\u00f6"]}')
+    assert read.take("b").keys() == {"x", "y"}
+    assert torch.equal(read.take("b")["y"], weight[:2])

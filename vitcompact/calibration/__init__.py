@@ -1,0 +1,1 @@
+"""What calibration images say: activations of two models side by side, statistics, least squares, sensitivity."""

@@ -1,0 +1,106 @@
+"""What surgery sees of one block: targets of the original stream, inputs and drift of the converted one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.calibration.walker import BlockCall, capture_input, run_with_outputs
+from vitcompact.models import Site as Site
+from vitcompact.models.layer_scale import output_scale
+
+
+@dataclass
+class BlockTargets:
+    """One batch through an original block: its output and, per site, the branch's output and the residual stream."""
+
+    output: Tensor
+    branches: dict[str, Tensor]
+    residuals: dict[str, Tensor]
+
+
+@dataclass
+class SiteInput:
+    """The arguments with which a module is called in the converted stream, and the residual stream there.
+
+    `num_images` is the batch size; the leading axis of `x` is a multiple of it where the block cuts windows. `weights
+    (batch, tokens)` says how much an error of the site's output matters at each token; None: all alike.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    residual: Tensor | None
+    num_images: int
+    weights: Tensor | None = None
+
+    @property
+    def x(self) -> Tensor:
+        """The first argument."""
+        x: Tensor = self.args[0]
+        return x
+
+
+def run_original(call: BlockCall, block: nn.Module, model: nn.Module, sites: list[Site]) -> BlockTargets:
+    """Run the original block; branch outputs come with their LayerScale applied."""
+    watched = {site.name: model.get_submodule(site.name) for site in sites}
+    with _inputs_of(model, [site.norm for site in sites]) as residuals:
+        output, outputs = run_with_outputs(call, block, watched)
+    branches = {site.name: _scaled(outputs[site.name], model, site) for site in sites}
+    return BlockTargets(output, branches, {s.name: residuals[s.norm] for s in sites if s.norm in residuals})
+
+
+def run_to(call: BlockCall, block: nn.Module, model: nn.Module, module: str, norm: str | None) -> SiteInput:
+    """Run a block of the converted stream as far as the call of `module`."""
+    with _inputs_of(model, [norm]) as residuals:
+        args, kwargs = capture_input(call, block, model.get_submodule(module))
+    return SiteInput(args, kwargs, residuals.get(norm) if norm else None, call.x.shape[0])
+
+
+def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
+    """Sites whose norm is known, by the numbers, to see the residual stream that their branch is added to.
+
+    That is so where `residual + branch` is what comes next: the block's output, or the stream that a later site sees.
+    Post-norm blocks, windowed layouts and parallel branches fail this and go without drift correction.
+    """
+    known = set()
+    streams = [targets.output, *targets.residuals.values()]
+    for site in sites:
+        residual, branch = targets.residuals.get(site.name), targets.branches[site.name]
+        if residual is None or residual.shape != branch.shape:
+            continue
+        following = residual + branch
+        if not torch.isfinite(following).all():
+            continue  # the statistics will say so, and name the layer
+        tolerance = 1e-4 * float(following.abs().max())
+        if any(s.shape == following.shape and torch.allclose(s, following, atol=tolerance, rtol=0) for s in streams):
+            known.add(site.name)
+    return known
+
+
+def _scaled(output: Tensor, model: nn.Module, site: Site) -> Tensor:
+    gamma = output_scale(model, site.scale)
+    return output if gamma is None else output * gamma.to(output.dtype)
+
+
+@contextmanager
+def _inputs_of(model: nn.Module, names: list[str | None]) -> Any:
+    """Collect the first argument of some modules while the context is open."""
+    inputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs[name] = args[0]
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names if name is not None]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()

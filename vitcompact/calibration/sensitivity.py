@@ -1,0 +1,153 @@
+"""How much an error of each layer's output matters to the model's output: output sensitivity, without labels.
+
+For a random direction `r` of the output, `g = d(r . output) / d(branch output)` is one vector per token. `E g g^T` over
+images, tokens and directions says which channels matter, `E |g|^2` which tokens of which images do. For a classifier
+the directions have the covariance of the softened softmax (its Fisher information), so what moves the prediction
+counts; for a feature extractor they are those of the cosine of pooled features and of patch tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.calibration.token_weights import Sensitivity
+from vitcompact.data import ImageBatches
+from vitcompact.errors import DataError
+from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models.forward import features, logits, num_classes
+from vitcompact.utils.progress import Progress, silent
+
+Site = AttentionSite | FfnSite
+MICRO_BATCH = 4
+"""Images whose activations are held for a backward pass: what decides the peak memory of a budget."""
+TEMPERATURE = 2.0
+
+
+def sensitivity(
+    model: nn.Module,
+    sites: Sequence[Site],
+    images: ImageBatches,
+    *,
+    probes: int = 2,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Sensitivity:
+    """Measure the sensitivity of every site's output (LayerScale applied): a few backward passes over the images.
+
+    Args:
+        model: the original, in eval mode; its parameters get no gradient.
+        probes: random output directions per image.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    found = Sensitivity({site.name: [] for site in sites})
+    progress.start("output sensitivity", len(images))
+    for batch in images:
+        energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+        for part in batch.split(MICRO_BATCH):
+            for name, grads in _gradients(model, sites, part.to(device), probes, generator).items():
+                energies[name].append(grads.square().sum(-1).mean(0).cpu())
+                rows = grads.flatten(0, -2).double()
+                found.metric[name] = found.metric.get(name, 0) + (rows.T @ rows).cpu() / probes
+        for name, energy in energies.items():
+            found.tokens[name].append(torch.cat(energy))
+        progress.advance()
+    progress.finish()
+    return found
+
+
+def _gradients(
+    model: nn.Module, sites: Sequence[Site], images: Tensor, probes: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Gradients `(probes, images, tokens, channels)` by site, at the site's output after its LayerScale."""
+    branches: dict[str, Tensor] = {}
+
+    def keep(site: Site, gamma: Tensor | None) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            branches[site.name] = output if gamma is None else output * gamma
+            return branches[site.name]
+
+        return hook
+
+    with contextlib.ExitStack() as stack, torch.enable_grad():
+        for site in sites:
+            gamma = stack.enter_context(_bare_scale(model, site))
+            module = model.get_submodule(site.name if gamma is not None or site.scale is None else site.scale)
+            handle = module.register_forward_hook(keep(site, gamma))
+            stack.callback(handle.remove)
+        found = answer(model, images.requires_grad_(True))
+        tensors = [branches[site.name] for site in sites]
+        for name, branch in branches.items():  # in forward order: the first one is to blame
+            if not torch.isfinite(branch).all():
+                raise DataError(f"{name}: activations are not finite (NaN or infinity) on the calibration images")
+        losses = [_probe(found, generator) for _ in range(probes)]
+        grads = [torch.autograd.grad(loss, tensors, retain_graph=i + 1 < probes) for i, loss in enumerate(losses)]
+    return {
+        site.name: torch.stack([g[i].movedim(site.channel_dim, -1) for g in grads]).float()
+        for i, site in enumerate(sites)
+    }
+
+
+@contextlib.contextmanager
+def _bare_scale(model: nn.Module, site: Site) -> Iterator[Tensor | None]:
+    """The LayerScale of a block that multiplies with a bare parameter, which is one meanwhile; else None."""
+    holder, _, name = (site.scale or "").rpartition(".")
+    found = getattr(model.get_submodule(holder), name) if site.scale else None
+    if not isinstance(found, nn.Parameter):
+        yield None
+        return
+    values = found.detach().clone()
+    found.data = torch.ones_like(values)
+    try:
+        yield values
+    finally:
+        found.data = values
+
+
+Answer = Tensor | tuple[Tensor, Tensor | None]
+"""Logits, or pooled features and patch tokens."""
+
+
+def answer(model: nn.Module, images: Tensor) -> Answer:
+    """What a change of the model's output is measured in."""
+    return logits(model, images) if num_classes(model) else features(model, images)
+
+
+def change(before: Answer, after: Answer) -> Tensor:
+    """Squared change of the output of each image `(batch,)`, by the metric of the directions above."""
+    if isinstance(before, Tensor):
+        assert isinstance(after, Tensor)
+        chance, moved = (before / TEMPERATURE).softmax(-1), after - before
+        return (chance * (moved - (chance * moved).sum(-1, keepdim=True)).square()).sum(-1)
+    total = torch.zeros(len(before[0]), device=before[0].device)
+    for old, new in zip(before, after, strict=True):
+        if old is not None and new is not None:
+            moved = torch.nn.functional.normalize(new, dim=-1) - torch.nn.functional.normalize(old, dim=-1)
+            total += moved.square().sum(-1).view(len(old), -1).mean(-1)
+    return total
+
+
+def _probe(found: Answer, generator: torch.Generator) -> Tensor:
+    """A scalar whose gradient at the output is a random direction of its metric."""
+    if isinstance(found, Tensor):
+        chance = (found.detach() / TEMPERATURE).softmax(-1)
+        signs = _random_signs(chance.shape, generator).to(chance)
+        weighted = signs * chance.sqrt()
+        return (found * (weighted - chance * weighted.sum(-1, keepdim=True))).sum()
+    pooled, patches = found
+    return _cosine_probe(pooled, generator) + (0.0 if patches is None else _cosine_probe(patches, generator))
+
+
+def _cosine_probe(vectors: Tensor, generator: torch.Generator) -> Tensor:
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    count = unit.shape[1] if unit.dim() == 3 else 1
+    signs = _random_signs(unit.shape, generator).to(unit)
+    return (unit * signs).sum() * count**-0.5
+
+
+def _random_signs(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1.0

@@ -1,0 +1,193 @@
+"""The two activation streams, original and converted, advanced one block at a time over the calibration images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.calibration.capture import Site, SiteInput, drift_sites, run_original, run_to
+from vitcompact.calibration.store import ActivationStore
+from vitcompact.calibration.token_weights import Sensitivity
+from vitcompact.calibration.walker import BlockCall, BlockWalker
+from vitcompact.data import ImageBatches
+from vitcompact.utils.heap import trim_heap
+
+
+@dataclass
+class BlockBatch:
+    """One call of a block in the converted stream, and the original block's output."""
+
+    call: BlockCall
+    target: Tensor
+
+
+HELD_OUT_SHARE = 0.125
+
+
+def held_out(batch_size: int) -> int:
+    """Images at the end of a batch that no fit sees; choices are made on them. None of a single image."""
+    return max(round(batch_size * HELD_OUT_SHARE), min(batch_size - 1, 1))
+
+
+def held_out_rows(got: SiteInput, rows: Tensor) -> int:
+    """Entries of the leading axis of `rows` that belong to the held-out images (windows of an image lie together)."""
+    return held_out(got.num_images) * (rows.shape[0] // got.num_images)
+
+
+class Streams:
+    """Inputs of the current block for both streams, targets of its sites; memory is one block's, spilled past a limit.
+
+    A block costs one run in the original stream, one in the converted stream, and part of one for each set of
+    statistics in between.
+
+    Attributes:
+        walker: the blocks in the order in which they run.
+    """
+
+    def __init__(
+        self,
+        original: nn.Module,
+        work: nn.Module,
+        walker: BlockWalker,
+        images: ImageBatches,
+        store: ActivationStore,
+        sensitivity: Sensitivity | None = None,
+        drift: bool = True,
+    ) -> None:
+        self._take_back = drift
+        self.sensitivity = sensitivity
+        self.original, self.work, self.walker = original, work, walker
+        self.device = next(original.parameters()).device
+        self._images, self._store = images, store
+        self.num_images = images.num_samples
+        self._index = -1
+        self._few: tuple[tuple[int, str, str, int], list[tuple[SiteInput, Tensor]]] | None = None
+        self._extra: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+        self._num_batches = len(images)
+        self._drifting: set[str] = set()
+
+    def enter(self, index: int, sites: list[Site]) -> None:
+        """Make block `index` the current one: run it in the original stream and keep its sites' targets."""
+        self._index = index
+        block = self.original.get_submodule(self.walker.blocks[index])
+        for batch, images in self._batches():
+            call = self._call(batch, images, "original")
+            targets = run_original(call, block, self.original, sites)
+            if batch == 0 and self._take_back:
+                self._drifting = drift_sites(targets, sites)
+            self._keep("next-original", batch, targets.output)
+            for site in sites:
+                self._keep(f"target:{site.name}", batch, targets.branches[site.name])
+                if site.name in self._drifting:
+                    self._keep(f"stream:{site.name}", batch, targets.residuals[site.name])
+
+    def inputs(self, site: Site, module: str, num_images: int | None = None) -> Iterator[tuple[SiteInput, Tensor]]:
+        """What `module` of `site` is called with in the converted stream, and the site's target, batch by batch.
+
+        Yields:
+            the input, and `[output | output + drift]` `(..., 2 * channels)`: the original's branch output, without and
+            with what the residual stream has drifted from the original's; channels last whatever the block's layout.
+        """
+        if num_images is None:
+            yield from self._run_inputs(site, module, None)
+            return
+        key = (self._index, site.name, module, num_images)
+        if self._few is None or self._few[0] != key:  # choices look at the same few images several times
+            self._few = key, list(self._run_inputs(site, module, num_images))
+        yield from self._few[1]
+
+    def _run_inputs(self, site: Site, module: str, num_images: int | None) -> Iterator[tuple[SiteInput, Tensor]]:
+        block = self.work.get_submodule(self.walker.blocks[self._index])
+        seen = 0
+        for batch, images in self._batches():
+            if num_images is not None and seen >= num_images:
+                break
+            call = self._call(batch, images, "converted")
+            got = run_to(call, block, self.work, module, site.norm if site.name in self._drifting else None)
+            target = self._fetch(f"target:{site.name}", batch)
+            drifted = target
+            if got.residual is not None:
+                drifted = target + self._fetch(f"stream:{site.name}", batch) - got.residual
+            seen += call.x.shape[0]
+            if self.sensitivity is not None:
+                got.weights = self.sensitivity.weights(site.name, batch)
+            yield got, torch.cat((target, drifted), dim=site.channel_dim).movedim(site.channel_dim, -1)
+        trim_heap()
+
+    @property
+    def current_block(self) -> nn.Module:
+        """The current block of the converted model."""
+        return self.work.get_submodule(self.walker.blocks[self._index])
+
+    def open_block(self) -> None:
+        """Keep what the current block is called with in the converted stream, for `training_batch`."""
+        trim_heap()
+        for batch, images in self._batches():
+            call = self._call(batch, images, "converted")
+            self._keep("call", batch, call.x)
+            self._extra = call.rest, call.kwargs
+
+    def example(self) -> Tensor:
+        """What the current block is called with in the first batch."""
+        return self._fetch("call", 0)
+
+    def training_batch(self, num_images: int, generator: torch.Generator) -> BlockBatch:
+        """Random images, none held out, of a random batch: the block's call in the converted stream and its target."""
+        batch = int(torch.randint(self._num_batches, (1,), generator=generator))
+        size = len(self._fetch("call", batch))
+        usable = torch.randperm(max(size - held_out(size), 1), generator=generator)[:num_images]
+        return self._block_batch(batch, usable)
+
+    def held_out_batches(self) -> Iterator[BlockBatch]:
+        """The held-out images of every batch (all images where none are held out)."""
+        for batch in range(self._num_batches):
+            size = len(self._fetch("call", batch))
+            yield self._block_batch(batch, torch.arange(size - (held_out(size) or size), size))
+
+    def _block_batch(self, batch: int, images: Tensor) -> BlockBatch:
+        images = images.to(self.device)
+        call = BlockCall(self._fetch("call", batch)[images], *self._extra)
+        return BlockBatch(call, self._fetch("next-original", batch)[images])
+
+    def root(self, site: Site) -> Tensor | None:
+        """By what errors of a site's output are weighted, `(channels, channels)`; None: all channels alike."""
+        return None if self.sensitivity is None else self.sensitivity.root(site.name)
+
+    def harm_scale(self, site: Site) -> float:
+        """Expected squared change of the model's output per image for a mean squared error of one at every token."""
+        return 1.0 if self.sensitivity is None else self.sensitivity.scale(site.name)
+
+    def leave(self, sites: list[Site]) -> None:
+        """Run the current block, converted by now, in the converted stream; its output is the next block's input."""
+        block = self.work.get_submodule(self.walker.blocks[self._index])
+        for batch, images in self._batches():
+            output = self._call(batch, images, "converted").run(block)
+            self._keep("converted", batch, output)
+            self._keep("original", batch, self._fetch("next-original", batch))
+            self._store.drop("next-original", batch)
+            self._store.drop("call", batch)
+            for site in sites:
+                self._store.drop(f"target:{site.name}", batch)
+                self._store.drop(f"stream:{site.name}", batch)
+        trim_heap()
+
+    def _batches(self) -> Iterator[tuple[int, Tensor | None]]:
+        """Batch numbers, with the images only where the walk needs them."""
+        if self.walker.chained(self._index):
+            yield from ((batch, None) for batch in range(self._num_batches))
+        else:
+            yield from ((batch, images.to(self.device)) for batch, images in enumerate(self._images))
+
+    def _call(self, batch: int, images: Tensor | None, stream: str) -> BlockCall:
+        previous = self._fetch(stream, batch) if self._index else None
+        return self.walker.enter(self._index, images, previous)
+
+    def _keep(self, kind: str, batch: int, tensor: Tensor) -> None:
+        self._store.put(kind, batch, tensor.detach().cpu())
+
+    def _fetch(self, kind: str, batch: int) -> Tensor:
+        return self._store.get(kind, batch).to(self.device)

@@ -1,0 +1,207 @@
+"""Walks a model block by block: what each block is called with, whatever the model does in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.models import AttentionSite, FfnSite
+
+
+class _Stop(Exception):
+    """Ends a forward pass once what was wanted of it is known."""
+
+
+@dataclass
+class BlockCall:
+    """The arguments of one call of a block; `x` is the tensor it transforms, `rest` and `kwargs` the others."""
+
+    x: Tensor
+    rest: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, block: nn.Module) -> Tensor:
+        """`block(x, ...)`."""
+        out: Tensor = block(self.x, *self.rest, **self.kwargs)
+        return out
+
+
+class BlockWalker:
+    """Finds the input of block `i` from the output of block `i - 1` without a copy of the model's forward.
+
+    Where block `i` is called with the very tensor that block `i - 1` returned, that tensor is it. Elsewhere
+    (down-sampling between stages, a change of layout) the model's own forward runs with every block replaced by what
+    it returned, so only the layers between blocks are computed. Which of the two holds is probed once.
+
+    Attributes:
+        blocks: module paths of the blocks that can be walked, in the order in which they are called.
+        unreachable: those that cannot, with the reason.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[str], example: Tensor) -> None:
+        self.model = model
+        calls, outputs = self._record(blocks, example)
+        self.blocks = tuple(name for name in calls if len(calls[name]) == 1)
+        self.unreachable = {
+            name: "it runs more than once a forward pass" if name in calls else "it does not run in a forward pass"
+            for name in blocks
+            if name not in self.blocks
+        }
+        self._shapes = [outputs[name].shape[1:] for name in self.blocks]
+        first = {name: calls[name][0] for name in self.blocks}
+        self._chained = [False] + [
+            first[now].x is outputs[before] and not _tensors(first[now])
+            for before, now in zip(self.blocks, self.blocks[1:], strict=False)
+        ]
+        self._extra = [(first[name].rest, first[name].kwargs) for name in self.blocks]
+        self._check(example, first, outputs)
+
+    def enter(self, index: int, images: Tensor | None, previous: Tensor | None) -> BlockCall:
+        """What block `index` is called with, given the output of the block before it (None for the first).
+
+        Args:
+            images: the batch `(batch, 3, height, width)`; not needed where `chained(index)`.
+        """
+        if self._chained[index]:
+            assert previous is not None
+            rest, kwargs = self._extra[index]
+            return BlockCall(previous, rest, kwargs)
+        assert images is not None
+        return self._replay(index, images, previous)
+
+    def chained(self, index: int) -> bool:
+        """Whether block `index` is called with exactly what the block before it returned."""
+        return self._chained[index]
+
+    def _record(self, blocks: Sequence[str], example: Tensor) -> tuple[dict[str, list[BlockCall]], dict[str, Tensor]]:
+        calls: dict[str, list[BlockCall]] = {}
+        outputs: dict[str, Tensor] = {}
+
+        def before(name: str) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                calls.setdefault(name, []).append(BlockCall(args[0], args[1:], kwargs))
+
+            return hook
+
+        def after(name: str) -> Callable[..., None]:
+            def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+                outputs[name] = output
+
+            return hook
+
+        handles = []
+        for name in blocks:
+            block = self.model.get_submodule(name)
+            handles.append(block.register_forward_pre_hook(before(name), with_kwargs=True))
+            handles.append(block.register_forward_hook(after(name)))
+        try:
+            self.model(example)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return calls, outputs
+
+    def _check(self, example: Tensor, first: dict[str, BlockCall], outputs: dict[str, Tensor]) -> None:
+        """Drop blocks whose input is not a function of the images and of the block before (cross-branch models)."""
+        for index, name in enumerate(self.blocks):
+            if self._chained[index]:
+                continue
+            previous = outputs[self.blocks[index - 1]] if index else None
+            if not torch.equal(self._replay(index, example, previous).x, first[name].x):
+                for later in self.blocks[index:]:
+                    self.unreachable[later] = "its input depends on more than the block before it"
+                self.blocks = self.blocks[:index]
+                break
+
+    def _replay(self, index: int, images: Tensor, previous: Tensor | None) -> BlockCall:
+        caught: list[BlockCall] = []
+
+        def stop(x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
+            caught.append(BlockCall(x, rest, kwargs))
+            raise _Stop
+
+        def stand_in(position: int) -> Callable[..., Tensor]:
+            if position == index - 1 and previous is not None:
+                return lambda *_, **__: previous
+            shape = (images.shape[0], *self._shapes[position])
+            return lambda x, *_, **__: x.new_zeros(()).expand(shape)
+
+        forwards = {name: stand_in(i) for i, name in enumerate(self.blocks[:index])}
+        forwards[self.blocks[index]] = stop
+        with replaced_forwards(self.model, forwards):
+            try:
+                self.model(images)
+            except _Stop:
+                return caught[0]
+        raise RuntimeError(f"block {self.blocks[index]} was not reached")  # _record saw it run
+
+
+def _tensors(call: BlockCall) -> bool:
+    return any(isinstance(value, Tensor) for value in (*call.rest, *call.kwargs.values()))
+
+
+@contextmanager
+def replaced_forwards(model: nn.Module, forwards: dict[str, Callable[..., Tensor]]) -> Iterator[None]:
+    """Let submodules answer with other functions for a while."""
+    modules = [(model.get_submodule(name), function) for name, function in forwards.items()]
+    for module, function in modules:
+        module.forward = function
+    try:
+        yield
+    finally:
+        for module, _ in modules:
+            del module.forward
+
+
+def capture_input(call: BlockCall, block: nn.Module, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with which `module` inside `block` is called; the block runs only that far."""
+    caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.append((args, kwargs))
+        raise _Stop
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        call.run(block)
+    except _Stop:
+        pass
+    finally:
+        handle.remove()
+    return caught[0]
+
+
+def run_with_outputs(
+    call: BlockCall, block: nn.Module, modules: dict[str, nn.Module]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The block's output, and the outputs of some modules inside it."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
+            outputs[name] = output
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    try:
+        return call.run(block), outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def walked_blocks(model: nn.Module, sites: Sequence[AttentionSite | FfnSite]) -> list[str]:
+    """The blocks with sites plus their siblings in the same container, which activations pass through as well."""
+    names = []
+    for block in dict.fromkeys(site.block for site in sites):
+        parent, _, _ = block.rpartition(".")
+        holder = model.get_submodule(parent)
+        siblings = [f"{parent}.{n}" if parent else n for n, m in holder.named_children()]
+        names += siblings if isinstance(holder, nn.Sequential | nn.ModuleList) else [block]
+    return list(dict.fromkeys(names))

@@ -1,0 +1,160 @@
+"""Top-1 and top-5, and how closely a model follows a reference; features where there is no head."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.errors import DataError, UsageError
+from vitcompact.evaluation.result import EvalResult
+from vitcompact.evaluation.scores import Mean, cosines, neighbour_agreement, top_k_hits
+from vitcompact.models.forward import eval_mode, features, logits, num_classes
+from vitcompact.utils.progress import Progress, silent
+
+logger = logging.getLogger("vitcompact")
+
+Batches = Iterable[Tensor] | Iterable[tuple[Tensor, Tensor]]
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    reference: nn.Module | None = None,
+    device: str | torch.device = "cpu",
+    amp_dtype: torch.dtype | None = None,
+    progress: Progress = silent,
+) -> EvalResult:
+    """Score `model` on `batches`, and against `reference` on the same images.
+
+    Both models are moved to `device` and keep their train or eval mode.
+
+    Args:
+        model: a timm module; one without a head (`num_classes` 0) needs a reference, and features are compared.
+        batches: normalised images (batch, channels, height, width), alone or as `(images, labels)`; labels are int64
+            (batch,), negative for none.
+        reference: the model to compare with, usually the one that `model` was made from.
+        device: where both run.
+        amp_dtype: automatic mixed precision, e.g. `torch.bfloat16`.
+        progress: told of each batch.
+
+    Raises:
+        UsageError: no head and no reference; or outputs of both that cannot be compared.
+        DataError: no images.
+    """
+    _check_heads(model, reference)
+    device = torch.device(device)
+    scorer = _LogitScores(amp_dtype) if num_classes(model) else _FeatureScores(amp_dtype)
+    models = [m.to(device) for m in (model, reference) if m is not None]
+    seen = 0
+    progress.start("evaluate", getattr(batches, "num_batches", None) or _length(batches))
+    with eval_mode(*models), torch.inference_mode():
+        for images, labels in _pairs(batches):
+            scorer.add(models, images.to(device), labels)
+            seen += len(images)
+            progress.advance(1, f"{seen} images")
+    progress.finish()
+    if not seen:
+        raise DataError("no images to evaluate on")
+    return scorer.result(seen)
+
+
+class _LogitScores:
+    def __init__(self, amp_dtype: torch.dtype | None) -> None:
+        self.amp_dtype = amp_dtype
+        self.top1, self.top5, self.agreement, self.cosine = Mean(), Mean(), Mean(), Mean()
+        self.broken = 0
+
+    def add(self, models: list[nn.Module], images: Tensor, labels: Tensor | None) -> None:
+        output = logits(models[0], images, self.amp_dtype)
+        finite = torch.isfinite(output).all(dim=1)
+        self.broken += int((~finite).sum())
+        if labels is not None:
+            labels = labels.to(output.device)
+            labelled = labels >= 0
+            self.top1.add(top_k_hits(output, labels, 1)[labelled])
+            self.top5.add(top_k_hits(output, labels, 5)[labelled])
+        if len(models) > 1:
+            target = logits(models[1], images, self.amp_dtype)
+            _check_same("logits", output, target)
+            self.agreement.add((output.argmax(dim=1) == target.argmax(dim=1)) & finite)
+            self.cosine.add(cosines(output, target))
+
+    def result(self, num_samples: int) -> EvalResult:
+        _warn_broken(self.broken, num_samples)
+        return EvalResult(
+            num_samples=num_samples,
+            top1=self.top1.value(100),
+            top5=self.top5.value(100),
+            agreement=self.agreement.value(),
+            cosine=self.cosine.value(),
+        )
+
+
+class _FeatureScores:
+    def __init__(self, amp_dtype: torch.dtype | None) -> None:
+        self.amp_dtype = amp_dtype
+        self.cosine, self.patch_cosine = Mean(), Mean()
+        self.pooled: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self.broken = 0
+
+    def add(self, models: list[nn.Module], images: Tensor, labels: Tensor | None) -> None:
+        pooled, patches = features(models[0], images, self.amp_dtype)
+        target, target_patches = features(models[1], images, self.amp_dtype)
+        _check_same("pooled features", pooled, target)
+        self.broken += int((~torch.isfinite(pooled).all(dim=1)).sum())
+        self.cosine.add(cosines(pooled, target))
+        if patches is not None and target_patches is not None:
+            _check_same("patch tokens", patches, target_patches)
+            self.patch_cosine.add(cosines(patches, target_patches))
+        self.pooled[0].append(pooled.cpu())
+        self.pooled[1].append(target.cpu())
+
+    def result(self, num_samples: int) -> EvalResult:
+        _warn_broken(self.broken, num_samples)
+        return EvalResult(
+            num_samples=num_samples,
+            cosine=self.cosine.value(),
+            patch_cosine=self.patch_cosine.value(),
+            neighbour_agreement=neighbour_agreement(torch.cat(self.pooled[0]), torch.cat(self.pooled[1])),
+            features=True,
+        )
+
+
+def _check_heads(model: nn.Module, reference: nn.Module | None) -> None:
+    own = num_classes(model)
+    if reference is None:
+        if not own:
+            raise UsageError("this model has no head, so there is nothing to score alone: pass --reference SOURCE")
+        return
+    other = num_classes(reference)
+    if own != other:
+        raise UsageError(f"the model has {own} classes and the reference {other}: they cannot be compared")
+
+
+def _check_same(what: str, first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape:
+        raise UsageError(
+            f"the {what} of the model and of the reference differ in shape: "
+            f"{tuple(first.shape)} and {tuple(second.shape)}"
+        )
+
+
+def _warn_broken(broken: int, num_samples: int) -> None:
+    if broken:
+        logger.warning("outputs for %d of %d images are not finite: they count as wrong", broken, num_samples)
+
+
+def _pairs(batches: Batches) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for batch in batches:
+        if isinstance(batch, Tensor):
+            yield batch, None
+        else:
+            yield batch[0], batch[1]
+
+
+def _length(batches: object) -> int | None:
+    return len(batches) if hasattr(batches, "__len__") else None

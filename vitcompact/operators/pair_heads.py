@@ -1,0 +1,101 @@
+"""Choosing kept heads and parents of one layer from the streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.calibration.capture import SiteInput
+from vitcompact.calibration.least_squares import Split
+from vitcompact.calibration.similarity import MapSimilarity
+from vitcompact.calibration.streams import Streams, held_out_rows
+from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.calls import AttentionInputs
+from vitcompact.models import AttentionSite
+from vitcompact.operators.pairing import CopyCosts, Parents, attention_maps, shortlist
+
+PAIRING_IMAGES = (32, 128)
+"""Heads are paired on a quarter of the images, within these bounds: a choice among few needs fewer than solving."""
+PAIRING_CANDIDATES = 4
+PAIRING_RIDGE = 1e-2
+
+
+def pairing_images(streams: Streams) -> int:
+    """Images on which choices among pairings are made."""
+    low, high = PAIRING_IMAGES
+    return min(max(streams.num_images // 4, low), high)
+
+
+def pair_heads(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
+    """Kept heads and parents: a shortlist by copy cost, then the one of least held-out error after a refit."""
+    candidates = shortlist(copy_costs(streams, site, core), count, PAIRING_CANDIDATES)
+    if len(candidates) == 1 or not isinstance(core.inner_norm, nn.Identity):
+        return candidates[0]
+    return _best_after_refit(streams, site, core, candidates)
+
+
+def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) -> Tensor:
+    """Output error of giving one head the map of another, `(heads, parents)`."""
+    costs = CopyCosts(core.num_heads, core.v_dim)
+    for _, _, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
+        _, _, v = core.project(inputs)
+        costs.add(maps, _per_head(v, core))
+    return costs.matrix(core.proj.weight)
+
+
+def with_maps(
+    streams: Streams, site: AttentionSite, core: CompactAttention, num_images: int | None
+) -> Iterator[tuple[SiteInput, Tensor, AttentionInputs, Tensor]]:
+    """A site's calls and targets, what the calls mean, and the maps of its heads, one batch at a time."""
+    for got, target in streams.inputs(site, site.name, num_images):
+        inputs = core.inputs(*got.args, **got.kwargs)
+        q, k, _ = core.project(inputs)
+        yield got, target, inputs, attention_maps(core, q, k, inputs)
+
+
+def head_outputs(
+    core: CompactAttention, inputs: AttentionInputs, maps: Tensor, pairs: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Inputs of `proj` if head `h` takes the map of `p` for each `(h, p)` of `pairs`, side by side."""
+    _, _, v = core.project(inputs)
+    values = _per_head(v, core)
+    outputs = torch.stack([maps[:, parent] @ values[:, head] for head, parent in pairs], dim=2)
+    if core.gate is not None:
+        gate = core.gate(inputs.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
+        outputs = outputs * gate[:, :, [head for head, _ in pairs]]
+    return core.call.restore(outputs.flatten(2), inputs)
+
+
+def _best_after_refit(
+    streams: Streams, site: AttentionSite, core: CompactAttention, candidates: list[Parents]
+) -> Parents:
+    own = [(head, head) for head in range(core.num_heads)]
+    pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
+    split = Split.empty(site.name)
+    for got, target, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
+        phi = head_outputs(core, inputs, maps, pairs)
+        split.add(phi, target, held_out_rows(got, phi))
+    outputs_dim = core.proj.out_features
+
+    def error(choice: Parents) -> float:
+        index = [pairs.index((head, choice.get(head, head))) for head in range(core.num_heads)]
+        columns = torch.cat([torch.arange(i * core.v_dim, (i + 1) * core.v_dim) for i in index])
+        fit = split.fit.outputs(outputs_dim, 2 * outputs_dim).select(columns)
+        judge = split.judge.outputs(outputs_dim, 2 * outputs_dim).select(columns)
+        return judge.error(fit.solve(PAIRING_RIDGE))
+
+    return min(candidates, key=error)
+
+
+def most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
+    """Parents by likeness of the attention maps alone: the naive criterion."""
+    similarity = MapSimilarity(core.num_heads)
+    for _, _, _, maps in with_maps(streams, site, core, pairing_images(streams)):
+        similarity.add(maps)
+    return shortlist(1.0 - similarity.cosine, count, 1)[0]
+
+
+def _per_head(v: Tensor, core: CompactAttention) -> Tensor:
+    return v.unflatten(-1, (core.num_heads, core.v_dim)).transpose(1, 2)

@@ -1,0 +1,64 @@
+"""Solving an attention layer's values for the maps that it has: output projection, paths, filters of the values."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vitcompact.calibration.least_squares import Split
+from vitcompact.calibration.streams import Streams, held_out_rows
+from vitcompact.layers.attention import CompactAttention
+from vitcompact.models import AttentionSite
+from vitcompact.operators import attention_fit
+from vitcompact.operators.attention_fit import AttentionFit
+from vitcompact.operators.filter_fit import FilterMoments
+
+
+def refit(streams: Streams, site: AttentionSite, core: CompactAttention) -> tuple[float, int]:
+    """Solve `proj` and the paths of a core in place; a filter of the values goes where held-out images do not want it.
+
+    The filters are solved for the `proj` of the first solution, then `proj` and the other paths once more beside them.
+
+    Returns:
+        the held-out error relative to the target's energy, and the number of tokens fitted to.
+    """
+    copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
+    fitted, rows = _fit(streams, site, core, copied)
+    fitted.load_into(core)
+    if core.conv is not None:
+        core.conv.weight.copy_(_filters(streams, site, core, fitted.drift_share))
+        filtered, _ = _fit(streams, site, core, copied)
+        if filter_helps(filtered, fitted):
+            fitted = filtered
+            fitted.load_into(core)
+        else:
+            core.conv = None
+    return fitted.error, rows
+
+
+def filter_helps(filtered: AttentionFit, fitted: AttentionFit) -> bool:
+    """Whether filters of the values lower the held-out error."""
+    return filtered.error < fitted.error
+
+
+def _fit(streams: Streams, site: AttentionSite, core: CompactAttention, prior: Tensor) -> tuple[AttentionFit, int]:
+    """`proj` and the paths that are solved with it, and the number of tokens fitted to."""
+    terms, split = core.solved_terms, Split.empty(site.name)
+    for got, target in streams.inputs(site, site.name):
+        phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), terms)
+        split.add(phi, target, held_out_rows(got, phi))
+    return attention_fit.fit(split, core.attn_dim, terms, prior=prior), split.fit.rows
+
+
+def _filters(streams: Streams, site: AttentionSite, core: CompactAttention, drift_share: float) -> Tensor:
+    """Filters of the values `(heads, 3, 3)` for a core that is solved otherwise, from the images not held out."""
+    moments = FilterMoments(core, site.name)
+    for got, target in streams.inputs(site, site.name):
+        inputs = core.inputs(*got.args, **got.kwargs)
+        q, k, v = core.project(inputs)
+        phi = core.mix(q, k, v, inputs)
+        plain, drifted = target.chunk(2, dim=-1)
+        cut = len(phi) - held_out_rows(got, phi)
+        if cut:
+            moments.add(v[:cut], phi[:cut], torch.lerp(plain, drifted, drift_share)[:cut])
+    return moments.solve()

@@ -1,0 +1,190 @@
+"""Harm curves and costs of every site of a model: what a global budget is spent on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vitcompact.calibration.capture import Site
+from vitcompact.calibration.sensitivity import sensitivity
+from vitcompact.calibration.store import ActivationStore
+from vitcompact.calibration.streams import Streams
+from vitcompact.calibration.walker import BlockWalker, walked_blocks
+from vitcompact.data import ImageBatches, first_images, resolve_input
+from vitcompact.errors import UsageError
+from vitcompact.layers.pointwise import matrix
+from vitcompact.models import Anatomy, FfnSite, inspect
+from vitcompact.models.cost import count
+from vitcompact.models.site_cost import SiteCost, site_costs
+from vitcompact.operators import OPERATORS, Candidate
+from vitcompact.operators.sites import SiteLosses
+from vitcompact.plan.schema import Skipped
+from vitcompact.planning.combinations import Choice, combinations, most_saved
+from vitcompact.planning.knapsack import Menu, Option
+from vitcompact.planning.request import Budget, Unit
+from vitcompact.planning.selection import Selection
+from vitcompact.planning.site_time import SiteTimes
+from vitcompact.utils.progress import Progress, silent
+
+ADDED_UP = 4.0
+"""Errors of all layers together do more to the output than the sum of what each does alone: 2.8 to 5.2 times as much
+where it was measured (docs/results.md). Among layers it cancels; against merging, measured as a whole, it counts.
+"""
+ROWS_PER_UNIT = 8
+MIN_IMAGES, MAX_IMAGES = 96, 512
+"""Images that a plan is made from: enough rows for every hidden unit, within these bounds."""
+
+
+@dataclass(frozen=True)
+class Harms:
+    """Harm curves and costs of every site of a model: enough for any budget.
+
+    Attributes:
+        candidates: by site and operator.
+        costs: by site.
+        sites: in forward order.
+        times: how long each site takes by its structure; needed for a budget of latency.
+    """
+
+    candidates: dict[str, dict[str, list[Candidate]]]
+    costs: dict[str, SiteCost]
+    sites: tuple[Site, ...]
+    skipped: tuple[Skipped, ...]
+    times: SiteTimes | None = None
+
+    def choices(self) -> dict[Site, tuple[Choice, ...]]:
+        """Everything that can be done to each site."""
+        return {
+            site: combinations(site.kind, self.candidates[site.name], self.costs[site.name].sizes)
+            for site in self.sites
+        }
+
+    def menus(self, unit: Unit) -> list[Menu]:
+        """Everything that can be done to each site, its saving in `unit`; for latency, of what was timed.
+
+        Raises:
+            UsageError: latency without `times`.
+        """
+        menus = []
+        for site, choices in self.choices().items():
+            savings = [self._saving(site, choice, unit) for choice in choices]
+            options = tuple(
+                Option(choice.operators, saving, tuple(ADDED_UP * harm for harm in choice.harms))
+                for choice, saving in zip(choices, savings, strict=True)
+                if saving is not None
+            )
+            menus.append(Menu(site.name, site.kind, options))
+        return menus
+
+    def _saving(self, site: Site, choice: Choice, unit: Unit) -> float | None:
+        if unit == "latency":
+            if self.times is None:
+                raise UsageError("a budget of latency needs the times of the model's layers: measure them first")
+            return self.times.saving(site.name, choice.operators)
+        return self.costs[site.name].saving(unit, **choice.sizes)
+
+
+def measure_harms(
+    original: nn.Module,
+    images: ImageBatches,
+    *,
+    ops: Iterable[str] = tuple(OPERATORS),
+    budget: Budget | None = None,
+    selection: Selection | None = None,
+    weigh: bool = True,
+    cache_bytes: float = 4e9,
+    progress: Progress = silent,
+) -> Harms:
+    """Walk the original once over the images and measure what every size of every site would do.
+
+    Args:
+        original: in eval mode and float32; left as it is.
+        ops: operators to consider.
+        budget: what they are for; refused before anything is measured where even the smallest sizes miss it.
+        selection: `only` and `protect` leave layers alone; `branches` is for the factors of FFNs.
+        weigh: multiply errors by what they do to the model's output; off, an error counts by its size alone.
+
+    Raises:
+        UsageError: `budget` is out of reach.
+        DataError: images that give non-finite activations.
+    """
+    ops = tuple(ops)
+    images = first_images(images, _images_needed(original, next(iter(images))))
+    anatomy = inspect(original)
+    selection = selection or Selection()
+    sites = _covered(anatomy, selection)
+    size = resolve_input(original).input_size
+    costs = site_costs(original, sites, size)
+    offered = {site.name: _offered(original, site, ops) for site in sites}
+    if budget is not None and budget.unit != "latency":
+        most = sum(most_saved(costs[site.name], budget.unit, offered[site.name]) for site in sites)
+        least = 1 - most / getattr(count(original, size), budget.unit)
+        if budget.target < least:
+            raise budget.out_of_reach(least)
+    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
+    sites = [site for site in sites if site.block not in walker.unreachable]
+    known = sensitivity(original, sites, images, progress=progress) if weigh else None
+    found: dict[str, dict[str, list[Candidate]]] = {}
+    by_block = {name: [site for site in sites if site.block == name] for name in walker.blocks}
+    last = max((i for i, name in enumerate(walker.blocks) if by_block[name]), default=-1)
+    progress.start("measuring layers", last + 1)
+    with torch.no_grad(), ActivationStore(cache_bytes) as store:
+        streams = Streams(original, original, walker, images, store, known, drift=False)
+        for index in range(last + 1):
+            here = by_block[walker.blocks[index]]
+            streams.enter(index, here)
+            for site in here:
+                layer = SiteLosses(streams, site, selection.branches)
+                found[site.name] = {
+                    name: OPERATORS[name].losses(layer, wanted) for name, wanted in offered[site.name].items() if wanted
+                }
+            streams.leave(here)
+            progress.advance()
+    progress.finish()
+    return Harms(found, costs, tuple(site for name in walker.blocks for site in by_block[name]), anatomy.skipped)
+
+
+def _offered(model: nn.Module, site: Site, ops: Sequence[str]) -> dict[str, list[int]]:
+    """Candidate sizes of a site by operator, in the order in which operators are applied."""
+    return {
+        name: operator.sizes(model, site)
+        for name, operator in OPERATORS.items()
+        if name in ops and operator.kind == site.kind
+    }
+
+
+@torch.no_grad()
+def _images_needed(model: nn.Module, batch: torch.Tensor) -> int:
+    """Images that give every FFN `ROWS_PER_UNIT` tokens for each hidden unit: planning needs no more than that."""
+    needed = MIN_IMAGES
+    rows: dict[str, int] = {}
+    sites = inspect(model).ffn
+
+    def keep(site: FfnSite) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            rows[site.name] = args[0].numel() // args[0].shape[site.channel_dim]
+
+        return hook
+
+    handles = [model.get_submodule(site.output).register_forward_pre_hook(keep(site)) for site in sites]
+    try:
+        model(batch[:1].to(_device(model)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for site in sites:
+        units = matrix(model.get_submodule(site.output))[0].shape[1]
+        needed = max(needed, math.ceil(ROWS_PER_UNIT * units / max(rows.get(site.name, 1), 1)))
+    return min(needed, MAX_IMAGES)
+
+
+def _covered(anatomy: Anatomy, selection: Selection) -> list[Site]:
+    return [site for site in anatomy.sites if selection.covers(site.name, site.kind)]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -1,0 +1,158 @@
+"""What merging tokens would save and cost: schedules that a budget may use beside its operators.
+
+Nothing is fitted here, so the harm of a schedule is measured from end to end, on the original, in a budget's own unit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from vitcompact.calibration.sensitivity import answer, change
+from vitcompact.data import ImageBatches, first_images, resolve_input
+from vitcompact.models.cost import count, meta_copy
+from vitcompact.models.latency import relative_latency
+from vitcompact.models.plain_vit import plain_trunk
+from vitcompact.operators.merge import install_merging, num_patches, spread
+from vitcompact.planning.request import Budget, Unit
+from vitcompact.utils.progress import Progress, silent
+
+STEPS = 12
+LARGEST_SHARE = 0.9
+"""Schedules that are tried merge up to this share of the patches, in so many equal steps."""
+JUDGED_IMAGES = 64
+MICRO_BATCH = 16
+TIMED = 4
+"""Schedules that are timed for a budget of latency; the others are read off between them."""
+
+
+@dataclass(frozen=True)
+class Merging:
+    """One schedule of merging.
+
+    Attributes:
+        schedule: pairs of tokens that each block merges.
+        left: share of the original's cost with this alone, in the unit of the budget.
+        harm: mean squared change of the model's output, as harms of layers are.
+        tokens: share of the tokens that is left in each block for its attention, and for its FFN.
+    """
+
+    schedule: tuple[int, ...]
+    left: float
+    harm: float
+    tokens: tuple[tuple[float, float], ...]
+
+    def share(self, name: str, kind: str) -> float:
+        """Tokens that the layer at module path `name` of a plain trunk still sees."""
+        block = int(name.split(".")[1])
+        return self.tokens[block][kind == "ffn"]
+
+
+def measure_merging(
+    original: nn.Module,
+    images: ImageBatches,
+    budget: Budget,
+    schedule: Sequence[int] | None = None,
+    *,
+    latency_batch: int = 8,
+    progress: Progress = silent,
+) -> tuple[Merging, ...]:
+    """The schedules that a budget may choose from: none stronger than what meets the target alone.
+
+    Args:
+        original: a plain ViT in eval mode.
+        schedule: pairs of tokens for each block; None offers evenly spread ones.
+        latency_batch: images per forward pass for a budget of latency.
+
+    Raises:
+        UsageError: tokens of this model cannot be merged.
+    """
+    left = _timed(original, latency_batch) if budget.unit == "latency" else _counted(original, budget.unit)
+    schedules = [tuple(schedule)] if schedule is not None else _schedules(original, left, budget.target)
+    judged = first_images(images, JUDGED_IMAGES)
+    progress.start("merging tokens", len(schedules))
+    found = []
+    for each in schedules:
+        found.append(Merging(each, left(each), _harm(original, each, judged), _tokens(original, each)))
+        progress.advance()
+    progress.finish()
+    return tuple(found)
+
+
+def _schedules(original: nn.Module, left: Callable[[tuple[int, ...]], float], target: float) -> list[tuple[int, ...]]:
+    """Evenly spread ones in equal steps, the last just meets the target alone if it can be met so."""
+    depth, patches = len(plain_trunk(original)[0]), num_patches(original)
+    most = int(LARGEST_SHARE * patches)
+    if left(spread(most, depth)) < target:
+        low, high = 0, most
+        while low < high:  # the fewest pairs that meet the target
+            middle = (low + high) // 2
+            low, high = (low, middle) if left(spread(middle, depth)) <= target else (middle + 1, high)
+        most = low
+    return [spread(pairs, depth) for pairs in sorted({round(most * i / STEPS) for i in range(1, STEPS + 1)} - {0})]
+
+
+def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], float]:
+    """A function that gives the share of the original's MACs or parameters that a schedule leaves."""
+    size = resolve_input(original).input_size
+    whole = getattr(count(original, size), unit)
+
+    @cache
+    def left(schedule: tuple[int, ...]) -> float:
+        share: float = getattr(count(_merging(meta_copy(original), schedule), size), unit) / whole
+        return share
+
+    return left
+
+
+def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]], float]:
+    """A function that gives the share of the original's time that a schedule leaves, between what was timed."""
+    depth, patches = len(plain_trunk(original)[0]), num_patches(original)
+    device = next(original.parameters()).device
+    ratio = relative_latency(original, resolve_input(original).input_size, latency_batch, device)
+    numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
+    times = [(0, 1.0), *((n, ratio(_merging(copy.deepcopy(original), spread(n, depth)))) for n in numbers)]
+
+    def left(schedule: tuple[int, ...]) -> float:
+        pairs = min(sum(schedule), numbers[-1])
+        for (fewer, slow), (more, fast) in pairwise(times):
+            if pairs <= more:
+                return slow + (fast - slow) * (pairs - fewer) / max(more - fewer, 1)
+        return times[-1][1]
+
+    return left
+
+
+@torch.no_grad()
+def _harm(original: nn.Module, schedule: Sequence[int], images: ImageBatches) -> float:
+    device = next(original.parameters()).device
+    merging, total, seen = _merging(copy.deepcopy(original), schedule), 0.0, 0
+    for batch in images:
+        for part in batch.split(MICRO_BATCH):
+            part = part.to(device)
+            total += float(change(answer(original, part), answer(merging, part)).sum())
+            seen += len(part)
+    return total / seen
+
+
+def _tokens(original: nn.Module, schedule: Sequence[int]) -> tuple[tuple[float, float], ...]:
+    """Shares of the tokens left before and after each block's merging."""
+    prefix = plain_trunk(original)[1]
+    whole = left = num_patches(original) + prefix
+    shares = []
+    for pairs in schedule:
+        after = left - min(pairs, (left - prefix) // 2)
+        shares.append((left / whole, after / whole))
+        left = after
+    return tuple(shares)
+
+
+def _merging(model: nn.Module, schedule: Sequence[int]) -> nn.Module:
+    install_merging(model, schedule)
+    return model

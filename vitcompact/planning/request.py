@@ -1,0 +1,97 @@
+"""What a user asks for when a global budget decides: how far down, in which unit, by which operators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from vitcompact.errors import UsageError
+from vitcompact.operators import OPERATORS
+from vitcompact.operators.merge import MergeTokens as MergeTokens
+
+INGREDIENTS = ("sensitivity", "drift", "shared_maps")
+"""What can be switched off in surgery one at a time, to see what it is worth."""
+
+Unit = Literal["macs", "params", "latency"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A global budget.
+
+    Attributes:
+        unit: what is to shrink: multiply-accumulates, parameters, or seconds on this machine.
+        target: what is to be left of it, in (0, 1).
+        ops: operators that may be used, by their names in a plan.
+        merge_tokens: pairs of tokens that each block merges, which count towards the target; `auto` for as many as harm
+            least beside the operators, None for none.
+    """
+
+    unit: Unit
+    target: float
+    ops: tuple[str, ...] = tuple(OPERATORS)
+    merge_tokens: MergeTokens | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.target) and 0 < self.target < 1):
+            raise UsageError(f"--target-{self.unit} must be between 0 and 1 (both exclusive), got {self.target}")
+        unknown = [op for op in self.ops if op not in OPERATORS]
+        if unknown or not self.ops:
+            raise UsageError(
+                f"--ops takes {', '.join(OPERATORS)}; got {unknown[0]!r}" if unknown else "--ops names none"
+            )
+
+    def out_of_reach(self, least: float) -> UsageError:
+        """The refusal of a target below the `least` share that can be left."""
+        wanted = f"--target-{self.unit} {self.target:g}"
+        return UsageError(f"{wanted} is out of reach with these operators: about {max(least, 0.0):.2f} is the least")
+
+
+def budget_of(
+    target_macs: float | None,
+    target_params: float | None,
+    target_latency: float | None,
+    ops: Iterable[str] | None,
+    merge_tokens: MergeTokens | None = None,
+) -> Budget | None:
+    """The budget that one of the three targets asks for, or None where none is given.
+
+    Raises:
+        UsageError: more than one target, operators or `auto` without a target, or a target out of range.
+    """
+    if isinstance(merge_tokens, str) and merge_tokens != "auto":
+        raise UsageError(f"--merge-tokens takes 'auto' or numbers, got {merge_tokens!r}")
+    targets = dict(zip(get_args(Unit), (target_macs, target_params, target_latency), strict=True))
+    given = [unit for unit, target in targets.items() if target is not None]
+    if len(given) > 1:
+        raise UsageError(f"give one of --target-{given[0]} and --target-{given[1]}, not both")
+    if not given:
+        if ops is not None:
+            raise UsageError("--ops narrows a budget: give --target-macs, --target-params or --target-latency with it")
+        if merge_tokens == "auto":
+            raise UsageError("--merge-tokens auto shares a budget: give --target-macs or --target-latency with it")
+        return None
+    target = targets[given[0]]
+    assert target is not None
+    return Budget(given[0], target, tuple(OPERATORS) if ops is None else tuple(ops), merge_tokens)
+
+
+def check_budget(
+    budget: Budget | None, ratios: tuple[float | None, float | None], plan: object, images: object
+) -> None:
+    """Refuse what does not go with a budget: ratios, a plan, no images.
+
+    Raises:
+        UsageError: see above.
+    """
+    if budget is None:
+        return
+    flag = f"--target-{budget.unit}"
+    if any(share is not None for share in ratios):
+        raise UsageError(f"{flag} decides how much of what: leave out --ratio and --rank-ratio")
+    if plan is not None:
+        raise UsageError(f"--plan says what is compacted: leave out {flag}")
+    if images is None:
+        raise UsageError(f"{flag} needs images to measure what each layer can do without: give --data-dir")

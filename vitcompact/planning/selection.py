@@ -1,0 +1,61 @@
+"""Which layers a request for `--ratio` and `--rank-ratio` covers, before any data is seen."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from vitcompact.errors import UsageError
+from vitcompact.operators.hallucinate import TERMS as TERMS
+from vitcompact.plan.specs import LayerKind
+
+Only = Literal["heads", "ffn"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How much of what to compact.
+
+    Attributes:
+        ratio: share of the heads to hallucinate, in (0, 1).
+        rank_ratio: rank of the FFN's output matrix over its number of outputs, in (0, 1).
+        only: `heads` or `ffn` for one of the two, None for both.
+        protect: glob patterns of module paths that are left alone.
+        terms: paths of hallucinated maps besides the parent's map, out of `TERMS`.
+        filter_rank: rank of the 3x3 map filter, 0 to 3.
+        branches: silent branches of each FFN factor in the training form.
+    """
+
+    ratio: float = 0.5
+    rank_ratio: float = 0.5
+    only: Only | None = None
+    protect: tuple[str, ...] = ()
+    terms: tuple[str, ...] = ("identity",)
+    filter_rank: int = 0
+    branches: int = 0
+
+    def __post_init__(self) -> None:
+        for option, value in (("ratio", self.ratio), ("rank-ratio", self.rank_ratio)):
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and 0 < value < 1):
+                raise UsageError(f"--{option} must be between 0 and 1 (both exclusive), got {value}")
+        if self.only not in (None, "heads", "ffn"):
+            raise UsageError(f"--only takes 'heads' or 'ffn', got {self.only!r}")
+        unknown = [term for term in self.terms if term not in TERMS]
+        if unknown:
+            raise UsageError(f"unknown path {unknown[0]!r} of a hallucinated map; known: {', '.join(TERMS)}")
+        if not 0 <= self.filter_rank <= 3 or self.branches < 0:
+            raise UsageError(
+                f"filter rank must be 0 to 3 and branches at least 0, got {self.filter_rank}, {self.branches}"
+            )
+
+    def covers(self, name: str, kind: LayerKind) -> bool:
+        """Whether the layer at module path `name` is to be compacted."""
+        return self.only in (None, "heads" if kind == "attention" else "ffn") and self.protected(name) is None
+
+    def protected(self, name: str) -> str | None:
+        """The pattern that protects a layer (itself or its block), or None."""
+        parts = name.split(".")
+        paths = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        return next((p for p in self.protect if any(fnmatch.fnmatchcase(path, p) for path in paths)), None)

@@ -1,5 +1,0 @@
-"""Draws an analysis: a self-contained HTML page, or a PNG."""
-
-from vitcompact.report.write import check_report, write_report
-
-__all__ = ["check_report", "write_report"]

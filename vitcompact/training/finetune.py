@@ -1,0 +1,347 @@
+"""Short distillation of a converted model from its original."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from vitcompact.errors import Interrupted, UsageError
+from vitcompact.layers.branches import BranchedLinear, TokenBatchNorm
+from vitcompact.models.forward import eval_mode, num_classes
+from vitcompact.training.capture import block_names
+from vitcompact.training.distill import Distiller
+from vitcompact.training.groups import make_optimizer
+from vitcompact.training.held_out import HeldOut, Scores
+from vitcompact.training.identity import check_same_run, describe_run
+from vitcompact.training.interrupt import StopRequest
+from vitcompact.training.keep import Best, Keeper
+from vitcompact.training.loop import Clock, Loop, Stopwatch
+from vitcompact.training.nearer import JUDGED_STEPS, batches_judged, evaluated_loss, unseen_crops
+from vitcompact.training.options import ResolvedOptions, TrainOptions
+from vitcompact.training.precision import amp_dtype
+from vitcompact.training.rate import block_error, rate_factor
+from vitcompact.training.result import FinetuneResult, StoppedBy
+from vitcompact.training.scales import output_scales
+from vitcompact.training.schedule import LearningRate, StepPlan
+from vitcompact.training.state import BEST_NAME, STATE_NAME, is_state, load_state
+from vitcompact.training.statistics import remeasure
+from vitcompact.training.step import Stepper
+from vitcompact.training.stream import TrainingStream, as_stream, first_batch
+from vitcompact.utils.files import claimed
+from vitcompact.utils.progress import Progress, silent
+
+logger = logging.getLogger("vitcompact")
+
+
+def finetune(
+    model: nn.Module,
+    teacher: nn.Module,
+    batches: TrainingStream | Tensor | Iterable[Any],
+    *,
+    options: TrainOptions | None = None,
+    evaluation: Iterable[tuple[Tensor, Tensor]] | None = None,
+    device: str | torch.device = "cpu",
+    state_dir: str | Path | None = None,
+    resume: Literal["auto"] | str | Path | None = None,
+    progress: Progress = silent,
+    clock: Clock = time.monotonic,
+) -> FinetuneResult:
+    """Train a copy of `model` to answer as `teacher` does; labels are not used unless `options.labels` says so.
+
+    A run of given steps or epochs gives the same weights on the same machine whether or not it was interrupted and
+    resumed. With a time limit that holds as long as the clock leads to the same plan.
+
+    Args:
+        model: a converted model in training form (or any timm model); not modified. All parameters are trained from
+            the first block on that differs from the original's. Should the loss of training images, in crops that no
+            step has seen, be larger after training than before, it keeps the weights it had (`best_step` 0), and a
+            warning says so; runs of fewer than `JUDGED_STEPS` are not judged.
+        teacher: the original that it was converted from; it comes back in its own mode and on its own device.
+        batches: `data.TrainingBatches`, or normalised images (n, channels, height, width), or batches of them.
+        options: limits, rates and losses.
+        evaluation: `data.EvaluationBatches` or the like, never training images; None scores nothing.
+        device: where both models run.
+        state_dir: folder of the resumable state and the best weights; None keeps neither.
+        resume: `"auto"` goes on from `state_dir` where it holds a state, else begins; a path (state file or its folder)
+            has to exist; None begins anew.
+        progress: told of each step.
+        clock: seconds, monotonic.
+
+    Raises:
+        UsageError: options, models, images or the saved state do not fit.
+        Interrupted: by Ctrl-C or SIGTERM, after the step in progress.
+        DivergedError: the loss was not finite for several steps in a row.
+    """
+    chosen = options or TrainOptions()
+    device = torch.device(device)
+    stream = as_stream(batches, model, chosen.seed)
+    watch, home = Stopwatch(clock), _device_of(teacher)
+    folder, saved = _find_state(state_dir, resume)
+    try:
+        with _held(folder, saved), StopRequest() as stop, eval_mode(teacher), _own_randomness(device):
+            teacher.to(device)
+            run = _Run(model, teacher, stream, chosen, device, folder, stop, progress)
+            return run.finish(run.start(evaluation, saved, watch, clock))
+    finally:
+        teacher.to(home)
+
+
+class _Run:
+    """The parts of one call, put together and taken apart again."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        stream: TrainingStream,
+        given: TrainOptions,
+        device: torch.device,
+        folder: Path | None,
+        stop: StopRequest,
+        progress: Progress,
+    ) -> None:
+        options = ResolvedOptions.of(given, has_head=num_classes(teacher) > 0)
+        self.model, self.teacher, self.stream = model, teacher, stream
+        self.home = _device_of(model)
+        self.device, self.stop, self.progress = device, stop, progress
+        self.amp_dtype = amp_dtype(options, device)
+        amp, first = self.amp_dtype is not None, first_batch(stream)
+        asked = {**asdict(options), "lr": given.lr, "branch_lr": given.branch_lr}  # before the rule
+        identity = describe_run(model, teacher, stream, first, asked, device, amp) if folder else {}
+        self.identity, self.keeper = identity, Keeper(folder, identity)
+        student = _training_mode(copy.deepcopy(model).to(device, torch.float32).requires_grad_(True))
+        ema = None
+        if options.model_ema:
+            ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)
+        self.blocks = block_names(teacher)
+        if options.block_weight and not self.blocks:
+            logger.warning("the original's blocks are not known: only its outputs are matched")
+        self.has_branches = bool(branch_ratios(student))
+        if given.lr is None and options.block_weight and self.blocks:
+            factor = rate_factor(block_error(student, teacher, self.blocks, self._unseen()))
+            options = replace(options, lr=options.lr * factor)
+            if given.branch_lr is None:
+                options = replace(options, branch_lr=options.branch_lr * factor)
+        self.options = options
+        self.distiller = Distiller(student, teacher, self.blocks, options, self.amp_dtype)
+        if options.grad_checkpointing:
+            _checkpoint_gradients(student)
+        optimizer = make_optimizer(student, options, output_scales(student, first[0].to(device)))
+        self.rate = LearningRate(optimizer, options)
+        self.stepper = Stepper(student, self.distiller.loss, optimizer, ema, options.clip_grad, options.seed)
+
+    def start(
+        self, evaluation: Iterable[tuple[Tensor, Tensor]] | None, saved: Path | None, watch: Stopwatch, clock: Clock
+    ) -> Loop:
+        """Begin or resume, and train."""
+        plan = StepPlan.of(self.options, self.stream.steps_per_epoch)
+        if saved is not None:
+            state = load_state(saved)
+            check_same_run(state.values.get("identity", {}), self.identity, str(saved))
+            plan, spent = self.keeper.restore(state, self.stepper)
+            watch = Stopwatch(clock, spent)
+        else:
+            self.keeper.clear()
+        held_out = None
+        if evaluation is not None:
+            held_out = HeldOut(evaluation, self.teacher, self.device, self._check, self.progress)
+        self._score_before(held_out, watch)
+        loop = Loop(
+            stepper=self.stepper,
+            plan=plan,
+            rate=self.rate,
+            stream=self.stream,
+            device=self.device,
+            options=self.options,
+            watch=watch,
+            keeper=self.keeper,
+            stop=self.stop,
+            progress=self.progress,
+            reserve=lambda pace: self._reserve(pace, plan, held_out),
+            held_out=held_out,
+            amp_dtype=self.amp_dtype,
+        )
+        try:
+            loop.run()
+        finally:
+            self.distiller.close()
+        return loop
+
+    def finish(self, loop: Loop) -> FinetuneResult:
+        """Measure what came out, and choose between the last weights and the best ones seen."""
+        model = loop.averaged
+        if self.has_branches:
+            with closing(self.stream.batches(0)) as batches:  # type: ignore[type-var]
+                remeasure(model, batches, self.options.statistics_batches, self.device, self.amp_dtype)
+        scores, held_out, best_step = Scores(), loop.held_out, None
+        if held_out is not None and (best := self._better(model, held_out)) is not None:
+            model.load_state_dict(best.weights)
+            best_step = best.step
+        if loop.plan.step >= JUDGED_STEPS and self._went_astray(model, loop.plan.step):
+            model.load_state_dict(self.model.state_dict())
+            best_step = 0
+        if held_out is not None:
+            scores = held_out.score(model, None, "evaluate the result")
+        before = Scores(**self.keeper.notes["before"]) if "before" in self.keeper.notes else Scores()
+        if self.options.grad_checkpointing:
+            model.set_grad_checkpointing(False)  # type: ignore[operator]
+        steps = loop.plan.step
+        return FinetuneResult(
+            model=model.to(self.home).eval(),
+            steps=steps,
+            epochs=steps / self.stream.steps_per_epoch,
+            top1_before=before.top1,
+            top1_after=scores.top1,
+            agreement=scores.agreement,
+            cosine=scores.cosine,
+            seconds=loop.watch.seconds,
+            images_seen=steps * self.stream.batch_size,
+            branch_ratio=branch_ratios(model),
+            stopped_by=_stopped_by(loop.plan, self.options),
+            best_step=best_step,
+            skipped_steps=self.stepper.bad_steps,
+            lr=self.options.lr,
+        )
+
+    def _better(self, model: nn.Module, held_out: HeldOut) -> Best | None:
+        """The best weights seen, if they beat those of `model`."""
+        best = self.keeper.best
+        if best is None or held_out.score(model, self.amp_dtype, "evaluate").value >= best.value:
+            return None
+        return best
+
+    def _went_astray(self, trained: nn.Module, steps: int) -> bool:
+        """Whether the model that was given is nearer to the original than what came out."""
+        batches, losses = self._unseen(steps), []
+        for model in (copy.deepcopy(self.model).to(self.device, torch.float32), trained):
+            with closing(Distiller(model, self.teacher, self.blocks, self.options, None)) as distiller:
+                losses.append(evaluated_loss(distiller.loss, model, batches))
+        before, after = losses
+        if after < before:
+            return False
+        logger.warning(
+            "training led away from the original (loss %.3g on %d training images, %.3g before): the weights from "
+            "before are kept; a lower --lr, more time or more images may help",
+            after,
+            sum(len(images) for images, _ in batches),
+            before,
+        )
+        return True
+
+    def _unseen(self, steps: int = 0) -> list[tuple[Tensor, Tensor]]:
+        crops = unseen_crops(self.stream, steps)
+        return [(images.to(self.device), labels.to(self.device)) for images, labels in crops]
+
+    def _score_before(self, held_out: HeldOut | None, watch: Stopwatch) -> None:
+        if held_out is None or "before" in self.keeper.notes:
+            return
+        start = watch.seconds
+        scores = held_out.score(self.stepper.student, None, "evaluate before training")
+        self.keeper.notes["before"] = scores.to_json()
+        self.keeper.notes["evaluation_seconds"] = watch.seconds - start
+
+    def _reserve(self, pace: float, plan: StepPlan, held_out: HeldOut | None) -> float:
+        """Seconds that `finish` will take; a forward pass is about a third of a step."""
+        judged = batches_judged(self.stream.batch_size, plan.total or plan.step)
+        seconds = pace * judged  # through both models, before and after
+        seconds += self.options.statistics_batches * pace / 3 if self.has_branches else 0.0
+        if held_out is not None:
+            seconds += held_out.passes_left * self.keeper.notes["evaluation_seconds"] / 2
+        return seconds
+
+    def _check(self) -> None:
+        if self.stop.requested:
+            folder = self.keeper.folder
+            kept = folder is not None and (folder / STATE_NAME).exists()
+            hint = f"--resume auto continues from {folder}" if kept else "nothing was saved"
+            raise Interrupted(f"interrupted while evaluating; {hint}")
+
+
+def branch_ratios(model: nn.Module) -> dict[str, float]:
+    """Per branched layer: Frobenius norm of its folded branches over that of its solved matrix; 0 while silent."""
+    return {
+        name: module.branch_ratio()
+        for name, module in model.named_modules()
+        if isinstance(module, BranchedLinear) and len(module.branches)
+    }
+
+
+def _find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
+    """The folder to keep states in, and the state to go on from."""
+    folder = Path(state_dir).expanduser() if state_dir is not None else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; the training state needs a folder")
+    if resume is None:
+        return folder, None
+    if resume == "auto":
+        if folder is None:
+            raise UsageError("resume='auto' needs state_dir, the folder of the state")
+        found = folder / STATE_NAME
+        return folder, found if found.exists() else None
+    found = Path(resume).expanduser()
+    found = found / STATE_NAME if found.is_dir() else found
+    if not found.exists():
+        raise UsageError(f"no training state at {found}: --resume auto begins anew where there is none")
+    return folder or found.parent, found
+
+
+@contextmanager
+def _held(folder: Path | None, saved: Path | None) -> Iterator[None]:
+    """Hold the folder of the state for one run, and refuse one in which files of somebody have the names of ours.
+
+    Raises:
+        UsageError: see above, or another run holds it.
+    """
+    with claimed(folder / STATE_NAME) if folder is not None else nullcontext():
+        for path in () if folder is None else (folder / STATE_NAME, folder / BEST_NAME):
+            if path.exists() and path != saved and not is_state(path):
+                raise UsageError(
+                    f"{path} is no training state of vitcompact, and would be replaced by one: move it away"
+                )
+        yield
+
+
+def _stopped_by(plan: StepPlan, options: TrainOptions) -> StoppedBy:
+    if plan.limit is None or plan.step < plan.limit:
+        return "max_minutes"
+    return "steps" if plan.limit == options.steps else "epochs"
+
+
+def _training_mode(student: nn.Module) -> nn.Module:
+    """Evaluation mode but for the branches' BatchNorm, which has no statistics yet.
+
+    What differs from the original has to be the surgery alone: with stochastic depth (timm's default in some families)
+    or batch statistics the original itself is far from its own outputs, and a few hundred steps would go into that.
+    """
+    for module in student.eval().modules():
+        if isinstance(module, TokenBatchNorm):
+            module.train()
+    return student
+
+
+def _checkpoint_gradients(model: nn.Module) -> None:
+    if not hasattr(model, "set_grad_checkpointing"):
+        raise UsageError(f"--grad-checkpointing: {type(model).__name__} has no set_grad_checkpointing()")
+    model.set_grad_checkpointing(True)  # type: ignore[operator]
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Steps seed torch's generators; the caller's come back as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield

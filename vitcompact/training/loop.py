@@ -1,0 +1,189 @@
+"""The training loop: batches in, steps out, until a limit is reached or somebody interrupts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import nn
+
+from vitcompact.errors import Interrupted
+from vitcompact.training.held_out import HeldOut
+from vitcompact.training.interrupt import StopRequest
+from vitcompact.training.keep import Keeper
+from vitcompact.training.options import TrainOptions
+from vitcompact.training.schedule import LearningRate, StepPlan
+from vitcompact.training.step import Stepper
+from vitcompact.training.stream import TrainingStream
+from vitcompact.utils.progress import Progress
+
+Clock = Callable[[], float]
+_SAVE_SHARE = 20  # a save that takes long happens rarely: at most a twentieth of the time
+
+
+class Stopwatch:
+    """Seconds spent on a run, those before a resume included."""
+
+    def __init__(self, clock: Clock = time.monotonic, spent: float = 0.0) -> None:
+        self._clock, self._start = clock, clock() - spent
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._start
+
+
+@dataclass
+class Loop:
+    """Everything one run consists of.
+
+    Attributes:
+        plan: how many steps, and how many are done.
+        reserve: gives the seconds to leave for what comes after the last step.
+        held_out: evaluation images, or None.
+        amp_dtype: precision of evaluations during training.
+    """
+
+    stepper: Stepper
+    plan: StepPlan
+    rate: LearningRate
+    stream: TrainingStream
+    device: torch.device
+    options: TrainOptions
+    watch: Stopwatch
+    keeper: Keeper
+    stop: StopRequest
+    progress: Progress
+    reserve: Callable[[float], float]
+    held_out: HeldOut | None
+    amp_dtype: torch.dtype | None
+
+    def run(self) -> None:
+        """Train until the plan is done.
+
+        Raises:
+            Interrupted: asked to stop; the state was saved where there is a folder for it.
+            DivergedError: the loss was not finite for several steps in a row.
+        """
+        self._pace = _Pace(self.watch)
+        self._saved, self._save_cost, self._evaluated = self.watch.seconds, 0.0, 0.0
+        self._loss: float | None = None
+        self._start_progress()
+        if not self.plan.finished:
+            with closing(self.stream.batches(self.plan.step)) as batches:  # type: ignore[type-var]
+                for images, labels in batches:
+                    self._evaluate()
+                    self._one_step(images, labels)
+                    if self.plan.finished:
+                        break
+        self.progress.finish()
+        self.keeper.save(self.stepper, self.plan, self.watch.seconds)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model that counts: the moving average where there is one."""
+        module: nn.Module = self.stepper.ema.module if self.stepper.ema is not None else self.stepper.student
+        return module
+
+    def _one_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self.rate.apply(self.plan)
+        loss = self.stepper.step(self.plan.step, images.to(self.device), labels.to(self.device))
+        self.plan.advance()
+        self._pace.tick(self.plan.step)
+        self._keep_to_time()
+        self._report(loss)
+        if self.stop.requested:
+            self._interrupt()
+        self._save_sometimes()
+
+    def _keep_to_time(self) -> None:
+        """Plan and revise the number of steps of a run with a time limit, and end it when the time is up."""
+        if self.options.max_minutes is None:
+            return
+        pace = self._pace.seconds
+        left = 60 * self.options.max_minutes - self.watch.seconds - self.reserve(pace)
+        if self.plan.revision_due:
+            self.plan.revise(left / max(pace, 1e-9))
+            self._pace.restart(self.plan.step)
+            self.plan.note_revision()
+        if left < pace / 2:
+            self.plan.total = self.plan.step
+
+    def _evaluate(self) -> None:
+        """Ahead of the step that comes next, so that a run interrupted here evaluates again when it goes on."""
+        every = self.options.eval_every or self.stream.steps_per_epoch
+        if self.held_out is None or self.plan.step == 0 or self.plan.step % every:
+            return
+        before = self.watch.seconds
+        cost = self.keeper.notes.get("evaluation_seconds", 0.0) / 2  # that one ran the teacher too
+        if self._evaluated + cost > self.options.eval_share * before:
+            return
+        self.progress.finish()
+        try:
+            scores = self.held_out.score(self.averaged, self.amp_dtype, "evaluate")
+        except Interrupted:
+            self._interrupt()
+        self.keeper.offer(self.averaged, scores.value, self.plan.step)
+        self._evaluated += self.watch.seconds - before
+        self._start_progress()
+
+    def _save_sometimes(self) -> None:
+        interval = max(60 * self.options.save_minutes, _SAVE_SHARE * self._save_cost)
+        if self.keeper.folder is None or self.watch.seconds - self._saved < interval:
+            return
+        before = self.watch.seconds
+        self.keeper.save(self.stepper, self.plan, before)
+        self._saved = self.watch.seconds
+        self._save_cost = self._saved - before
+
+    def _interrupt(self) -> NoReturn:
+        done = f"interrupted after step {self.plan.step}" + (f" of {self.plan.total}" if self.plan.total else "")
+        if self.keeper.save(self.stepper, self.plan, self.watch.seconds):
+            raise Interrupted(f"{done}; --resume auto continues from {self.keeper.folder}")
+        raise Interrupted(f"{done}; nothing was saved")
+
+    def _start_progress(self) -> None:
+        """A run with a time limit counts seconds, any other steps."""
+        self._shown = self.watch.seconds
+        if self.options.max_minutes is not None:
+            total = max(0.0, 60 * self.options.max_minutes - self._shown)
+        else:
+            total = float((self.plan.total or 0) - self.plan.step)
+        self.progress.start("finetune", total)
+
+    def _report(self, loss: float | None) -> None:
+        if loss is not None:
+            self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
+        now = self.watch.seconds
+        amount = now - self._shown if self.options.max_minutes is not None else 1.0
+        self._shown = now
+        note = f"step {self.plan.step}" + (f"/{self.plan.total}" if self.plan.total else "")
+        note += f", loss {self._loss:.4f}" if self._loss is not None else ""
+        if self.plan.total:
+            left = (self.plan.total - self.plan.step) * self._pace.seconds
+            note += f", {int(left) // 60}:{int(left) % 60:02d} left"
+        self.progress.advance(amount, note)
+
+
+class _Pace:
+    """Seconds per step since the last restart. The very first step is slower than the rest and does not count."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch, self._begin = watch, watch.seconds
+        self._since: tuple[float, int] | None = None
+        self.seconds = 0.0
+
+    def tick(self, step: int) -> None:
+        """`step` steps are done."""
+        now = self._watch.seconds
+        if self._since is None:
+            self.seconds, self._since = now - self._begin, (now, step)
+        elif step > self._since[1]:
+            self.seconds = (now - self._since[0]) / (step - self._since[1])
+
+    def restart(self, step: int) -> None:
+        """Measure anew from here on."""
+        self._since = self._watch.seconds, step

@@ -13,9 +13,9 @@ from vitcompact.layers.parts import AttentionParts
 from vitcompact.models import AttentionSite, FfnSite, family_named
 from vitcompact.models.layer_scale import output_scale, remove_scale, scaled
 from vitcompact.models.plain_vit import no_patch_grid
+from vitcompact.options.surgery import TERMS
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import HallucinatedHead, HallucinateSpec
-from vitcompact.planning.selection import TERMS
 
 
 def make_spec(

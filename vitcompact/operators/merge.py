@@ -9,7 +9,7 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
 from vitcompact.models.plain_vit import plain_trunk
-from vitcompact.planning.request import MergeTokens
+from vitcompact.options.selection import MergeTokens
 
 
 def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple[int, ...]:
@@ -23,14 +23,14 @@ def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple
     """
     numbers = [merge_tokens] if isinstance(merge_tokens, int) else list(merge_tokens)
     if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in numbers) or not numbers:
-        raise UsageError(f"--merge-tokens takes a number of 0 or more, or one for each block, got {merge_tokens!r}")
+        raise UsageError(f"`merge_tokens` takes a number of 0 or more, or one for each block, got {merge_tokens!r}")
     if not any(numbers):
         return ()
     depth = len(plain_trunk(model)[0])
     if len(numbers) == 1:
         return (numbers[0],) * depth
     if len(numbers) != depth:
-        raise UsageError(f"--merge-tokens: {len(numbers)} numbers were given for the {depth} blocks of this model")
+        raise UsageError(f"`merge_tokens`: {len(numbers)} numbers were given for the {depth} blocks of this model")
     return tuple(numbers)
 
 

@@ -15,9 +15,9 @@ from vitcompact.models import AttentionSite
 from vitcompact.models.latency import Call
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.replay import build_layer
+from vitcompact.options.surgery import TERMS
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, OperatorSpec
-from vitcompact.planning.selection import TERMS
 
 Operators = tuple[OperatorSpec, ...]
 

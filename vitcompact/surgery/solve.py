@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import nn
@@ -28,17 +27,14 @@ from vitcompact.operators.refit import refit
 from vitcompact.operators.replay import build_layer
 from vitcompact.operators.share_qk import GroupMoments
 from vitcompact.operators.site_statistics import ffn_statistics, head_covariance, qk_moments
+from vitcompact.options.surgery import INGREDIENTS, Hallucinate, Init
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
-from vitcompact.planning.request import INGREDIENTS
 from vitcompact.planning.selection import Selection
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 
 SHARED_WEIGHT = 0.5
 """Weight of the kept head's logits in those of its group."""
-
-Init = Literal["lstsq", "svd"]
-Hallucinate = Literal["refit", "copy"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Method:
         """
         unknown = sorted(set(names) - set(INGREDIENTS))
         if unknown:
-            raise UsageError(f"--without takes {', '.join(INGREDIENTS)}; got {unknown[0]!r}")
+            raise UsageError(f"`without` takes {', '.join(INGREDIENTS)}; got {unknown[0]!r}")
         return replace(self, **dict.fromkeys(names, False))  # type: ignore[arg-type]
 
 

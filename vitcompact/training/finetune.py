@@ -231,7 +231,7 @@ class _Run:
             return False
         logger.warning(
             "training led away from the original (loss %.3g on %d training images, %.3g before): the weights from "
-            "before are kept; a lower --lr, more time or more images may help",
+            "before are kept; a lower `lr`, more time or more images may help",
             after,
             sum(len(images) for images, _ in batches),
             before,
@@ -263,7 +263,7 @@ class _Run:
         if self.stop.requested:
             folder = self.keeper.folder
             kept = folder is not None and (folder / STATE_NAME).exists()
-            hint = f"--resume auto continues from {folder}" if kept else "nothing was saved"
+            hint = f"`resume='auto'` continues from {folder}" if kept else "nothing was saved"
             raise Interrupted(f"interrupted while evaluating; {hint}")
 
 
@@ -291,7 +291,7 @@ def _find_state(state_dir: str | Path | None, resume: str | Path | None) -> tupl
     found = Path(resume).expanduser()
     found = found / STATE_NAME if found.is_dir() else found
     if not found.exists():
-        raise UsageError(f"no training state at {found}: --resume auto begins anew where there is none")
+        raise UsageError(f"no training state at {found}: `resume='auto'` begins anew where there is none")
     return folder or found.parent, found
 
 
@@ -331,7 +331,7 @@ def _training_mode(student: nn.Module) -> nn.Module:
 
 def _checkpoint_gradients(model: nn.Module) -> None:
     if not hasattr(model, "set_grad_checkpointing"):
-        raise UsageError(f"--grad-checkpointing: {type(model).__name__} has no set_grad_checkpointing()")
+        raise UsageError(f"`grad_checkpointing`: {type(model).__name__} has no set_grad_checkpointing()")
     model.set_grad_checkpointing(True)  # type: ignore[operator]
 
 

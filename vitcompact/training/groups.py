@@ -70,5 +70,5 @@ def make_optimizer(model: nn.Module, options: ResolvedOptions, scales: Mapping[s
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(groups, opt=options.opt, lr=options.lr, **fused)
     except (ImportError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"--opt {options.opt} cannot be used here: {error}") from error
+        raise UsageError(f"`opt='{options.opt}'` cannot be used here: {error}") from error
     return in_native_precision(optimizer, next(model.parameters()).device) if "muon" in options.opt else optimizer

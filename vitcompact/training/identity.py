@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
-from vitcompact.training.options import option
 from vitcompact.training.stream import TrainingStream
 
 _FREE = ("eval_every", "eval_share", "save_minutes")
@@ -18,10 +17,10 @@ _FREE = ("eval_every", "eval_share", "save_minutes")
 
 _WHAT = {
     "model": "the converted model",
-    "teacher": "the original (--teacher)",
-    "images": "the training images, their number, preparation, order or augmentation (--data-dir, --batch-size, ...)",
-    "device": "--device",
-    "amp": "--amp",
+    "teacher": "the original (`teacher`)",
+    "images": "the training images, their number, preparation, order or augmentation (`images`, `batch_size`, ...)",
+    "device": "`device`",
+    "amp": "`amp`",
 }
 
 
@@ -59,7 +58,7 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
     """
     before, after = saved.get("options", {}), now["options"]
     differing = [
-        f"{option(name)} was {_shown(before.get(name))} and is {_shown(after[name])}"
+        f"`{name}` was {_shown(before.get(name))} and is {_shown(after[name])}"
         for name in after
         if before.get(name) != after[name]
     ]
@@ -67,7 +66,7 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
     if differing:
         raise UsageError(
             f"the training state in {where} belongs to another run: {'; '.join(differing)}. Continue with the same "
-            "options, or leave --resume out to start anew"
+            "options, or leave `resume` out to start anew"
         )
 
 

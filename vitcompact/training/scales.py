@@ -17,7 +17,7 @@ from vitcompact.layers.pointwise import channel_dim
 from vitcompact.models.forward import eval_mode
 
 USUAL_RMS = 0.02
-"""Root mean square of a ViT's weight matrices, for which `--lr` is meant literally (timm initialises them so)."""
+"""Root mean square of a ViT's weight matrices, for which `lr` is meant literally (timm initialises them so)."""
 
 
 def weight_scale(parameter: Tensor) -> float:

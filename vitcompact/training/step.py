@@ -79,5 +79,5 @@ class Stepper:
         if self.bad_in_a_row >= MAX_BAD_STEPS:
             raise DivergedError(
                 f"the loss was not finite for {self.bad_in_a_row} steps in a row, up to step {number + 1}: "
-                "train with a lower --lr, and check the images and the converted model"
+                "train with a lower `lr`, and check the images and the converted model"
             )

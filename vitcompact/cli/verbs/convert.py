@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,13 +15,15 @@ from torch import nn
 from vitcompact.analysis.analyze import predicted_cost
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.cli import images, inputs
+from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.convert import convert_tables, plan_tables
-from vitcompact.cli.verb_options import ConvertOptions
+from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages, from_tensor
 from vitcompact.errors import UsageError
+from vitcompact.options.surgery import SurgeryOptions
 from vitcompact.plan.schema import Plan
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.selection import Selection
@@ -28,19 +31,19 @@ from vitcompact.surgery import convert
 from vitcompact.utils.files import write_file
 
 
-def run(options: ConvertOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Convert SOURCE into OUT, or only plan it."""
     with ExitStack() as held:
         _run(options, given, console, held)
 
 
-def _run(options: ConvertOptions, given: frozenset[str], console: Console, held: ExitStack) -> None:
+def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
     options = inputs.given_source(options)
     space = common.workspace_for(options, held)
     options = _filled(options, given, space, console)
     plan = None if options.plan is None else _read_plan(options, given)
     inputs.check_selection(options, plan)
-    _terms(options)
+    of_kind(SurgeryOptions, options)
     open_device(options.device)
     out = None if options.dry_run else common.out_for(options, space, "convert", held)
     plan_file = _plan_file(options, space) if options.dry_run else None
@@ -69,7 +72,7 @@ def _run(options: ConvertOptions, given: frozenset[str], console: Console, held:
 
 
 def _convert(
-    options: ConvertOptions,
+    options: Options,
     model: nn.Module,
     calibration: CalibrationImages | None,
     plan: Plan | None,
@@ -79,9 +82,6 @@ def _convert(
         model,
         images=calibration,
         plan=plan,
-        init=options.init,
-        hallucinate=options.hallucinate,
-        cache_gb=options.cache_gb,
         batch_size=options.batch_size,
         device=options.device,
         progress=console.progress,
@@ -89,31 +89,15 @@ def _convert(
     )
 
 
-def _chosen(options: ConvertOptions) -> dict[str, Any]:
+def _chosen(options: Options) -> dict[str, Any]:
     return {
         **inputs.selection_arguments(options),
-        "terms": _terms(options),
-        "filter_rank": options.filter_rank,
-        "branches": options.branches,
+        **dataclasses.asdict(of_kind(SurgeryOptions, options)),
         "seed": options.seed,
-        "reconstruct": options.reconstruct,
-        "without": _without(options),
     }
 
 
-def _without(options: ConvertOptions) -> tuple[str, ...]:
-    return tuple(options.without.replace(",", " ").split())
-
-
-def _terms(options: ConvertOptions) -> tuple[str, ...]:
-    """The paths of `--terms`, refused before anything is loaded if there is no such path."""
-    terms = tuple(term for term in options.terms.replace(",", " ").split() if term != "none")
-    return Selection(terms=terms, filter_rank=options.filter_rank, branches=options.branches).terms
-
-
-def _filled(
-    options: ConvertOptions, given: frozenset[str], space: Workspace | None, console: Console
-) -> ConvertOptions:
+def _filled(options: Options, given: frozenset[str], space: Workspace | None, console: Console) -> Options:
     """The images and the selection of the analysis, where none were given."""
     options = images.with_recorded_images(options, given, space, console)
     if space is None or options.plan is not None:
@@ -122,11 +106,11 @@ def _filled(
     return inputs.from_workspace(options, given, recorded, inputs.SELECTION_NAMES, space, console)
 
 
-def _read_plan(options: ConvertOptions, given: frozenset[str]) -> Plan:
+def _read_plan(options: Options, given: frozenset[str]) -> Plan:
     """The plan in `--plan FILE`, which may also be a document of ours that holds one."""
     clash = sorted(given & {*inputs.SELECTION_NAMES, "terms", "filter_rank", "branches"})
     if clash:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in clash)
+        names = ", ".join(flags()[name] for name in clash)
         raise UsageError(f"--plan says what is compacted; leave out {names}")
     path = Path(str(options.plan)).expanduser()
     try:
@@ -143,7 +127,7 @@ def _plan_in(path: Path) -> Plan:
 
 
 def _plan_only(
-    options: ConvertOptions,
+    options: Options,
     original: inputs.Original,
     calibration: CalibrationImages | None,
     plan: Plan | None,
@@ -167,9 +151,7 @@ def _plan_only(
     console.note(f"plan written to {path}; nothing else was written")
 
 
-def _make_plan(
-    options: ConvertOptions, model: nn.Module, calibration: CalibrationImages | None, console: Console
-) -> Plan:
+def _make_plan(options: Options, model: nn.Module, calibration: CalibrationImages | None, console: Console) -> Plan:
     """A budget is planned without converting."""
     chosen = inputs.selection_arguments(options)
     budget = inputs.budget_from(chosen)
@@ -179,13 +161,13 @@ def _make_plan(
     selection = Selection(only=options.only, protect=chosen["protect"], branches=options.branches)
     cache = options.cache_gb * 1e9
     batches = from_tensor(calibration, options.batch_size)
-    weigh = "sensitivity" not in _without(options)
+    weigh = "sensitivity" not in options.without
     return plan_for(
         original, batches, budget, selection=selection, weigh=weigh, cache_bytes=cache, progress=console.progress
     ).plan
 
 
-def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:
+def _plan_file(options: Options, space: Workspace | None) -> Path:
     """The workspace's plan; where OUT was given, a file beside it, since OUT itself is left to the conversion.
 
     Raises:

@@ -40,7 +40,7 @@ def test_real_weights_file_alone(shared_dir: Path, tmp_path: Path, name: str, im
     bare.symlink_to(source / "model.safetensors")
     reference = load(source)
     architecture = "pvt_v2_b0" if name.startswith("pvt") else "vit_small_patch14_dinov2"
-    with pytest.raises(UsageError, match=f"--model {architecture}"):
+    with pytest.raises(UsageError, match=f"`model='{architecture}'`"):
         load_source(str(bare))
     model = load_source(str(bare), SourceOptions(model=architecture)).model
     images = torch.randn(2, 3, img_size, img_size)

@@ -126,7 +126,7 @@ def test_recorded_architecture_and_size_are_used(vit: VisionTransformer, tmp_pat
 def test_without_a_name_candidates_are_listed(weights_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ["resnet18", "pvt_v2_b0", "test_vit", "test_vit2", "test_vit3", "vit_tiny_patch16_224"]
     monkeypatch.setattr(candidates, "architectures", lambda: pool)
-    with pytest.raises(UsageError, match=r"--model NAME\. Its shapes are those of:\n  --model test_vit$"):
+    with pytest.raises(UsageError, match=r"`model='NAME'`\. Its shapes are those of:\n  `model='test_vit'`$"):
         load_source(str(weights_file))
 
 
@@ -143,7 +143,7 @@ def test_candidates_may_differ_in_classes_and_image_size_only(monkeypatch: pytes
 @pytest.mark.slow
 def test_candidates_among_all_of_timm_within_seconds(weights_file: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(UsageError, match="\n  --model test_vit"):
+    with pytest.raises(UsageError, match="\n  `model='test_vit'`"):
         load_source(str(weights_file))
     assert time.monotonic() - started < 10
 
@@ -290,7 +290,7 @@ def test_offline_is_one_clear_error_at_once(monkeypatch: pytest.MonkeyPatch, cap
     for name in hub._PROXIES:
         monkeypatch.delenv(name, raising=False)
     for source in ("test_vit.r160_in1k", "hf-hub:org/name"):
-        with pytest.raises(UsageError, match=r"cannot download.*--random-weights"):
+        with pytest.raises(UsageError, match=r"cannot download.*`random_weights`"):
             load_source(source)
     assert capfd.readouterr() == ("", "")
 
@@ -308,7 +308,7 @@ def test_a_failing_download_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_model_without_pretrained_weights_says_so() -> None:
     name = next(name for name in timm.list_models("vit_*") if not timm.is_model_pretrained(name))
-    with pytest.raises(UsageError, match=f"no weights of {name}; give a weights file with --model {name}"):
+    with pytest.raises(UsageError, match=f"no weights of {name}; give a weights file with `model='{name}'`"):
         load_source(name)
 
 
@@ -333,10 +333,10 @@ def test_unknown_sources_say_what_was_probably_meant(source: str, message: str) 
 
 def test_options_that_do_not_apply_are_refused(hub_dir: Path, weights_file: Path) -> None:
     for source in (str(hub_dir), "test_vit"):
-        with pytest.raises(UsageError, match="--model names the architecture of a bare weights file"):
+        with pytest.raises(UsageError, match="`model` names the architecture of a bare weights file"):
             load_source(source, SourceOptions(model="test_vit"))
     for source in (str(hub_dir), str(weights_file)):
-        with pytest.raises(UsageError, match="--random-weights needs a timm model name"):
+        with pytest.raises(UsageError, match="`random_weights` needs a timm model name"):
             load_source(source, SourceOptions(random_weights=True))
     with pytest.raises(UsageError, match="unknown timm model"):
         load_source(str(weights_file), SourceOptions(model="test_vti"))

@@ -194,7 +194,7 @@ def test_shared_views_and_non_contiguous_tensors(vit: VisionTransformer, images:
 def test_an_existing_output_is_refused(vit: VisionTransformer, tmp_path: Path) -> None:
     out = save(vit, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(UsageError, match=r"exists; give another directory, or --overwrite"):
+    with pytest.raises(UsageError, match=r"exists; give another directory, or `overwrite=True`"):
         save(vit, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     (tmp_path / "file").touch()

@@ -66,7 +66,7 @@ def test_lists_of_numbers_as_timm_takes_them(run: Run, monkeypatch: pytest.Monke
     assert run("bench", "X", "--batch-size", "4,2").code == 0
     assert (seen[0][0].mean, seen[0][0].std) == ((0.1, 0.2, 0.3), (0.5,))
     assert seen[0][1] == {"source", "mean", "std"}
-    assert [options.batch_size for options, _ in seen[1:]] == [(1, 8), (4, 2)]
+    assert [options.batch_sizes for options, _ in seen[1:]] == [(1, 8), (4, 2)]
     assert run("bench", "X", "-b", "many").code == 2
     assert run("eval", "X", "--mean", "nan").code == 2
 

@@ -236,7 +236,7 @@ def test_convert_takes_the_selection_of_the_analysis(run: Run) -> None:
     layers = {layer["name"]: layer["operators"][0] for layer in json.loads(result.out)["plan"]["layers"]}
     assert "blocks.0.attn" not in layers
     assert layers["blocks.1.mlp"]["rank"] == 16
-    assert "--rank-ratio 0.25 --protect blocks.0" in result.err
+    assert "--rank-ratio 0.25 --exclude blocks.0" in result.err
     wider = run("convert", "--rank-ratio", 0.5, "--overwrite", "--json")
     layers = {layer["name"]: layer["operators"][0] for layer in json.loads(wider.out)["plan"]["layers"]}
     assert layers["blocks.1.mlp"]["rank"] == 32

@@ -67,7 +67,7 @@ def test_training_images_are_never_taken_for_a_missing_split(tmp_path: Path) -> 
 
 
 def test_no_data_dir() -> None:
-    with pytest.raises(DataError, match="--data-dir"):
+    with pytest.raises(DataError, match="pass `data_dir`"):
         open_dataset(DataOptions(), "train")
 
 

@@ -56,7 +56,7 @@ def test_calibration_takes_a_seeded_sample(model: nn.Module) -> None:
 
 
 def test_a_stream_needs_a_number_of_samples(model: nn.Module) -> None:
-    with pytest.raises(DataError, match="--num-samples"):
+    with pytest.raises(DataError, match="`num_samples`"):
         CalibrationImages(model, DataOptions(dataset="wds/set"))
 
 
@@ -89,5 +89,5 @@ def test_empty_streams_are_errors(model: nn.Module, monkeypatch: pytest.MonkeyPa
         list(evaluation_batches(model, OPTIONS))
     with pytest.raises(DataError, match="no images"):
         next(training_loader(model, OPTIONS).batches())
-    with pytest.raises(DataError, match="--num-samples"):
+    with pytest.raises(DataError, match="`num_samples`"):
         training_loader(model, DataOptions(dataset="wds/set"))

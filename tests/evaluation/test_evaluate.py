@@ -156,7 +156,7 @@ def test_a_plain_module_without_a_head_has_pooled_features_only() -> None:
 
 
 def test_what_cannot_be_compared_is_refused(features_model: nn.Module) -> None:
-    with pytest.raises(UsageError, match="--reference"):
+    with pytest.raises(UsageError, match="pass a `reference`"):
         evaluate(features_model, [torch.randn(1, 3, 32, 32)])
     with pytest.raises(UsageError, match="6 classes and the reference 5"):
         evaluate(Table(ROWS), batches([0]), reference=Table(ROWS[:, :5]))

@@ -190,23 +190,23 @@ def test_harms_that_are_not_finite_are_never_chosen() -> None:
 
 @pytest.mark.parametrize("target", [0.0, 1.0, -1.0, float("nan")])
 def test_targets_are_fractions(target: float) -> None:
-    with pytest.raises(UsageError, match="--target-macs must be between 0 and 1"):
+    with pytest.raises(UsageError, match="`target_macs` must be between 0 and 1"):
         Budget("macs", target)
 
 
 def test_what_excludes_what() -> None:
     assert budget_of(None, None, None, None) is None
     assert budget_of(None, 0.5, None, ["neurons"]) == Budget("params", 0.5, ("neurons",))
-    with pytest.raises(UsageError, match="one of --target-macs and --target-latency"):
+    with pytest.raises(UsageError, match="one of `target_macs` and `target_latency`"):
         budget_of(0.5, None, 0.5, None)
-    with pytest.raises(UsageError, match="--ops narrows a budget"):
+    with pytest.raises(UsageError, match="`ops` narrows a budget"):
         budget_of(None, None, None, ["neurons"])
     with pytest.raises(UsageError, match="got 'prune'"):
         budget_of(0.5, None, None, ["prune"])
     budget = Budget("macs", 0.8)
-    with pytest.raises(UsageError, match="leave out --ratio"):
+    with pytest.raises(UsageError, match="leave out `ratio`"):
         check_budget(budget, (0.5, None), None, "images")
-    with pytest.raises(UsageError, match="leave out --target-macs"):
+    with pytest.raises(UsageError, match="leave out `target_macs`"):
         check_budget(budget, (None, None), object(), "images")
     with pytest.raises(UsageError, match="needs images"):
         check_budget(budget, (None, None), None, None)

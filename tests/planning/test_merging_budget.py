@@ -199,7 +199,7 @@ def test_merging_saves_no_parameters(vit: VisionTransformer, images: Tensor, cap
 
 
 def test_out_of_reach_even_with_merging(vit: VisionTransformer, images: Tensor) -> None:
-    with pytest.raises(UsageError, match=r"--target-macs 0\.01 is out of reach"):
+    with pytest.raises(UsageError, match=r"`target_macs=0\.01` is out of reach"):
         vitcompact.convert(vit, images=images, target_macs=0.01, merge_tokens="auto")
 
 

@@ -281,7 +281,7 @@ def test_steps_that_are_not_finite_are_skipped_and_many_end_the_run(
     result = finetune(student, teacher, Spoiled({1, 3}), options=options(statistics_batches=1))
     assert result.skipped_steps == 2
     assert all(torch.isfinite(tensor).all() for tensor in result.model.state_dict().values())
-    with pytest.raises(DivergedError, match="--lr"):
+    with pytest.raises(DivergedError, match="a lower `lr`"):
         finetune(student, teacher, Spoiled(set(range(100))), options=options(steps=10))
 
 

@@ -24,12 +24,12 @@ from .helpers import options
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"steps": 0}, "--steps must be at least 1"),
-        ({"epochs": -1.0}, "--epochs must be above 0"),
-        ({"max_minutes": float("nan")}, "--max-minutes must be above 0"),
-        ({"lr": 0.0}, "--lr must be above 0"),
-        ({"smoothing": 1.0}, r"--smoothing must be in \[0, 1\)"),
-        ({"model_ema_decay": 1.5}, "--model-ema-decay"),
+        ({"steps": 0}, "`steps` must be at least 1"),
+        ({"epochs": -1.0}, "`epochs` must be above 0"),
+        ({"max_minutes": float("nan")}, "`max_minutes` must be above 0"),
+        ({"lr": 0.0}, "`lr` must be above 0"),
+        ({"smoothing": 1.0}, r"`smoothing` must be in \[0, 1\)"),
+        ({"model_ema_decay": 1.5}, "`model_ema_decay` must be"),
         ({"sched": "plateau"}, "accepted are cosine"),
         ({"opt": "adamww"}, "did you mean adamw"),
         ({"opt": "adahessian"}, "second derivatives"),

@@ -31,7 +31,7 @@ def test_resumed_run_is_bit_identical(
 ) -> None:
     chosen = options(steps=8, opt=opt)
     whole = finetune(student, teacher, stream, options=chosen)
-    with pytest.raises(Interrupted, match=r"after step 3 of 8; --resume auto continues from") as caught:
+    with pytest.raises(Interrupted, match=r"after step 3 of 8; `resume='auto'` continues from") as caught:
         finetune(student, teacher, stream, options=chosen, state_dir=tmp_path, progress=StopAfter(3))
     assert caught.value.exit_code == 130
     resumed = finetune(student, teacher, stream, options=chosen, state_dir=tmp_path, resume="auto")
@@ -122,9 +122,9 @@ def test_a_state_of_another_run_is_refused_by_name(
         model, original, batches = given.pop("model"), given.pop("teacher"), given.pop("batches")
         finetune(model, original, batches, state_dir=tmp_path, resume="auto", **given)
 
-    with pytest.raises(UsageError, match=r"--lr was \S+ and is 0\.5"):
+    with pytest.raises(UsageError, match=r"`lr` was \S+ and is 0\.5"):
         resume(options=options(lr=0.5))
-    with pytest.raises(UsageError, match=r"--steps was 6 and is 9"):
+    with pytest.raises(UsageError, match=r"`steps` was 6 and is 9"):
         resume(options=options(steps=9))
     with pytest.raises(UsageError, match="original"):
         resume(teacher=make_teacher(qk_norm=False, class_token=True).requires_grad_(False).apply(_disturb))
@@ -138,7 +138,7 @@ def test_a_rate_that_was_left_to_the_rule_is_not_one_that_was_given(
 ) -> None:
     left = TrainOptions(steps=2, amp=False)
     finetune(student, teacher, stream, options=left, state_dir=tmp_path)
-    with pytest.raises(UsageError, match=r"--lr was not given and is 0\.0001"):
+    with pytest.raises(UsageError, match=r"`lr` was not given and is 0\.0001"):
         finetune(student, teacher, stream, options=replace(left, lr=1e-4), state_dir=tmp_path, resume="auto")
     finetune(student, teacher, stream, options=replace(left, opt="adamw"), state_dir=tmp_path, resume="auto")
 

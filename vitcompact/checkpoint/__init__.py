@@ -5,8 +5,9 @@ from vitcompact.checkpoint.directory import load
 from vitcompact.checkpoint.disk import check_out
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.record import Record, read_record
-from vitcompact.checkpoint.source import LoadedModel, SourceOptions, load_source
+from vitcompact.checkpoint.source import LoadedModel, load_source
 from vitcompact.checkpoint.write import save
+from vitcompact.options.source import SourceOptions
 
 __all__ = [
     "LoadedModel",

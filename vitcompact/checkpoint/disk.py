@@ -42,7 +42,7 @@ def check_out(out: str | Path, *, overwrite: bool = False, keep: Mapping[str, st
     if not out.is_dir():
         raise UsageError(f"{out} is a file; give the name of a directory")
     if not overwrite:
-        raise UsageError(f"{out} exists; give another directory, or --overwrite to replace it")
+        raise UsageError(f"{out} exists; give another directory, or `overwrite=True` to replace it")
     if foreign := _foreign(out):
         raise UsageError(f"{out} is not overwritten: {foreign}; give another directory, or remove it yourself")
     return out

@@ -23,7 +23,7 @@ from vitcompact.checkpoint.quiet import first_line, quiet_timm
 from vitcompact.errors import UsageError
 
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
-_RANDOM = "or --random-weights for an untrained model"
+_RANDOM = "or `random_weights` for an untrained model"
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
@@ -43,7 +43,7 @@ def fetch_pretrained(name: str, cfg: Mapping[str, Any]) -> Path:
             except Exception as error:
                 raise _cannot_download(f"the weights of {name}", error) from error
     else:
-        raise UsageError(f"timm has no weights of {name}; give a weights file with --model {name}, {_RANDOM}")
+        raise UsageError(f"timm has no weights of {name}; give a weights file with `model='{name}'`, {_RANDOM}")
     return path
 
 

@@ -20,39 +20,10 @@ from vitcompact.checkpoint.provenance import DIR_PREFIX, Provenance, SourceKind,
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import SUFFIXES, Weights, has_weights_suffix, read_weights, weights_file_of
 from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.options.source import SourceOptions
 from vitcompact.utils.files import restored
 
 _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """How to read a SOURCE.
-
-    Attributes:
-        model: timm architecture of a bare weights file.
-        num_classes: classes of the classifier; another number than the checkpoint's leaves it untrained.
-        img_size: side, or (height, width), in pixels; position embeddings are resampled as timm does.
-        random_weights: an untrained model of a timm name.
-        seed: of whatever stays untrained.
-    """
-
-    model: str | None = None
-    num_classes: int | None = None
-    img_size: int | tuple[int, int] | None = None
-    random_weights: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.num_classes is not None and self.num_classes < 0:
-            raise UsageError(f"num_classes must be at least 0, got {self.num_classes}")
-        if self.image_size is not None and min(self.image_size) < 1:
-            raise UsageError(f"img_size must be at least 1 pixel, got {self.img_size}")
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """`img_size` as (height, width) in pixels."""
-        return (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
 
 
 @dataclass(frozen=True)
@@ -109,15 +80,15 @@ def _load(source: str, options: SourceOptions) -> LoadedModel:
 
 def _refuse_file_options(source: str, options: SourceOptions) -> None:
     if options.model is not None:
-        raise UsageError(f"--model names the architecture of a bare weights file; {source} says its own")
+        raise UsageError(f"`model` names the architecture of a bare weights file; {source} says its own")
     if options.random_weights:
-        raise UsageError(f"--random-weights needs a timm model name, got {source}")
+        raise UsageError(f"`random_weights` needs a timm model name, got {source}")
 
 
 def _from_name(name: str, options: SourceOptions) -> LoadedModel:
     architecture = require_known(name)
     if options.model is not None:
-        raise UsageError(f"--model names the architecture of a bare weights file; {name} is a timm model")
+        raise UsageError(f"`model` names the architecture of a bare weights file; {name} is a timm model")
     cfg = registered_cfg(name)
     kwargs = _requested(cfg, {}, options)
     if options.random_weights:
@@ -143,7 +114,7 @@ def _from_directory(source: str, directory: Path, kind: SourceKind, options: Sou
 
 def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
     if options.random_weights:
-        raise UsageError(f"--random-weights needs a timm model name, got the weights file {path}")
+        raise UsageError(f"`random_weights` needs a timm model name, got the weights file {path}")
     if not has_weights_suffix(path):
         raise UsageError(f"{path}: not a weights file by its name; accepted: {', '.join(SUFFIXES)}")
     weights = read_weights(path)
@@ -185,9 +156,9 @@ def _ask_for_name(weights: Weights) -> str:
             f"{weights.path} does not say its architecture, but {weights.path.parent} does: give that directory"
         )
     found = candidates(weights.state_dict)
-    listed = "".join(f"\n  --model {name}" for name in found)
+    listed = "".join(f"\n  `model='{name}'`" for name in found)
     hint = f" Its shapes are those of:{listed}" if found else " No architecture of timm was found to have its shapes."
-    raise UsageError(f"{weights.path} does not say its architecture; give it with --model NAME.{hint}")
+    raise UsageError(f"{weights.path} does not say its architecture; give it with `model='NAME'`.{hint}")
 
 
 def _forget_weights(model: nn.Module) -> None:

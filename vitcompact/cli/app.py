@@ -9,27 +9,15 @@ from collections.abc import Sequence
 
 import typer
 
-from vitcompact.cli import verb_options as options
-from vitcompact.cli.command import Invocation, Verb, command, join_numbers
+from vitcompact.cli.command import Invocation, command, join_numbers
 from vitcompact.cli.console import Console
+from vitcompact.cli.options import VERBS
+from vitcompact.cli.spoken import spoken
 from vitcompact.errors import VitCompactError, is_out_of_memory
 
 PROGRAM = "vitcompact"
 EXIT_BUG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
-VERBS = tuple(
-    Verb(name, kind, f"vitcompact.cli.verbs.{module}")
-    for name, kind, module in (
-        ("analyze", options.AnalyzeOptions, "analyze"),
-        ("convert", options.ConvertOptions, "convert"),
-        ("finetune", options.FinetuneOptions, "finetune"),
-        ("fold", options.FoldOptions, "fold"),
-        ("eval", options.EvalOptions, "evaluate"),
-        ("bench", options.BenchOptions, "bench"),
-        ("families", options.FamiliesOptions, "families"),
-        ("demo", options.DemoOptions, "demo"),
-    )
-)
 # Newer releases of typer carry their own copy of click: its usage error is found through what typer exports.
 _ClickUsageError = typer.BadParameter.__bases__[0]
 
@@ -125,7 +113,7 @@ def _report(error: BaseException, console: Console) -> int:
     if console.verbose:
         console.plain("".join(traceback.format_exception(error)))
     if isinstance(error, VitCompactError):
-        console.error(str(error))
+        console.error(spoken(str(error)))
         return error.exit_code
     if is_out_of_memory(error):
         console.error(f"not enough memory: {_first_line(error)}; try a smaller --batch-size or --num-samples")

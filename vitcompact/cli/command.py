@@ -1,30 +1,73 @@
-"""From an options dataclass to a typer command that parses it and nothing more."""
+"""From declarations (`vitcompact.options`) to a typer command that parses them and nothing more."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
-from vitcompact.cli.fields import PANELS, flags_of, parse_numbers
-from vitcompact.cli.options import Common
+from vitcompact.cli.config import use_config
+from vitcompact.cli.spoken import flags_of, spoken
+from vitcompact.errors import UsageError
+from vitcompact.operators import OPERATORS
+from vitcompact.options.declare import PANELS, Option, check_limits, declared
 
 if TYPE_CHECKING:
     from vitcompact.cli.console import Console
 
+Options: TypeAlias = Any
+"""The values of one verb: a frozen dataclass with a field for each of its options and arguments."""
+
+T = TypeVar("T")
+_PYTHON_ONLY = Option("")
+
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: its options, and the module (imported only when it runs) whose `run` does the work."""
+    """One verb.
+
+    Attributes:
+        module: imported only when the verb runs; its `run` does the work.
+        text: what `--help` says.
+        takes: dataclasses whose declared fields are its options.
+        arguments: by name, what is given by position: how it is called in `--help`, and what it is.
+        drops: options of `takes` that this verb has no use for.
+        defaults: where they differ from the declared ones.
+    """
 
     name: str
-    options: type[Common]
     module: str
+    text: str
+    takes: tuple[type, ...]
+    arguments: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    drops: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def values(self) -> type:
+        """A dataclass of its arguments and options."""
+        found = {name: (name, str | None, field(default=None)) for name in self.arguments}
+        for kind in self.takes:
+            hints = get_type_hints(kind)
+            for old in dataclasses.fields(kind):
+                if old.name in found or old.name in self.drops or not declared(kind).get(old.name, _PYTHON_ONLY).panel:
+                    continue
+                new = field(default=self.defaults.get(old.name, old.default), metadata=old.metadata)
+                found[old.name] = (old.name, hints[old.name], new)
+        return dataclasses.make_dataclass(f"{self.name.title()}Values", found.values(), frozen=True, kw_only=True)
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """The declarations of its options, by name."""
+        return declared(self.values)
 
 
 @dataclass(frozen=True)
@@ -32,51 +75,75 @@ class Invocation:
     """A parsed command line: the verb, its options, and the names of those that were given."""
 
     verb: Verb
-    options: Any
+    options: Options
     given: frozenset[str]
 
     def run(self, console: Console) -> None:
         """Import the verb and run it."""
-        module = importlib.import_module(self.verb.module)
+        module = importlib.import_module(f"vitcompact.cli.verbs.{self.verb.module}")
         module.run(self.options, self.given, console)
+
+
+def of_kind(kind: type[T], options: Options, **changes: Any) -> T:
+    """A dataclass of the library, with the options of the same names."""
+    values = {name: getattr(options, name) for name in declared(kind) if hasattr(options, name)}
+    return kind(**{**values, **changes})
 
 
 def command(verb: Verb) -> Callable[..., Invocation]:
     """A function with the signature that typer reads; called with the values, it returns an Invocation."""
-    hints = get_type_hints(verb.options)
-    parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-    for field in sorted(dataclasses.fields(verb.options), key=_panel):
-        annotation = (str | None) if field.metadata["numbers"] else hints[field.name]
-        parameters.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None if field.metadata["numbers"] else _default(field),
-                annotation=Annotated[annotation, field.metadata["parameter"]],
-            )
-        )
+    parameters = [_parameter("ctx", inspect.Parameter.empty, typer.Context)]
+    for name, (metavar, text) in verb.arguments.items():
+        argument = typer.Argument(metavar=metavar, help=text, show_default=False)
+        parameters.append(_parameter(name, None, Annotated[str | None, argument]))
+    options = verb.options
+    fields = [one for one in dataclasses.fields(verb.values) if one.name in options]
+    for one in sorted(fields, key=lambda one: PANELS.index(options[one.name].panel)):
+        parameters.append(_as_parameter(one, options[one.name]))
 
     def parse(ctx: typer.Context, **values: Any) -> Invocation:
-        names = [field.name for field in dataclasses.fields(verb.options)]
-        given = frozenset(name for name in names if _was_given(ctx, name))
-        return Invocation(verb, _build(verb.options, values), given)
+        for one in fields:
+            text = values[one.name]
+            values[one.name] = one.default if text is None else from_text(one.name, options[one.name], text)
+        parsed = verb.values(**values)
+        check_limits(parsed)
+        return Invocation(verb, parsed, frozenset(name for name in values if _was_given(ctx, name)))
 
     parse.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     parse.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    parse.__doc__ = _one_line_a_paragraph(verb.options.__doc__ or "")
+    parse.__doc__ = verb.text
     return parse
 
 
-def _one_line_a_paragraph(text: str) -> str:
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+def from_text(name: str, option: Option, given: Any) -> Any:
+    """A value as the library takes it: from the command line, or as it was recorded.
+
+    Raises:
+        UsageError: a list of numbers that has something else in it.
+    """
+    if option.repeated:
+        return tuple(given)
+    if option.items is None or given is None or given in option.words:
+        return given
+    parts = given.replace(",", " ").split() if isinstance(given, str) else given
+    if option.items is str:
+        return tuple(part for part in parts if part != "none")
+    try:
+        values = tuple(option.items(part) for part in parts)
+    except ValueError:
+        values = ()
+    if not values or not all(math.isfinite(value) for value in values):
+        example = "1,8,32" if option.items is int else "0.5,0.5,0.5"
+        words = "".join(f"'{word}' or " for word in option.words)
+        raise UsageError(f"`{name}` takes {words}numbers such as {example}, got {given!r}")
+    return values
 
 
 def join_numbers(argv: Sequence[str], verbs: Sequence[Verb]) -> list[str]:
     """`--mean 0.5 0.5 0.5`, as timm's scripts take it, becomes `--mean 0.5,0.5,0.5`."""
     by_name = {verb.name: verb for verb in verbs}
-    verb = next((by_name[word] for word in argv if word in by_name), None)
-    fields = dataclasses.fields(verb.options) if verb else ()
-    flags = {flag for field in fields if field.metadata["numbers"] for flag in flags_of(field)}
+    options = next((by_name[word].options for word in argv if word in by_name), {})
+    flags = {flag for name, o in options.items() if o.items in (int, float) for flag in flags_of(name, o)}
     joined: list[str] = []
     in_list = False
     for word in argv:
@@ -96,25 +163,37 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _panel(field: dataclasses.Field[Any]) -> int:
-    """Position of a field's heading in `--help`; arguments come first."""
-    name = getattr(field.metadata["parameter"], "rich_help_panel", None)
-    return 1 + PANELS.index(name) if name in PANELS else 0
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    return field.default_factory() if callable(field.default_factory) else field.default
+def _as_parameter(one: dataclasses.Field[Any], option: Option) -> inspect.Parameter:
+    """An option in typer's terms; a list is a text there, and None where it is not given."""
+    kind, flags, default = _kind(one.type, option), flags_of(one.name, option), one.default
+    shown: str | bool = spoken(option.unset) or False
+    if default not in (None, "", ()):
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else True
+    parameter = typer.Option(
+        *([f"{flags[0]}/--no-{flags[0][2:]}"] if kind is bool and default is not False else flags),
+        help=spoken(option.help).replace("{operators}", ", ".join(OPERATORS)),
+        rich_help_panel=option.panel,
+        metavar="" if kind is bool else option.unit,
+        show_default=shown,
+        is_eager=one.name == "config",
+        callback=use_config if one.name == "config" else None,
+    )
+    given = None if option.items else list(default) if isinstance(default, tuple) else default
+    return _parameter(one.name, given, Annotated[kind if given is not None else kind | None, parameter])
+
+
+def _kind(hint: Any, option: Option) -> Any:
+    """What typer parses: the first plain type of a union, a text for a list."""
+    if option.items or option.repeated:
+        return list[str] if option.repeated else str
+    kinds = (hint, *get_args(hint))
+    return next(kind for kind in kinds if kind in (bool, int, float, str, Path) or get_origin(kind) is Literal)
 
 
 def _was_given(ctx: typer.Context, name: str) -> bool:
     source = ctx.get_parameter_source(name)
     return source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP", "ENVIRONMENT")
-
-
-def _build(options: type[Common], values: dict[str, Any]) -> Common:
-    for field in dataclasses.fields(options):
-        numbers = field.metadata["numbers"]
-        if numbers:
-            text = values[field.name]
-            values[field.name] = _default(field) if text is None else parse_numbers(text, numbers, flags_of(field)[0])
-    return options(**values)

@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from vitcompact.cli.progress import BarProgress, PlainProgress
+from vitcompact.cli.spoken import spoken
 from vitcompact.utils.files import json_text
 from vitcompact.utils.progress import Progress, silent
 
@@ -100,9 +101,9 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
-            self._console.warning(record.getMessage())
+            self._console.warning(spoken(record.getMessage()))
         else:
-            self._console.note(record.getMessage())
+            self._console.note(spoken(record.getMessage()))
 
 
 class _Stream(RichConsole):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
+from vitcompact.cli.command import of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.inputs import from_workspace
 from vitcompact.cli.workspace import Workspace
@@ -58,9 +58,7 @@ def has_images(options: Any) -> bool:
 
 def training_set(options: Any, **changes: Any) -> DataOptions:
     """The data set to calibrate or train on."""
-    names = [field.name for field in dataclasses.fields(DataOptions) if hasattr(options, field.name)]
-    values = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return DataOptions(**{**values, "img_size": None, **changes})
+    return of_kind(DataOptions, options, **changes)
 
 
 def evaluation_set(options: Any) -> DataOptions | None:

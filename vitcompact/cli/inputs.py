@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
+from vitcompact.cli.command import Options, from_text
 from vitcompact.cli.console import Console
-from vitcompact.cli.fields import parse_numbers
+from vitcompact.cli.spoken import flags
 from vitcompact.cli.workspace import Source, Workspace
 from vitcompact.errors import UsageError
-from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
+from vitcompact.options.declare import Option, declared
+from vitcompact.options.selection import SelectionOptions
+from vitcompact.planning.request import Budget, budget_of, check_budget
 from vitcompact.planning.selection import Selection
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 SOURCE_NAMES = ("model", "num_classes", "img_size", "random_weights", "seed")
 RATIO_NAMES = ("ratio", "rank_ratio")
 TARGET_NAMES = ("target_macs", "target_params", "target_latency", "ops")
-SELECTION_NAMES = (*RATIO_NAMES, *TARGET_NAMES, "merge_tokens", "only", "protect")
+SELECTION_NAMES = tuple(declared(SelectionOptions))
 ORIGINAL = "original"
 """Key in the recorded options of a checkpoint: how the model that it was made from is read."""
 UNRECORDED = ("config", "json", "quiet", "verbose", "overwrite", "dry_run", "resume")
@@ -166,8 +169,8 @@ def from_workspace(
 ) -> T:
     """Values for what was not given; what was taken is said."""
     taken = {
-        name: tuple(value) if isinstance(value, list) and name in ("mean", "std") else value
-        for name, value in recorded.items()
+        name: value
+        for name, value in _revived(options, recorded).items()
         if name in names and name not in given and value != getattr(options, name)
     }
     if taken:
@@ -186,23 +189,7 @@ def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str]) -> di
 
 def selection_arguments(options: Any) -> dict[str, Any]:
     """What `analyze` and `convert` of the library take, from the options of the same names."""
-    chosen = {name: getattr(options, name) for name in SELECTION_NAMES}
-    ops = chosen["ops"]
-    return {
-        **chosen,
-        "protect": tuple(options.protect),
-        "ops": None if ops is None else ops.replace(",", " ").split(),
-        "merge_tokens": _merge_tokens(chosen["merge_tokens"]),
-    }
-
-
-def _merge_tokens(text: str | None) -> MergeTokens | None:
-    if text in (None, "auto"):
-        return text  # type: ignore[return-value]
-    try:
-        return parse_numbers(str(text), int, "--merge-tokens")
-    except UsageError as error:
-        raise UsageError(f"--merge-tokens takes 'auto' or numbers such as 8 or 8,8,4, got {text!r}") from error
+    return {name: getattr(options, name) for name in SELECTION_NAMES}
 
 
 def budget_from(chosen: Mapping[str, Any]) -> Budget | None:
@@ -229,16 +216,25 @@ def check_selection(options: Any, plan: object = None) -> None:
 
 def effective(options: Any) -> dict[str, Any]:
     """The options of a run as they are recorded, and as `--config` reads them."""
-    return {
-        name: value
-        for name, value in dataclasses.asdict(options).items()
-        if name not in UNRECORDED and value not in (None, "", [])
-    }
+    known, recorded = declared(type(options)), {}
+    for field in dataclasses.fields(options):
+        value, option = getattr(options, field.name), known.get(field.name, Option(""))
+        if field.name in UNRECORDED or value in (None, "") or value == () == field.default:
+            continue
+        written = (",".join(value) or "none") if option.items is str else value
+        recorded[option.recorded or field.name] = written
+    return recorded
+
+
+def _revived(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded values in the form of those parsed; of names that are no options nothing is known, nor needed."""
+    known = declared(type(options))
+    return {name: from_text(name, known[name], value) for name, value in recorded.items() if name in known}
 
 
 def _listed(values: Mapping[str, Any]) -> str:
     shown = (
-        f" --{name.replace('_', '-')}" + ("" if value is True else f" {_shown(value)}")
+        f" {flags()[name]}" + ("" if value is True else f" {_shown(value)}")
         for name, value in values.items()
         if value not in (None, False, "") and not (name == "seed" and value == 0)
     )

@@ -1,4 +1,4 @@
-"""Groups of options that several verbs share. Names follow timm's scripts where timm has one."""
+"""The verbs and what each takes: options of the library (`vitcompact.options`), and the command line's own few."""
 
 # ruff: noqa: RUF009  (option() returns a dataclasses.field, which every class gets anew)
 
@@ -8,37 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitcompact.cli import fields
-from vitcompact.cli.config import use_config
-from vitcompact.cli.fields import option
-from vitcompact.plan.specs import SPECS
-
-DType = Literal["float32", "float16", "bfloat16"]
-AmpDType = Literal["bfloat16", "float16"]
-Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
-CropMode = Literal["center", "squash", "border"]
+from vitcompact.cli.command import Verb
+from vitcompact.options.benchmarking import BenchOptions
+from vitcompact.options.data import Augment, DataOptions
+from vitcompact.options.declare import (
+    COMPACTION,
+    IMAGES,
+    MEASUREMENT,
+    MESSAGES,
+    MODEL,
+    OUTPUT,
+    RUN,
+    TRAINING,
+    declared,
+    option,
+)
+from vitcompact.options.selection import SelectionOptions
+from vitcompact.options.shared import MixedPrecision, Seeded
+from vitcompact.options.source import SourceOptions
+from vitcompact.options.surgery import SurgeryOptions
+from vitcompact.options.training import TrainOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
     """What every verb takes."""
 
-    json: bool = option(False, "--json", panel=fields.MESSAGES, help="Print one JSON document on stdout.")
-    quiet: bool = option(
-        False, "--quiet", "-q", panel=fields.MESSAGES, help="No notes and no progress, only warnings and errors."
-    )
-    verbose: bool = option(
-        False, "--verbose", "-v", panel=fields.MESSAGES, help="More messages; full tracebacks of errors."
-    )
+    json: bool = option(False, "Print one JSON document on stdout.", panel=MESSAGES)
+    quiet: bool = option(False, "No notes and no progress, only warnings and errors.", panel=MESSAGES, short="q")
+    verbose: bool = option(False, "More messages; full tracebacks of errors.", panel=MESSAGES, short="v")
     config: Path | None = option(
         None,
-        "--config",
-        panel=fields.MESSAGES,
-        metavar="FILE",
-        is_eager=True,
-        callback=use_config,
-        help="YAML file whose keys are option names; the command line wins. A vitcompact.json, or the --json output "
-        "of an earlier run, repeats that run's options.",
+        "YAML file whose keys are option names; the command line wins. A vitcompact.json, or the --json output of an "
+        "earlier run, repeats that run's options.",
+        panel=MESSAGES,
+        unit="FILE",
     )
 
 
@@ -48,183 +52,203 @@ class Workdir:
 
     workdir: Path = option(
         Path("vitcompact-out"),
-        panel=fields.OUTPUT,
-        metavar="DIR",
-        help="Workspace that chains analyze, convert, finetune and fold.",
+        "Workspace that chains analyze, convert, finetune and fold.",
+        panel=OUTPUT,
+        unit="DIR",
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """How SOURCE is read."""
-
-    model: str | None = option(
-        None, panel=fields.MODEL, metavar="NAME", help="timm architecture of a bare weights file."
-    )
-    checkpoint: str | None = option(
-        None, panel=fields.MODEL, metavar="FILE", help="Weights file with --model: another way to give SOURCE."
-    )
-    num_classes: int | None = option(
-        None, panel=fields.MODEL, min=0, metavar="N", help="Classes of the head; by default those of the weights."
-    )
-    img_size: int | None = option(
-        None, panel=fields.MODEL, min=1, metavar="PIXELS", help="Side of the square input; by default the model's own."
-    )
-    random_weights: bool = option(
-        False,
-        "--random-weights",
-        panel=fields.MODEL,
-        help="Untrained weights for a timm name: to try things without a download.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seed:
-    """Randomness."""
-
-    seed: int = option(0, panel=fields.RUN, metavar="N", help="Decides everything random, image subsets included.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """Where it runs."""
 
-    device: str = option("cpu", panel=fields.RUN, help="cpu, cuda, cuda:1, mps.")
+    device: str = option("cpu", "Device to run on: cpu, cuda, cuda:1 or mps.", panel=RUN, unit="NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """Which images, and how they are prepared."""
+class Checkpoint:
+    """Another way to give SOURCE."""
 
-    data_dir: str | None = option(
-        None,
-        panel=fields.IMAGES,
-        metavar="PATH",
-        help="Folder of images or of class folders, or a .tar of class folders.",
+    checkpoint: str | None = option(
+        None, "Weights file to read with --model: another way to give SOURCE.", panel=MODEL, unit="FILE"
     )
-    dataset: str = option(
-        "",
-        panel=fields.IMAGES,
-        metavar="NAME",
-        show_default=False,
-        help="timm data set with its prefix (torch/…, hfds/…, wds/…) instead of a folder; --data-dir is then its root.",
-    )
-    train_split: str = option("train", panel=fields.IMAGES, metavar="NAME", help="Split to calibrate or train on.")
-    val_split: str = option("validation", panel=fields.IMAGES, metavar="NAME", help="Split to evaluate on.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalData:
+    """Where the images to evaluate on are."""
+
     eval_data_dir: str | None = option(
-        None, panel=fields.IMAGES, metavar="PATH", help="Evaluation images, where they are not a split of --data-dir."
-    )
-    class_map: str = option(
-        "",
-        panel=fields.IMAGES,
-        metavar="FILE",
-        show_default=False,
-        help="Text file with one class name a line, in the order of the model's outputs.",
-    )
-    batch_size: int = option(64, "--batch-size", "-b", panel=fields.IMAGES, min=1, metavar="N", help="Images a batch.")
-    workers: int = option(
-        2, "--workers", "-j", panel=fields.IMAGES, min=0, metavar="N", help="Threads that read and decode images."
-    )
-    mean: tuple[float, ...] | None = option(
-        None, panel=fields.IMAGES, numbers=float, metavar="R,G,B", help="Pixel mean on the 0..1 scale."
-    )
-    std: tuple[float, ...] | None = option(
-        None, panel=fields.IMAGES, numbers=float, metavar="R,G,B", help="Pixel standard deviation, likewise."
-    )
-    crop_pct: float | None = option(
-        None, panel=fields.IMAGES, metavar="SHARE", help="Share of the image kept by the central crop, above 0 up to 1."
-    )
-    crop_mode: CropMode | None = option(None, panel=fields.IMAGES, help="How an image is made square.")
-    interpolation: Interpolation | None = option(
-        None,
-        panel=fields.IMAGES,
-        metavar="NAME",
-        help="Resampling filter: nearest, bilinear, bicubic, box, hamming or lanczos.",
+        None, "Evaluation images, where they are not a split of --data-dir.", panel=IMAGES, unit="PATH"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class NumSamples:
-    """A subset of the images."""
+class Overwrite:
+    """What becomes of an earlier result."""
 
-    num_samples: int | None = option(
-        None, panel=fields.IMAGES, min=1, metavar="N", help="Use a random subset of this many images; by default all."
+    overwrite: bool = option(False, "Replace an output that exists.", panel=OUTPUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberFormat:
+    """In what numbers."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] | None = option(
+        None,
+        "Number format of the weights.",
+        panel=RUN,
+        unset="as loaded (float32)",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """A subset of the images, large enough for statistics."""
+class Report:
+    """A drawing of the analysis."""
 
-    num_samples: int = option(
-        512, panel=fields.IMAGES, min=1, metavar="N", help="Images to calibrate on, chosen at random; needs no labels."
+    report: Path | None = option(None, "Draw the analysis into a .html or .png file.", panel=OUTPUT, unit="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """A plan apart from its conversion."""
+
+    plan: Path | None = option(
+        None, "Apply this plan.json instead of choosing what to compact.", panel=COMPACTION, unit="FILE"
+    )
+    dry_run: bool = option(False, "Print and write the plan, nothing else.", panel=OUTPUT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """What a distillation starts from."""
+
+    teacher: str | None = option(
+        None, "The original to learn from.", panel=MODEL, unit="SOURCE", unset="the recorded original"
+    )
+    resume: str | None = option(
+        None, "Continue an interrupted run; auto finds its state.", panel=TRAINING, unit="PATH|auto"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionOptions:
-    """Which layers are compacted, and by how much."""
+class Reference:
+    """What a model is scored against."""
 
-    ratio: float | None = option(
+    reference: str | None = option(
         None,
-        panel=fields.COMPACTION,
-        metavar="SHARE",
-        help="Share of heads to hallucinate in each layer, in (0, 1); 0.5 without a target.",
-    )
-    rank_ratio: float | None = option(
-        None,
-        panel=fields.COMPACTION,
-        metavar="SHARE",
-        help="Rank of each FFN's output over its width, in (0, 1); 0.5 without a target.",
-    )
-    target_macs: float | None = option(
-        None,
-        panel=fields.COMPACTION,
-        metavar="SHARE",
-        help="Instead of ratios: leave this share of the MACs, taken where it harms the output least. Needs images.",
-    )
-    target_params: float | None = option(
-        None, panel=fields.COMPACTION, metavar="SHARE", help="The same for the parameters."
-    )
-    target_latency: float | None = option(
-        None, panel=fields.COMPACTION, metavar="SHARE", help="The same for the time of a batch of 8 on this machine."
-    )
-    ops: str | None = option(
-        None,
-        panel=fields.COMPACTION,
-        metavar="NAMES",
-        help=f"Operators that a target may use, with commas: {', '.join(SPECS)}; by default all.",
-    )
-    merge_tokens: str | None = option(
-        None,
-        panel=fields.COMPACTION,
-        metavar="auto|N,…",
-        help="Pairs of similar tokens that each block of a plain ViT merges, one number or one a block; with a target, "
-        "'auto' merges as many as harm least.",
-    )
-    only: Literal["heads", "ffn"] | None = option(
-        None, panel=fields.COMPACTION, help="Compact nothing but attention heads, or nothing but FFNs."
-    )
-    protect: list[str] = option(
-        [],
-        "--protect",
-        panel=fields.COMPACTION,
-        metavar="GLOB",
-        help="Leave these layers or blocks alone, such as 'blocks.0'; may be repeated.",
+        "Compare with this model.",
+        panel=MEASUREMENT,
+        unit="SOURCE",
+        unset="the original, for a MODEL out of the workspace",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutOptions:
-    """Where and how the result is saved."""
+class Baseline:
+    """What a model is timed against."""
 
-    overwrite: bool = option(False, "--overwrite", panel=fields.OUTPUT, help="Replace an OUT that exists.")
-    dtype: DType = option("float32", panel=fields.OUTPUT, help="Number format that OUT is saved in.")
+    baseline: str | None = option(
+        None, "Model to compare with.", panel=MEASUREMENT, unit="SOURCE", unset="the recorded original"
+    )
+    min_speedup: float | None = option(
+        None, "Exit with 6 if the speed-up at the largest batch size is below.", panel=MEASUREMENT, unit="FACTOR"
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Amp:
-    """Mixed precision."""
+_SOURCE = "A timm name, hf-hub:ORG/NAME, a directory in timm's hub layout, or a weights file with --model."
+_LATEST = "By default the workspace's latest."
+_ORIGINAL = (SourceOptions, Checkpoint)
+_IMAGES = (DataOptions, EvalData)
+_OUT = (Overwrite, NumberFormat)
+_JOB = (Seeded, Workdir, Common)
 
-    amp: bool = option(False, "--amp", panel=fields.RUN, help="Automatic mixed precision.")
-    amp_dtype: AmpDType = option("bfloat16", panel=fields.RUN, help="Number format of --amp.")
+
+def _out(stage: str) -> tuple[str, str]:
+    return "OUT", f"Directory to write; by default '{stage}' in the workspace."
+
+
+VERBS = (
+    Verb(
+        "analyze",
+        "analyze",
+        "Look at a model: how alike its attention heads are, what its FFNs need, and what compaction would save.\n\n"
+        "Example: vitcompact analyze vit_small_patch16_224 --data-dir images --report analysis.html",
+        (*_ORIGINAL, *_IMAGES, SelectionOptions, Device, Report, *_JOB),
+        arguments={"source": ("SOURCE", _SOURCE)},
+        defaults={"num_samples": 512},
+    ),
+    Verb(
+        "convert",
+        "convert",
+        "Make a model smaller: hallucinate attention heads and factorize FFNs, solved on calibration images.\n\n"
+        "Without images the weights alone decide, which costs far more accuracy.\n\n"
+        "Example, after analyze: vitcompact convert --ratio 0.5\n\n"
+        "Example, by itself: vitcompact convert vit_small_patch16_224 OUT --data-dir images",
+        (*_ORIGINAL, *_IMAGES, SelectionOptions, Planning, SurgeryOptions, Device, *_OUT, *_JOB),
+        arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("converted")},
+        defaults={"num_samples": 512, "dtype": "float32"},
+    ),
+    Verb(
+        "finetune",
+        "finetune",
+        "Distil a converted model from its original for a few minutes. Labels are not needed.\n\n"
+        "Stops after --epochs, --steps or --max-minutes, whichever comes first (10 minutes where none is given). "
+        "Ctrl-C keeps a state from which --resume auto continues.\n\n"
+        "Example: vitcompact finetune --max-minutes 10 --eval-data-dir val",
+        (*_IMAGES, TrainOptions, Augment, Distillation, Device, *_OUT, *_JOB),
+        arguments={
+            "source": ("MODEL", "A converted model; by default 'converted' in the workspace."),
+            "out": _out("finetuned"),
+        },
+        defaults={"dtype": "float32"},
+    ),
+    Verb(
+        "fold",
+        "fold",
+        "Merge training branches into plain layers, prove that nothing changed, and save. Needs no images.\n\n"
+        "The proof compares outputs in float32, on the model's own and on perturbed weights, before any cast to "
+        "--dtype.\n\n"
+        "--merge-tokens goes further and changes outputs, after the proof: how much is measured on --data-dir, or on "
+        "the images that the workspace recorded. A MODEL that was never converted is taken too.\n\n"
+        "Example: vitcompact fold --merge-tokens 8",
+        (*_IMAGES, SelectionOptions, *_OUT, *_JOB),
+        arguments={
+            "source": ("MODEL", "A converted or finetuned model; by default the workspace's latest."),
+            "out": _out("folded"),
+        },
+        drops=("num_samples", *(name for name in declared(SelectionOptions) if name != "merge_tokens")),
+        defaults={"dtype": "float32"},
+    ),
+    Verb(
+        "eval",
+        "evaluate",
+        "Measure top-1 and top-5, and how closely a model follows its original.\n\n"
+        "A model without a head is compared with --reference by its features.\n\n"
+        "Example: vitcompact eval vitcompact-out/folded --data-dir val",
+        (*_ORIGINAL, *_IMAGES, Reference, Device, MixedPrecision, *_JOB),
+        arguments={"source": ("MODEL", f"{_SOURCE} {_LATEST}")},
+        defaults={"amp": False},
+    ),
+    Verb(
+        "bench",
+        "bench",
+        "Time a model against its original, alternately in one process, on random images.\n\n"
+        "Example: vitcompact bench vitcompact-out/folded -b 1 8 32 --min-speedup 1.1",
+        (*_ORIGINAL, Baseline, BenchOptions, NumberFormat, Device, MixedPrecision, *_JOB),
+        arguments={"source": ("MODEL", f"{_SOURCE} {_LATEST}")},
+        defaults={"amp": False},
+    ),
+    Verb(
+        "families",
+        "families",
+        "List every attention class of the installed timm: supported, or skipped and why.",
+        (Common,),
+    ),
+    Verb(
+        "demo",
+        "demo",
+        "Do the whole job on a small bundled model and real images: offline, in under a minute.",
+        (Overwrite, Workdir, Common),
+    ),
+)

@@ -1,6 +1,5 @@
 """Images: opening data sets by timm's rules, calibration, evaluation and training batches."""
 
-from vitcompact.data.augment import Augment
 from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor
 from vitcompact.data.boundary import check_images, check_model, images_for
 from vitcompact.data.calibration import CalibrationImages
@@ -10,9 +9,9 @@ from vitcompact.data.evaluation import EvaluationBatches, evaluation_batches
 from vitcompact.data.fingerprint import fingerprint
 from vitcompact.data.image_set import ImageSet, StreamSet
 from vitcompact.data.open import open_dataset
-from vitcompact.data.options import DataOptions
 from vitcompact.data.overlap import overlap
 from vitcompact.data.training import TrainingBatches, training_loader
+from vitcompact.options.data import Augment, DataOptions
 
 __all__ = [
     "Augment",

@@ -1,54 +1,14 @@
-"""Light augmentation for distillation: a random crop of mild scale, resized, and a horizontal flip."""
+"""Light augmentation for distillation (`Augment`): a random crop of mild scale, resized, and a horizontal flip."""
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcompact.errors import UsageError
-
-CLASSIFIER_SCALE = 0.8
-FEATURE_SCALE = 0.35
-"""Smallest share of an image's area in a crop, both measured (docs/results.md)."""
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What is varied from epoch to epoch.
-
-    Attributes:
-        scale: smallest and largest share of the image's area that the crop takes; None is from `CLASSIFIER_SCALE`, or
-            `FEATURE_SCALE` for a model without a head, to 1 (`resolved`).
-        ratio: smallest and largest width over height of the crop.
-        hflip: probability of a left-right flip; 0 for images that change meaning when mirrored.
-    """
-
-    scale: tuple[float, float] | None = None
-    ratio: tuple[float, float] = (0.9, 1 / 0.9)
-    hflip: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise UsageError(f"crop scale must satisfy 0 < smallest <= largest <= 1, got {self.scale}")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UsageError(f"crop ratio must satisfy 0 < smallest <= largest, got {self.ratio}")
-        if not 0 <= self.hflip <= 1:
-            raise UsageError(f"flip probability must be in [0, 1], got {self.hflip}")
-
-    @property
-    def crops(self) -> tuple[float, float]:
-        """`scale`, or what it is for a classifier where it was left open."""
-        return self.scale or (CLASSIFIER_SCALE, 1.0)
-
-    def resolved(self, model: object) -> Augment:
-        """With a `scale`: what a classifier says of a small part of an image means little, features of it do."""
-        if self.scale is not None or getattr(model, "num_classes", True):
-            return self
-        return replace(self, scale=(FEATURE_SCALE, 1.0))
+from vitcompact.options.data import Augment
 
 
 def crop_box(height: int, width: int, augment: Augment, rng: random.Random) -> tuple[int, int, int, int]:

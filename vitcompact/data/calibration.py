@@ -11,9 +11,9 @@ from vitcompact.data.config import normalize, resolve_input
 from vitcompact.data.decode import Skipped
 from vitcompact.data.image_set import StreamSet
 from vitcompact.data.open import open_dataset
-from vitcompact.data.options import DataOptions
 from vitcompact.data.pipeline import TransformedImages
 from vitcompact.data.sampling import random_subset, sample_stream
+from vitcompact.options.data import DataOptions
 from vitcompact.utils.progress import Progress, silent
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
-from vitcompact.data.options import DataOptions
 from vitcompact.errors import UsageError
+from vitcompact.options.data import DataOptions
 
 Transform = Callable[[Image.Image], Tensor]
 

@@ -12,11 +12,11 @@ from vitcompact.data.config import InputConfig, Transform, eval_transform, norma
 from vitcompact.data.decode import Skipped
 from vitcompact.data.image_set import ImageSet, StreamedImage, StreamSet
 from vitcompact.data.open import open_dataset
-from vitcompact.data.options import DataOptions
 from vitcompact.data.pipeline import TransformedImages, apply_transform, stack
 from vitcompact.data.prefetch import chunked, ordered_map
 from vitcompact.data.sampling import random_subset
 from vitcompact.errors import DataError
+from vitcompact.options.data import DataOptions
 
 logger = logging.getLogger("vitcompact")
 
@@ -110,7 +110,7 @@ def _warn_classes(dataset: ImageSet | StreamSet, num_classes: Any) -> None:
         return
     if found:
         logger.warning(
-            "%s has %d classes, the model's head has %d: labels may not mean the same; --class-map says which is which",
+            "%s has %d classes, the model's head has %d: labels may not mean the same; `class_map` says which is which",
             dataset.description,
             found,
             num_classes,

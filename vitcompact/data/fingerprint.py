@@ -7,7 +7,7 @@ import hashlib
 from vitcompact.data.decode import UnreadableImageError
 from vitcompact.data.image_set import StreamSet
 from vitcompact.data.open import open_dataset
-from vitcompact.data.options import DataOptions
+from vitcompact.options.data import DataOptions
 
 READ = 64
 """Images whose content is read; of all others the names and sizes count."""

@@ -13,8 +13,8 @@ from timm.data import create_dataset
 from timm.data.readers.img_extensions import get_img_extensions
 
 from vitcompact.data.image_set import DecodedSet, ImageSet, ReaderSet, StreamSet
-from vitcompact.data.options import DataOptions
 from vitcompact.errors import DataError
+from vitcompact.options.data import DataOptions
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
@@ -31,7 +31,7 @@ def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
     """
     prefix = options.dataset.partition("/")[0].lower() if options.dataset else ""
     if prefix in ("", "torch") and options.data_dir is None:
-        raise DataError("no images given: pass --data-dir with a folder of images or a .tar of class folders")
+        raise DataError("no images given: pass `data_dir` with a folder of images or a .tar of class folders")
     if not prefix:
         return _open_files(options, split)
     if prefix not in MAP_STYLE:
@@ -130,7 +130,7 @@ def _check_split_folder(root: Path, split: str) -> None:
     if folders and set(folders) <= {*TRAIN_NAMES, *VAL_NAMES, "test"}:
         raise DataError(
             f"{root} has none of the folders {', '.join(wanted)} for the split '{split}'; it has {_some(folders)}: "
-            "name one with --train-split or --val-split, or pass the folder itself"
+            "name one with `train_split` or `val_split`, or pass the folder itself"
         )
 
 

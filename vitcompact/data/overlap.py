@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from vitcompact.data.decode import UnreadableImageError
 from vitcompact.data.image_set import ImageSet, StreamSet
 from vitcompact.data.open import open_dataset
-from vitcompact.data.options import DataOptions
 from vitcompact.data.sampling import random_subset
+from vitcompact.options.data import DataOptions
 
 
 def overlap(calibration: DataOptions, evaluation: DataOptions, *, limit: int = 10_000) -> int:

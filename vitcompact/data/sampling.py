@@ -43,7 +43,7 @@ def sample_stream(stream: StreamSet, num_samples: int | None, seed: int) -> Deco
         DataError: `num_samples` is None (a stream may not end), or the stream is empty.
     """
     if num_samples is None:
-        raise DataError(f"{stream.description} is a stream: say how many of its images to use with --num-samples")
+        raise DataError(f"{stream.description} is a stream: say how many of its images to use with `num_samples`")
     kept: list[StreamedImage] = []
     rng = generator("stream", seed)
     for item in _first(stream, STREAM_WINDOW * num_samples):

@@ -22,11 +22,11 @@ from vitcompact.data.config import InputConfig, eval_transform, normalize, resol
 from vitcompact.data.decode import Skipped, UnreadableImageError
 from vitcompact.data.image_set import ImageSet, StreamedImage, StreamSet
 from vitcompact.data.open import open_dataset
-from vitcompact.data.options import DataOptions
 from vitcompact.data.pipeline import Sample, SkipList, apply_transform, stack
 from vitcompact.data.prefetch import BoundedCache, chunked, ordered_map
 from vitcompact.data.sampling import generator, random_subset, shuffled
 from vitcompact.errors import DataError
+from vitcompact.options.data import DataOptions
 
 MAX_REDRAWS = 20
 
@@ -173,7 +173,7 @@ class StreamTrainingBatches(TrainingBatches):
     def __init__(self, stream: StreamSet, config: InputConfig, options: DataOptions, augment: Augment | None) -> None:
         num_samples = options.num_samples or stream.num_samples
         if not num_samples:
-            raise DataError(f"the number of images of {stream.description} is not known: pass --num-samples")
+            raise DataError(f"the number of images of {stream.description} is not known: pass `num_samples`")
         self._stream = stream
         super().__init__(stream.description, num_samples, config, options, augment)
 

@@ -139,7 +139,7 @@ def _check_heads(model: nn.Module, reference: nn.Module | None) -> None:
     own = num_classes(model)
     if reference is None:
         if not own:
-            raise UsageError("this model has no head, so there is nothing to score alone: pass --reference SOURCE")
+            raise UsageError("this model has no head, so there is nothing to score alone: pass a `reference`")
         return
     other = num_classes(reference)
     if own != other:

@@ -133,7 +133,7 @@ class Factorize(Operator[FactorizeSpec]):
 
 
 def rank_for(rank_ratio: float, in_features: int, out_features: int) -> int | None:
-    """Rank that a rank ratio means (a multiple of 8, at least 8), or None where the product would not be smaller."""
+    """Rank that `rank_ratio` means (a multiple of 8, at least 8), or None where the product would not be smaller."""
     rank = max(8, 8 * round(rank_ratio * out_features / 8))
     return rank if rank * (in_features + out_features) < in_features * out_features else None
 

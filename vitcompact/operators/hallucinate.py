@@ -26,11 +26,10 @@ from vitcompact.operators.pair_heads import copy_costs, head_outputs, most_alike
 from vitcompact.operators.pairing import num_hallucinated, shortlist
 from vitcompact.operators.share_qk import GroupMoments
 from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite, energy
+from vitcompact.options.surgery import TERMS
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import LayerKind, OperatorSpec, exactly
 
-TERMS = ("identity", "mean", "conv")
-"""Paths of a hallucinated map besides its parent's map."""
 CURVE_IMAGES = 64
 """Images on which attention is run again for every candidate."""
 SHARED_WEIGHT = 0.5

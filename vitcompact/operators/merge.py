@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import nn
 
@@ -11,10 +10,8 @@ from vitcompact.errors import UsageError
 from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.base import ModelOperator
+from vitcompact.options.selection import MergeTokens
 from vitcompact.plan.schema import Plan
-
-MergeTokens = int | Sequence[int] | Literal["auto"]
-"""Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
 
 
 class TokenMerging(ModelOperator):
@@ -52,14 +49,14 @@ def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple
     """
     numbers = [merge_tokens] if isinstance(merge_tokens, int) else list(merge_tokens)
     if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in numbers) or not numbers:
-        raise UsageError(f"--merge-tokens takes a number of 0 or more, or one for each block, got {merge_tokens!r}")
+        raise UsageError(f"`merge_tokens` takes a number of 0 or more, or one for each block, got {merge_tokens!r}")
     if not any(numbers):
         return ()
     depth = len(plain_trunk(model)[0])
     if len(numbers) == 1:
         return (numbers[0],) * depth
     if len(numbers) != depth:
-        raise UsageError(f"--merge-tokens: {len(numbers)} numbers were given for the {depth} blocks of this model")
+        raise UsageError(f"`merge_tokens`: {len(numbers)} numbers were given for the {depth} blocks of this model")
     return tuple(numbers)
 
 

@@ -21,7 +21,7 @@ Parents = dict[int, int]
 
 
 def num_hallucinated(ratio: float, num_heads: int) -> int:
-    """Heads that `--ratio` hallucinates: `floor(ratio * H)`, at least one head kept."""
+    """Heads that `ratio` hallucinates: `floor(ratio * H)`, at least one head kept."""
     return min(math.floor(ratio * num_heads + 1e-9), num_heads - 1)
 
 

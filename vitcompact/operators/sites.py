@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,7 @@ from vitcompact.models import AttentionSite, FfnSite, Site
 from vitcompact.models.cores import core_of, whole_core
 from vitcompact.models.layer_scale import output_scale, scaled
 from vitcompact.operators.site_statistics import ffn_statistics
-
-Init = Literal["lstsq", "svd"]
-Hallucinate = Literal["refit", "copy"]
+from vitcompact.options.surgery import Hallucinate, Init
 
 CURVE_RIDGE = 1e-3
 

@@ -140,7 +140,7 @@ def plan_for(
         DataError: images that give non-finite activations.
     """
     if budget.merge_tokens == "auto" and not weigh:
-        raise UsageError("--merge-tokens auto compares harms to the output: it does not go with --without sensitivity")
+        raise UsageError("`merge_tokens='auto'` compares expected loss increases: leave out `without='sensitivity'`")
     offered = offered_merging(original, images, budget, latency_batch=latency_batch, progress=progress)
     harms = measure_harms(
         original,

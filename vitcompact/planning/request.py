@@ -9,12 +9,11 @@ from typing import Literal, get_args
 
 from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS
-from vitcompact.operators.merge import MergeTokens as MergeTokens
-
-INGREDIENTS = ("sensitivity", "drift", "shared_maps")
-"""What can be switched off in surgery one at a time, to see what it is worth."""
+from vitcompact.options.selection import MergeTokens
+from vitcompact.options.surgery import INGREDIENTS
 
 Unit = Literal["macs", "params", "latency"]
+__all__ = ["INGREDIENTS", "Budget", "MergeTokens", "Unit", "budget_of", "check_budget"]
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,16 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and 0 < self.target < 1):
-            raise UsageError(f"--target-{self.unit} must be between 0 and 1 (both exclusive), got {self.target}")
+            raise UsageError(f"`target_{self.unit}` must be between 0 and 1 (both exclusive), got {self.target}")
         unknown = [op for op in self.ops if op not in OPERATORS]
         if unknown or not self.ops:
             raise UsageError(
-                f"--ops takes {', '.join(OPERATORS)}; got {unknown[0]!r}" if unknown else "--ops names none"
+                f"`ops` takes {', '.join(OPERATORS)}; got {unknown[0]!r}" if unknown else "`ops` names none"
             )
 
     def out_of_reach(self, least: float) -> UsageError:
         """The refusal of a target below the `least` share that can be left."""
-        wanted = f"--target-{self.unit} {self.target:g}"
+        wanted = f"`target_{self.unit}={self.target:g}`"
         return UsageError(f"{wanted} is out of reach with these operators: about {max(least, 0.0):.2f} is the least")
 
 
@@ -62,16 +61,16 @@ def budget_of(
         UsageError: more than one target, operators or `auto` without a target, or a target out of range.
     """
     if isinstance(merge_tokens, str) and merge_tokens != "auto":
-        raise UsageError(f"--merge-tokens takes 'auto' or numbers, got {merge_tokens!r}")
+        raise UsageError(f"`merge_tokens` takes 'auto' or numbers, got {merge_tokens!r}")
     targets = dict(zip(get_args(Unit), (target_macs, target_params, target_latency), strict=True))
     given = [unit for unit, target in targets.items() if target is not None]
     if len(given) > 1:
-        raise UsageError(f"give one of --target-{given[0]} and --target-{given[1]}, not both")
+        raise UsageError(f"give one of `target_{given[0]}` and `target_{given[1]}`, not both")
     if not given:
         if ops is not None:
-            raise UsageError("--ops narrows a budget: give --target-macs, --target-params or --target-latency with it")
+            raise UsageError("`ops` narrows a budget: give `target_macs`, `target_params` or `target_latency` with it")
         if merge_tokens == "auto":
-            raise UsageError("--merge-tokens auto shares a budget: give --target-macs or --target-latency with it")
+            raise UsageError("`merge_tokens='auto'` shares a budget: give `target_macs` or `target_latency` with it")
         return None
     target = targets[given[0]]
     assert target is not None
@@ -88,10 +87,10 @@ def check_budget(
     """
     if budget is None:
         return
-    flag = f"--target-{budget.unit}"
+    target = f"`target_{budget.unit}`"
     if any(share is not None for share in ratios):
-        raise UsageError(f"{flag} decides how much of what: leave out --ratio and --rank-ratio")
+        raise UsageError(f"{target} decides how much of what: leave out `ratio` and `rank_ratio`")
     if plan is not None:
-        raise UsageError(f"--plan says what is compacted: leave out {flag}")
+        raise UsageError(f"`plan` says what is compacted: leave out {target}")
     if images is None:
-        raise UsageError(f"{flag} needs images to measure what each layer can do without: give --data-dir")
+        raise UsageError(f"{target} needs images to measure what each layer can do without: give `images`")

@@ -32,7 +32,7 @@ class Wanted:
 
 
 def wanted_layers(model: nn.Module, selection: Selection) -> Wanted:
-    """Apply `--ratio`, `--rank-ratio`, `--only` and `--protect` to a model.
+    """Apply a selection to a model.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
@@ -58,5 +58,5 @@ def wanted_layers(model: nn.Module, selection: Selection) -> Wanted:
         if pattern := selection.protected(site.name):
             skipped.append(Skipped(site.name, f"protected by {pattern!r}"))
     if not layers:
-        raise UsageError("these options leave every layer as it is; check --only, --protect, --ratio and --rank-ratio")
+        raise UsageError("these options leave every layer as it is; check `only`, `protect`, `ratio` and `rank_ratio`")
     return Wanted(tuple(layers), tuple(skipped))

@@ -1,17 +1,17 @@
-"""Which layers a request for `--ratio` and `--rank-ratio` covers, before any data is seen."""
+"""Which layers a request for a share of heads and of ranks covers, before any data is seen."""
 
 from __future__ import annotations
 
 import fnmatch
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from vitcompact.errors import UsageError
-from vitcompact.operators.hallucinate import TERMS as TERMS
-from vitcompact.plan.specs import LayerKind
+from vitcompact.options.selection import Only
+from vitcompact.options.surgery import TERMS
 
-Only = Literal["heads", "ffn"]
+__all__ = ["TERMS", "Only", "Selection"]
+from vitcompact.plan.specs import LayerKind
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Selection:
     branches: int = 0
 
     def __post_init__(self) -> None:
-        for option, value in (("ratio", self.ratio), ("rank-ratio", self.rank_ratio)):
+        for name, value in (("ratio", self.ratio), ("rank_ratio", self.rank_ratio)):
             if not (isinstance(value, (int, float)) and math.isfinite(value) and 0 < value < 1):
-                raise UsageError(f"--{option} must be between 0 and 1 (both exclusive), got {value}")
+                raise UsageError(f"`{name}` must be between 0 and 1 (both exclusive), got {value}")
         if self.only not in (None, "heads", "ffn"):
-            raise UsageError(f"--only takes 'heads' or 'ffn', got {self.only!r}")
+            raise UsageError(f"`only` takes 'heads' or 'ffn', got {self.only!r}")
         unknown = [term for term in self.terms if term not in TERMS]
         if unknown:
-            raise UsageError(f"unknown path {unknown[0]!r} of a hallucinated map; known: {', '.join(TERMS)}")
+            raise UsageError(f"`terms`: unknown path {unknown[0]!r} of a hallucinated map; known: {', '.join(TERMS)}")
         if not 0 <= self.filter_rank <= 3 or self.branches < 0:
             raise UsageError(
-                f"filter rank must be 0 to 3 and branches at least 0, got {self.filter_rank}, {self.branches}"
+                f"`filter_rank` must be 0 to 3 and `branches` at least 0, got {self.filter_rank}, {self.branches}"
             )
 
     def covers(self, name: str, kind: LayerKind) -> bool:

@@ -18,6 +18,7 @@ from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
+from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.plan.schema import Plan, Skipped
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
@@ -27,7 +28,7 @@ from vitcompact.surgery.calibrated import convert_calibrated
 from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
-from vitcompact.surgery.solve import Draft, Hallucinate, Init, Method
+from vitcompact.surgery.solve import Draft, Method
 from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
@@ -281,20 +282,20 @@ def _check_merging(model: nn.Module, selection: Selection, merge_tokens: MergeTo
         UsageError: see above.
     """
     if plan is not None and merge_tokens is not None:
-        raise UsageError("--plan says how many tokens are merged: leave out --merge-tokens")
+        raise UsageError("`plan` says how many tokens are merged: leave out `merge_tokens`")
     if plan is not None and plan.merge_tokens:
         replay(meta_copy(model), plan)
     elif (merge_tokens == "auto" or given_schedule(model, merge_tokens)) and (
         "conv" in selection.terms or selection.filter_rank
     ):
-        raise UsageError("--merge-tokens does not go with 3x3 filters, which need the whole grid of tokens")
+        raise UsageError("`merge_tokens` does not go with 3x3 filters, which need the whole grid of tokens")
 
 
 def _check_method(init: str, hallucinate: str) -> None:
     if init not in ("lstsq", "svd"):
-        raise UsageError(f"--init takes 'lstsq' or 'svd', got {init!r}")
+        raise UsageError(f"`init` takes 'lstsq' or 'svd', got {init!r}")
     if hallucinate not in ("refit", "copy"):
-        raise UsageError(f"--hallucinate takes 'refit' or 'copy', got {hallucinate!r}")
+        raise UsageError(f"`hallucinate` takes 'refit' or 'copy', got {hallucinate!r}")
 
 
 def _drafts(

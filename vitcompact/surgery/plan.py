@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches
+from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.plan.schema import Plan
 from vitcompact.planning.request import MergeTokens
 from vitcompact.planning.selection import Only
 from vitcompact.surgery.convert import Asked, Limits, method_of, prepare
 from vitcompact.surgery.reconstruct import ReconstructOptions
-from vitcompact.surgery.solve import Hallucinate, Init
 from vitcompact.utils.progress import Progress, silent
 
 

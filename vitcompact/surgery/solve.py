@@ -11,12 +11,10 @@ from vitcompact.models import Site as Site
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.base import Request
 from vitcompact.operators.outputs import finish, opened
-from vitcompact.operators.sites import Hallucinate as Hallucinate
-from vitcompact.operators.sites import Init as Init
 from vitcompact.operators.sites import SolvedSite, Solver
+from vitcompact.options.surgery import INGREDIENTS
 from vitcompact.plan.schema import LayerPlan
 from vitcompact.plan.specs import LayerKind, OperatorSpec
-from vitcompact.planning.request import INGREDIENTS
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 
 
@@ -40,7 +38,7 @@ class Method(Solver):
         """
         unknown = sorted(set(names) - set(INGREDIENTS))
         if unknown:
-            raise UsageError(f"--without takes {', '.join(INGREDIENTS)}; got {unknown[0]!r}")
+            raise UsageError(f"`without` takes {', '.join(INGREDIENTS)}; got {unknown[0]!r}")
         return replace(self, **dict.fromkeys(names, False))  # type: ignore[arg-type]
 
 

@@ -161,7 +161,7 @@ class Distiller:
         if classes[0] != classes[1]:
             raise UsageError(f"the model has {classes[0]} outputs and its original {classes[1]}: not the same task")
         if options.labels and not classes[0]:
-            raise UsageError("--labels needs a model with a head; this one gives features only")
+            raise UsageError("`labels` needs a model with a head; this one gives features only")
         self._has_head = classes[0] > 0
         self._student, self._teacher = student, teacher
         self._channels_last = getattr(teacher, "output_fmt", "NCHW") == "NHWC"
@@ -205,7 +205,7 @@ class Distiller:
             total = total + options.block_weight * block_loss(student.blocks, teacher.blocks, self._channels_last)
         if options.labels and student.logits is not None:
             if not bool((labels >= 0).any()):
-                raise DataError("--labels was given, but the images have no labels: leave it out")
+                raise DataError("`labels` was given, but the images have no labels: leave it out")
             total = total + options.label_weight * label_loss(student.logits, labels, options.smoothing)
         return total
 

@@ -226,7 +226,7 @@ class _Run:
             return False
         logger.warning(
             "training led away from the original (loss %.3g on %d training images, %.3g before): the weights from "
-            "before are kept; a lower --lr, more time or more images may help",
+            "before are kept; a lower `lr`, more time or more images may help",
             after,
             sum(len(images) for images, _ in batches),
             before,
@@ -258,7 +258,7 @@ class _Run:
         if self.stop.requested:
             folder = self.keeper.folder
             kept = folder is not None and (folder / STATE_NAME).exists()
-            hint = f"--resume auto continues from {folder}" if kept else "nothing was saved"
+            hint = f"`resume='auto'` continues from {folder}" if kept else "nothing was saved"
             raise Interrupted(f"interrupted while evaluating; {hint}")
 
 
@@ -287,7 +287,7 @@ def _training_mode(student: nn.Module) -> nn.Module:
 
 def _checkpoint_gradients(model: nn.Module) -> None:
     if not hasattr(model, "set_grad_checkpointing"):
-        raise UsageError(f"--grad-checkpointing: {type(model).__name__} has no set_grad_checkpointing()")
+        raise UsageError(f"`grad_checkpointing`: {type(model).__name__} has no set_grad_checkpointing()")
     model.set_grad_checkpointing(True)  # type: ignore[operator]
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
 from vitcompact.training.optimizer import Stepper
-from vitcompact.training.options import option
 from vitcompact.training.schedule import StepPlan
 from vitcompact.training.state import (
     BEST_NAME,
@@ -35,10 +34,10 @@ _FREE = ("eval_every", "eval_share", "save_minutes")
 
 _WHAT = {
     "model": "the converted model",
-    "teacher": "the original (--teacher)",
-    "images": "the training images, their number, preparation, order or augmentation (--data-dir, --batch-size, ...)",
-    "device": "--device",
-    "amp": "--amp",
+    "teacher": "the original (`teacher`)",
+    "images": "the training images, their number, preparation, order or augmentation (`images`, `batch_size`, ...)",
+    "device": "`device`",
+    "amp": "`amp`",
 }
 
 logger = logging.getLogger("vitcompact")
@@ -78,7 +77,7 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
     """
     before, after = saved.get("options", {}), now["options"]
     differing = [
-        f"{option(name)} was {_shown(before.get(name))} and is {_shown(after[name])}"
+        f"`{name}` was {_shown(before.get(name))} and is {_shown(after[name])}"
         for name in after
         if before.get(name) != after[name]
     ]
@@ -86,7 +85,7 @@ def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], where: str)
     if differing:
         raise UsageError(
             f"the training state in {where} belongs to another run: {'; '.join(differing)}. Continue with the same "
-            "options, or leave --resume out to start anew"
+            "options, or leave `resume` out to start anew"
         )
 
 
@@ -200,7 +199,7 @@ def find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple
     found = Path(resume).expanduser()
     found = found / STATE_NAME if found.is_dir() else found
     if not found.exists():
-        raise UsageError(f"no training state at {found}: --resume auto begins anew where there is none")
+        raise UsageError(f"no training state at {found}: `resume='auto'` begins anew where there is none")
     return folder or found.parent, found
 
 

@@ -142,7 +142,7 @@ class Loop:
     def _interrupt(self) -> NoReturn:
         done = f"interrupted after step {self.plan.step}" + (f" of {self.plan.total}" if self.plan.total else "")
         if self.keeper.save(self.stepper, self.plan, self.watch.seconds):
-            raise Interrupted(f"{done}; --resume auto continues from {self.keeper.folder}")
+            raise Interrupted(f"{done}; `resume='auto'` continues from {self.keeper.folder}")
         raise Interrupted(f"{done}; nothing was saved")
 
     def _start_progress(self) -> None:

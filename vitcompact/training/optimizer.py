@@ -123,7 +123,7 @@ def make_optimizer(model: nn.Module, options: ResolvedOptions, scales: Mapping[s
     try:
         optimizer: torch.optim.Optimizer = create_optimizer_v2(groups, opt=options.opt, lr=options.lr, **fused)
     except (ImportError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"--opt {options.opt} cannot be used here: {error}") from error
+        raise UsageError(f"`opt='{options.opt}'` cannot be used here: {error}") from error
     return in_native_precision(optimizer, device_of(model)) if "muon" in options.opt else optimizer
 
 
@@ -244,5 +244,5 @@ class Stepper:
         if self.bad_in_a_row >= MAX_BAD_STEPS:
             raise DivergedError(
                 f"the loss was not finite for {self.bad_in_a_row} steps in a row, up to step {number + 1}: "
-                "train with a lower --lr, and check the images and the converted model"
+                "train with a lower `lr`, and check the images and the converted model"
             )

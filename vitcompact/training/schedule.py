@@ -31,7 +31,7 @@ class StepPlan:
 
     Attributes:
         total: planned number of steps; None while that is not known.
-        limit: number of steps that may not be exceeded (`--steps`, `--epochs`); None for a time limit alone.
+        limit: number of steps that may not be exceeded (`steps`, `epochs`); None for a time limit alone.
         step: steps done.
         span: length of the schedule in its own units (the number of steps planned first).
         position: where the schedule stands, in [0, span].

@@ -99,7 +99,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
                 numbers.setdefault(str(index), {})[name] = value
             else:
                 raise UsageError(
-                    f"this optimizer keeps a {type(value).__name__} that cannot be saved for --resume: try --opt adamw"
+                    f"this optimizer keeps a {type(value).__name__} that `resume` cannot save: try `opt='adamw'`"
                 )
     groups = [{name: value for name, value in group.items() if name != "params"} for group in packed["param_groups"]]
     for index, group in enumerate(groups):  # some optimizers count their steps here, in a tensor

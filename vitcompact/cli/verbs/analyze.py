@@ -5,22 +5,22 @@ from __future__ import annotations
 from vitcompact.analysis import analyze
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.cli import images, inputs
+from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.analysis import analysis_tables
 from vitcompact.cli.report import check_report, write_report
-from vitcompact.cli.verb_options import AnalyzeOptions
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.errors import UsageError
 
 
-def run(options: AnalyzeOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Analyze SOURCE; the workspace keeps source, images, selection and result."""
     with Workspace(options.workdir).held() as space:
         _run(options, given, space, console)
 
 
-def _run(options: AnalyzeOptions, given: frozenset[str], space: Workspace, console: Console) -> None:
+def _run(options: Options, given: frozenset[str], space: Workspace, console: Console) -> None:
     options = inputs.given_source(options)
     if options.source is None:
         raise UsageError("no model was given: name a timm model, a directory or a weights file (see analyze --help)")

@@ -10,14 +10,15 @@ from vitcompact.benchmarking import bench
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint import LoadedModel
 from vitcompact.cli import inputs
+from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.bench import bench_tables
-from vitcompact.cli.verb_options import BenchOptions
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
+from vitcompact.options.benchmarking import BenchOptions
 
 
-def run(options: BenchOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Time MODEL and its baseline alternately; --min-speedup is checked after the result is out."""
     options = inputs.given_source(options)
     open_device(options.device)
@@ -32,15 +33,10 @@ def run(options: BenchOptions, given: frozenset[str], console: Console) -> None:
     result = bench(
         model,
         baseline,
-        batch_sizes=options.batch_size,
+        **dataclasses.asdict(of_kind(BenchOptions, options)),
         device=options.device,
         dtype=None if options.dtype is None else getattr(torch, options.dtype),
         amp_dtype=common.amp_dtype(options),
-        num_pairs=options.num_pairs,
-        warmup=options.warmup,
-        max_seconds=options.max_seconds,
-        channels_last=options.channels_last,
-        torchcompile=options.torchcompile,
         seed=options.seed,
         macs=(common.cost_of(model).macs, common.cost_of(baseline).macs),
         progress=console.progress,
@@ -53,7 +49,7 @@ def run(options: BenchOptions, given: frozenset[str], console: Console) -> None:
         result.check_speedup(options.min_speedup)
 
 
-def _baseline(options: BenchOptions, space: Workspace | None, console: Console) -> LoadedModel:
+def _baseline(options: Options, space: Workspace | None, console: Console) -> LoadedModel:
     """`--baseline`, or the original of the workspace that MODEL came from, or the one in MODEL's own record."""
     if options.baseline is not None:
         return inputs.open_other(options.baseline, str(options.source), options.img_size)

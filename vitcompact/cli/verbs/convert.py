@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,32 +11,33 @@ from vitcompact.analysis.analyze import predicted_cost
 from vitcompact.attached import results as attached
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.cli import images, inputs
+from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.convert import convert_tables, plan_tables
-from vitcompact.cli.verb_options import ConvertOptions
+from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages
 from vitcompact.errors import UsageError
+from vitcompact.options.surgery import SurgeryOptions
 from vitcompact.plan.schema import Plan
-from vitcompact.planning.selection import Selection
 from vitcompact.surgery import convert
 from vitcompact.surgery import plan as make_plan
 
 
-def run(options: ConvertOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Convert SOURCE into OUT, or only plan it."""
     with ExitStack() as held:
         _run(options, given, console, held)
 
 
-def _run(options: ConvertOptions, given: frozenset[str], console: Console, held: ExitStack) -> None:
+def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
     options = inputs.given_source(options)
     space = common.workspace_for(options, held)
     options = _filled(options, given, space, console)
     plan = None if options.plan is None else _read_plan(options, given)
     inputs.check_selection(options, plan)
-    _terms(options)
+    of_kind(SurgeryOptions, options)
     open_device(options.device)
     out = None if options.dry_run else common.out_for(options, space, "convert", held)
     plan_file = _plan_file(options, space) if options.dry_run else None
@@ -63,38 +65,19 @@ def _run(options: ConvertOptions, given: frozenset[str], console: Console, held:
     console.note(f"written to {out}{follow}")
 
 
-def _arguments(options: ConvertOptions, calibration: CalibrationImages | None, console: Console) -> dict[str, Any]:
+def _arguments(options: Options, calibration: CalibrationImages | None, console: Console) -> dict[str, Any]:
     """What `plan` and `convert` of the library both take."""
     return {
         **inputs.selection_arguments(options),
+        **dataclasses.asdict(of_kind(SurgeryOptions, options)),
         "images": calibration,
-        "terms": _terms(options),
-        "filter_rank": options.filter_rank,
-        "branches": options.branches,
-        "init": options.init,
-        "hallucinate": options.hallucinate,
-        "reconstruct": options.reconstruct,
-        "without": _without(options),
         "batch_size": options.batch_size,
-        "cache_gb": options.cache_gb,
         "device": options.device,
         "progress": console.progress,
     }
 
 
-def _without(options: ConvertOptions) -> tuple[str, ...]:
-    return tuple(options.without.replace(",", " ").split())
-
-
-def _terms(options: ConvertOptions) -> tuple[str, ...]:
-    """The paths of `--terms`, refused before anything is loaded if there is no such path."""
-    terms = tuple(term for term in options.terms.replace(",", " ").split() if term != "none")
-    return Selection(terms=terms, filter_rank=options.filter_rank, branches=options.branches).terms
-
-
-def _filled(
-    options: ConvertOptions, given: frozenset[str], space: Workspace | None, console: Console
-) -> ConvertOptions:
+def _filled(options: Options, given: frozenset[str], space: Workspace | None, console: Console) -> Options:
     """The images and the selection of the analysis, where none were given."""
     options = images.with_recorded_images(options, given, space, console)
     if space is None or options.plan is not None:
@@ -103,18 +86,18 @@ def _filled(
     return inputs.from_workspace(options, given, recorded, inputs.SELECTION_NAMES, space, console)
 
 
-def _read_plan(options: ConvertOptions, given: frozenset[str]) -> Plan:
+def _read_plan(options: Options, given: frozenset[str]) -> Plan:
     """The plan in `--plan FILE`, which may also be a document of ours that holds one."""
     clash = sorted(given & {*inputs.SELECTION_NAMES, "terms", "filter_rank", "branches"})
     if clash:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in clash)
+        names = ", ".join(flags()[name] for name in clash)
         raise UsageError(f"--plan says what is compacted; leave out {names}")
     path = Path(str(options.plan)).expanduser()
     return Plan.load(path)
 
 
 def _plan_only(
-    options: ConvertOptions,
+    options: Options,
     original: inputs.Original,
     calibration: CalibrationImages | None,
     plan: Plan | None,
@@ -138,7 +121,7 @@ def _plan_only(
     console.note(f"plan written to {path}; nothing else was written")
 
 
-def _plan_file(options: ConvertOptions, space: Workspace | None) -> Path:
+def _plan_file(options: Options, space: Workspace | None) -> Path:
     """The workspace's plan; where OUT was given, a file beside it, since OUT itself is left to the conversion.
 
     Raises:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from vitcompact.cli import inputs
+from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import demo_tables
-from vitcompact.cli.verb_options import DemoOptions
 from vitcompact.demo import run as run_demo
 
 
-def run(options: DemoOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Do the whole job on the bundled model."""
     result = run_demo(options.workdir, console.progress, overwrite=options.overwrite)
     document = {**result.to_json(), "options": inputs.effective(options)}

@@ -7,9 +7,9 @@ import dataclasses
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint import LoadedModel
 from vitcompact.cli import images, inputs
+from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import eval_table
-from vitcompact.cli.verb_options import EvalOptions
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import DataOptions, evaluation_batches
@@ -17,7 +17,7 @@ from vitcompact.errors import DataError
 from vitcompact.evaluation import evaluate
 
 
-def run(options: EvalOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Score MODEL, and compare it with a reference."""
     options = inputs.given_source(options)
     open_device(options.device)
@@ -49,7 +49,7 @@ def run(options: EvalOptions, given: frozenset[str], console: Console) -> None:
     console.result(document, eval_table(document))
 
 
-def _images(options: EvalOptions, given: frozenset[str], space: Workspace, console: Console) -> DataOptions:
+def _images(options: Options, given: frozenset[str], space: Workspace, console: Console) -> DataOptions:
     """The images given, or else the evaluation images that the workspace recorded.
 
     Raises:
@@ -73,7 +73,7 @@ def _images(options: EvalOptions, given: frozenset[str], space: Workspace, conso
     return data
 
 
-def _reference(options: EvalOptions, space: Workspace | None, console: Console) -> LoadedModel | None:
+def _reference(options: Options, space: Workspace | None, console: Console) -> LoadedModel | None:
     """`--reference`, or the original of the workspace that MODEL came from."""
     if options.reference is not None:
         return inputs.open_other(options.reference, str(options.source), options.img_size)

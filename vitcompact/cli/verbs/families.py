@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.families import FamiliesTable
-from vitcompact.cli.verb_options import FamiliesOptions
 from vitcompact.models.census import support_matrix, unclassified
 
 
-def run(options: FamiliesOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Print the support matrix."""
     rows: list[dict[str, Any]] = [dict(row.to_json()) for row in support_matrix()]
     for name in unclassified():  # of a newer timm

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint import LoadedModel, load_source
 from vitcompact.cli import images, inputs
+from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import finetune_table
-from vitcompact.cli.verb_options import FinetuneOptions
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import Augment, evaluation_batches, training_loader
-from vitcompact.errors import UsageError
 from vitcompact.training import TrainOptions, finetune
 
 
-def run(options: FinetuneOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Distil MODEL from its original and save the result in OUT."""
     with ExitStack() as held:
         _run(options, given, console, held)
 
 
-def _run(options: FinetuneOptions, given: frozenset[str], console: Console, held: ExitStack) -> None:
+def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
     space = common.workspace_for(options, held)
-    training, augment = _train_options(options), _augment(options)
+    training, augment = of_kind(TrainOptions, options), of_kind(Augment, options)
     open_device(options.device)
     out = common.out_for(options, space, "finetune", held)
     taken = options.source is None
@@ -68,21 +65,7 @@ def _run(options: FinetuneOptions, given: frozenset[str], console: Console, held
     console.note(f"written to {out}{follow}")
 
 
-def _train_options(options: FinetuneOptions) -> TrainOptions:
-    names = [field.name for field in dataclasses.fields(TrainOptions) if hasattr(options, field.name)]
-    values: dict[str, Any] = {name: getattr(options, name) for name in names}
-    return TrainOptions(**values)
-
-
-def _augment(options: FinetuneOptions) -> Augment:
-    if options.scale is None:
-        return Augment()
-    if len(options.scale) != 2:
-        raise UsageError(f"--scale takes two shares, smallest and largest, got {len(options.scale)}")
-    return Augment(scale=(options.scale[0], options.scale[1]))
-
-
-def _teacher(options: FinetuneOptions, space: Workspace | None, console: Console) -> LoadedModel:
+def _teacher(options: Options, space: Workspace | None, console: Console) -> LoadedModel:
     """`--teacher`, or the original of the workspace that MODEL came from, or the one in MODEL's own record."""
     if options.teacher is not None:
         teacher = inputs.open_other(options.teacher, str(options.source))

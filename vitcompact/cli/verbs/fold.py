@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from vitcompact.attached import results as attached
 from vitcompact.checkpoint import load_source
 from vitcompact.cli import images, inputs
+from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import fold_table
-from vitcompact.cli.verb_options import FoldOptions
 from vitcompact.cli.verbs import common
 from vitcompact.data import CalibrationImages
 from vitcompact.folding import fold
@@ -22,13 +22,13 @@ COMPARED = 128
 """Images that models with and without token merging are compared on."""
 
 
-def run(options: FoldOptions, given: frozenset[str], console: Console) -> None:
+def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Fold MODEL, prove that nothing changed, and save the result in OUT."""
     with ExitStack() as held:
         _run(options, given, console, held)
 
 
-def _run(options: FoldOptions, given: frozenset[str], console: Console, held: ExitStack) -> None:
+def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
     space = common.workspace_for(options, held)
     out = common.out_for(options, space, "fold", held)
     taken = options.source is None
@@ -60,7 +60,7 @@ def _run(options: FoldOptions, given: frozenset[str], console: Console, held: Ex
     console.note(f"written to {out}{follow}")
 
 
-def _merges(model: nn.Module, options: FoldOptions) -> bool:
+def _merges(model: nn.Module, options: Options) -> bool:
     """Whether the folded model will merge tokens: as asked for, or as MODEL does."""
     if options.merge_tokens is not None:
         return any(options.merge_tokens)
@@ -68,7 +68,7 @@ def _merges(model: nn.Module, options: FoldOptions) -> bool:
     return bool(plan is not None and plan.merge_tokens)
 
 
-def _images(model: nn.Module, options: FoldOptions, console: Console) -> Tensor | None:
+def _images(model: nn.Module, options: Options, console: Console) -> Tensor | None:
     """Images on which token merging is judged, or None where none are known."""
     if not images.has_images(options):
         console.warning("no images: what token merging does to the outputs is measured on noise; give --data-dir")

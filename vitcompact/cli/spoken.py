@@ -1,0 +1,40 @@
+"""How parameters of the library are spelled on the command line, and its messages turned into words of this one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+
+from vitcompact.options.declare import Option
+
+_NAMED = re.compile(r"`(\w+)(?:=('?)([^`]*?)\2)?`")
+_OTHERWISE = {"images": "--data-dir"}
+"""What the library takes as an argument and the command line as an option of another name."""
+
+
+def flags_of(name: str, option: Option) -> tuple[str, ...]:
+    """All spellings of an option, the preferred one first: `--batch-size`, `-b`."""
+    long = tuple(f"--{spelled.replace('_', '-')}" for spelled in option.spelled or (name,))
+    return (*long, f"-{option.short}") if option.short else long
+
+
+@cache
+def flags() -> Mapping[str, str]:
+    """The preferred spelling of every option, by the name of the parameter."""
+    from vitcompact.cli.options import VERBS  # which is made with what is above
+
+    found = {name: flags_of(name, option)[0] for verb in VERBS for name, option in verb.options.items()}
+    return _OTHERWISE | found
+
+
+def spoken(text: str) -> str:
+    """A text with flags instead of parameters: `ratio` is --ratio, and `resume='auto'` is --resume auto."""
+    return _NAMED.sub(_flag, text)
+
+
+def _flag(found: re.Match[str]) -> str:
+    name, _, value = found.groups()
+    if name not in flags():
+        return found[0]
+    return flags()[name] if value in (None, "True") else f"{flags()[name]} {value}"

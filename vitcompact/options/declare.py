@@ -1,0 +1,119 @@
+"""How a field of a dataclass says what it sets: its help, unit, limits and heading, for Python and the command line.
+
+Nothing here knows the command line, which reads these declarations (`cli/command.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from vitcompact.errors import UsageError
+
+MODEL = "Model"
+IMAGES = "Images"
+COMPACTION = "What is compacted"
+SURGERY = "How it is solved"
+TRAINING = "Training"
+MEASUREMENT = "Measurement"
+RUN = "Run"
+OUTPUT = "Output"
+MESSAGES = "Messages and configuration"
+PANELS = (MODEL, IMAGES, COMPACTION, SURGERY, TRAINING, MEASUREMENT, RUN, OUTPUT, MESSAGES)
+"""Headings, in their order."""
+
+_KEY = "vitcompact.option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One declaration.
+
+    Attributes:
+        help: what it sets, in a sentence.
+        panel: heading that it is listed under; empty for a parameter that only Python has.
+        unit: what a value is, in capitals: `MINUTES`, `PIXELS`, `N`.
+        unset: what None stands for.
+        spelled: names on the command line where they are others than the field's, the preferred one first.
+        short: a letter for the command line.
+        items: int, float or str for a list of them, written with commas.
+        repeated: a list of texts whose values are given one by one.
+        words: words that may stand instead of a list.
+        recorded: name in recorded options where it is another than the field's.
+        least, most: limits of a number, or of each number of a list; both belong to what is allowed.
+        above, below: likewise, and do not belong.
+    """
+
+    help: str
+    panel: str = ""
+    unit: str | None = None
+    unset: str = ""
+    spelled: tuple[str, ...] = ()
+    short: str = ""
+    items: type | None = None
+    repeated: bool = False
+    words: tuple[str, ...] = ()
+    recorded: str = ""
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def refusal(self, value: Any) -> str:
+        """What a number must be and is not, or an empty text."""
+        if self._allowed(value):
+            return ""
+        least, most, above, below = self.least, self.most, self.above, self.below
+        if above is not None and below is not None:
+            return f"between {above:g} and {below:g} (both exclusive)"
+        if least is not None and below is not None:
+            return f"in [{least:g}, {below:g})"
+        if above is not None and most is not None:
+            return f"above {above:g} and at most {most:g}"
+        if least is not None and most is not None:
+            return f"{least:g} to {most:g}"
+        if least is None and above is None:
+            return "a finite number"
+        return f"at least {least:g}" if least is not None else f"above {above:g}"
+
+    def _allowed(self, value: Any) -> bool:
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        numbers = [number for number in numbers if isinstance(number, (int, float))]
+        return all(
+            math.isfinite(number)
+            and (self.least is None or number >= self.least)
+            and (self.most is None or number <= self.most)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+            for number in numbers
+        )
+
+
+def option(default: Any, help: str, **declared: Any) -> Any:
+    """A field with a declaration; `declared` is what `Option` takes."""
+    return dataclasses.field(default=default, metadata={_KEY: Option(help, **declared)})
+
+
+def declared(kind: type) -> dict[str, Option]:
+    """The declarations of a dataclass, by the names of its fields."""
+    return {field.name: field.metadata[_KEY] for field in dataclasses.fields(kind) if _KEY in field.metadata}
+
+
+def check_limits(options: Any) -> None:
+    """Compare every number with what its declaration allows.
+
+    Raises:
+        UsageError: one is not allowed.
+    """
+    for name, declaration in declared(type(options)).items():
+        value = getattr(options, name)
+        if refusal := declaration.refusal(value):
+            raise UsageError(f"`{name}` must be {refusal}, got {value}")
+
+
+def one_of(name: str, value: str | None, accepted: tuple[str, ...]) -> None:
+    """Raises UsageError where a name is not among those accepted."""
+    if value and value not in accepted:
+        raise UsageError(f"unknown `{name}` '{value}': accepted are {', '.join(accepted)}")

@@ -1,0 +1,93 @@
+"""Which layers are compacted, by how much, and what a global budget may use."""
+
+# ruff: noqa: RUF009  (option() returns a dataclasses.field, which every class gets anew)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vitcompact.options.declare import COMPACTION, option
+
+Only = Literal["heads", "ffn"]
+MergeTokens = int | Sequence[int] | Literal["auto"]
+"""Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
+
+_HALF = "0.5 without a target"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions:
+    """What `convert`, `analyze` and `plan` take; a target excludes the two ratios."""
+
+    ratio: float | None = option(
+        None,
+        "Share of the attention heads to hallucinate in each layer, between 0 and 1.",
+        panel=COMPACTION,
+        unit="SHARE",
+        unset=_HALF,
+        above=0,
+        below=1,
+    )
+    rank_ratio: float | None = option(
+        None,
+        "Rank of each FFN's output matrix relative to its number of outputs, between 0 and 1.",
+        panel=COMPACTION,
+        unit="SHARE",
+        unset=_HALF,
+        above=0,
+        below=1,
+    )
+    target_macs: float | None = option(
+        None,
+        "Instead of ratios: keep this share of the MACs, and choose the cuts with the smallest expected loss increase. "
+        "Needs images.",
+        panel=COMPACTION,
+        unit="SHARE",
+        above=0,
+        below=1,
+    )
+    target_params: float | None = option(
+        None,
+        "Likewise: keep this share of the parameters.",
+        panel=COMPACTION,
+        unit="SHARE",
+        above=0,
+        below=1,
+    )
+    target_latency: float | None = option(
+        None,
+        "Likewise: keep this share of the time that a batch of 8 takes on this device.",
+        panel=COMPACTION,
+        unit="SHARE",
+        above=0,
+        below=1,
+    )
+    ops: tuple[str, ...] | None = option(
+        None,
+        "Operators that a target may use, separated by commas: {operators}.",
+        panel=COMPACTION,
+        unit="NAMES",
+        unset="all",
+        items=str,
+    )
+    merge_tokens: MergeTokens | None = option(
+        None,
+        "Pairs of similar tokens that each block of a plain ViT merges: one number, or one for each block; 0 for none. "
+        "With a target, 'auto' chooses how many.",
+        panel=COMPACTION,
+        unit="auto|N,…",
+        items=int,
+        words=("auto",),
+        least=0,
+    )
+    only: Only | None = option(None, "Compact only the attention heads, or only the FFNs.", panel=COMPACTION)
+    protect: tuple[str, ...] = option(
+        (),
+        "Leave these layers or blocks alone, such as 'blocks.0'; may be repeated.",
+        panel=COMPACTION,
+        unit="GLOB",
+        spelled=("exclude", "protect"),
+        repeated=True,
+    )

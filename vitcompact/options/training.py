@@ -1,0 +1,139 @@
+"""Options of a distillation run: names are those of timm's training script where it has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from vitcompact.errors import UsageError
+from vitcompact.options.declare import TRAINING, check_limits, one_of, option
+from vitcompact.options.shared import MixedPrecision, Seeded
+
+SCHEDULES = ("cosine", "poly", "tanh", "wsd", "constant")
+"""timm's schedules that make sense for a few hundred steps; all but `constant` end near zero."""
+
+DEFAULT_MINUTES = 10.0
+_FOREIGN_OPTIMIZERS = ("bnb", "fused")  # of packages that this project does not need
+
+
+@dataclass(frozen=True)
+class TrainOptions(MixedPrecision, Seeded):
+    """How a converted model is distilled from its original; nothing here is about images or devices.
+
+    Attributes:
+        epochs, steps, max_minutes: the first limit reached ends the run; with none, `DEFAULT_MINUTES`. Minutes are of
+            wall-clock time.
+        opt: None is chosen in `ResolvedOptions.of`.
+        lr: None is 1e-4, or 3e-5 for a model without a head, times a factor for how far the model is from its original
+            (`rate.rate_factor`).
+        branch_lr: of the BatchNorm of re-parameterised branches, and alpha. None is 1e-3, times the same factor where
+            `lr` is None too.
+        weight_decay: never of biases, norms, branches' BatchNorm and `no_weight_decay()`.
+        clip_grad: None does not clip.
+        sched: one of `SCHEDULES`, applied step by step.
+        warmup_steps: at most a fifth of the run.
+        logit_weight: logits of images that the original was trained on are saturated and teach little that holds
+            elsewhere, block outputs teach more. None is 0, or 1 where no blocks are compared.
+        label_weight, smoothing: used with `labels` only.
+        amp_dtype: only `bfloat16`: float16 would need loss scaling.
+        seed: of anything random in the models; images that come as a loader have a seed of their own.
+    """
+
+    epochs: float | None = option(
+        None, "Passes over the training images; fractions are allowed.", panel=TRAINING, unit="N", above=0
+    )
+    steps: int | None = option(None, "Optimizer steps.", panel=TRAINING, unit="N", least=1)
+    max_minutes: float | None = option(
+        None,
+        "Limit of the whole run in minutes, evaluation included.",
+        panel=TRAINING,
+        unit="MINUTES",
+        unset=f"{DEFAULT_MINUTES:g} where no other limit is given",
+        above=0,
+    )
+    opt: str | None = option(
+        None, "timm optimizer.", panel=TRAINING, unit="NAME", unset="adamw, or muon for a model without a head"
+    )
+    lr: float | None = option(
+        None,
+        "Peak learning rate, relative to the size of the weights.",
+        panel=TRAINING,
+        unit="RATE",
+        unset="1e-4, or 3e-5 without a head, times 0.1 to 1.5 by how much was taken away",
+        above=0,
+    )
+    branch_lr: float | None = option(
+        None,
+        "Peak learning rate of branches and alpha, which start silent.",
+        panel=TRAINING,
+        unit="RATE",
+        unset="1e-3, times the same factor as `lr`",
+        above=0,
+    )
+    weight_decay: float = option(0.01, "Decay of weight matrices.", panel=TRAINING, unit="RATE", least=0)
+    clip_grad: float | None = option(
+        1.0, "Largest norm of all gradients together.", panel=TRAINING, unit="NORM", above=0
+    )
+    sched: str = option("cosine", f"Learning rate schedule: {', '.join(SCHEDULES)}.", panel=TRAINING, unit="NAME")
+    warmup_steps: int = option(20, "Steps of linear warm-up.", panel=TRAINING, unit="N", least=0)
+    temperature: float = option(2.0, "Softmax temperature of the logit loss.", panel=TRAINING, unit="T", above=0)
+    logit_weight: float | None = option(
+        None,
+        "Weight of the loss on logits; worth setting for images that the original was not trained on.",
+        panel=TRAINING,
+        unit="WEIGHT",
+        unset="0, or 1 where no block outputs are compared",
+        least=0,
+    )
+    feature_weight: float = option(
+        1.0, "Weight of the loss on features, for a model without a head.", panel=TRAINING, unit="WEIGHT", least=0
+    )
+    block_weight: float = option(10.0, "Weight of the loss on block outputs.", panel=TRAINING, unit="WEIGHT", least=0)
+    label_weight: float = option(1.0, "Weight of the cross-entropy with the labels.", least=0)
+    labels: bool = option(False, "Learn from the images' labels too.", panel=TRAINING)
+    smoothing: float = option(0.0, "Label smoothing of that cross-entropy.", least=0, below=1)
+    model_ema: bool = option(
+        True,
+        "Keep an exponential moving average of the weights, and save that.",
+        panel=TRAINING,
+    )
+    model_ema_decay: float = option(
+        0.99, "Decay of that average per step.", panel=TRAINING, unit="RATE", least=0, below=1
+    )
+    grad_checkpointing: bool = option(
+        False, "Recompute activations: less memory, for about a third more time.", panel=TRAINING
+    )
+    statistics_batches: int = option(
+        8, "Batches over which the branches' BatchNorm statistics are measured again at the end.", least=1
+    )
+    eval_every: int | None = option(
+        None, "Steps between evaluations while training.", unset="at the end of each epoch", least=1
+    )
+    eval_share: float = option(
+        0.1, "Largest share of the training time that these evaluations may take.", least=0, below=1
+    )
+    save_minutes: float = option(2.0, "Minutes between saves of the resumable state.", above=0)
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.steps is None and self.max_minutes is None:
+            object.__setattr__(self, "max_minutes", DEFAULT_MINUTES)
+        check_limits(self)
+        one_of("sched", self.sched, SCHEDULES)
+        if self.amp_dtype != "bfloat16":
+            raise UsageError(f"`amp_dtype` must be bfloat16 (float16 would need loss scaling), got '{self.amp_dtype}'")
+        if self.logit_weight == 0 and not (self.block_weight or (self.labels and self.label_weight)):
+            raise UsageError("all loss weights are 0: there is nothing to learn from")
+        if self.opt is not None:
+            _check_optimizer(self.opt)
+
+
+def _check_optimizer(name: str) -> None:
+    from timm.optim import get_optimizer_info, list_optimizers  # not before it is needed: `--help` is quick without
+
+    known = [n for n in list_optimizers() if not n.startswith(_FOREIGN_OPTIMIZERS)]
+    if name not in known:
+        close = get_close_matches(name, known, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ": it takes names of timm.optim.list_optimizers()"
+        raise UsageError(f"unknown `opt` '{name}'{hint}")
+    if get_optimizer_info(name).second_order:
+        raise UsageError(f"`opt='{name}'` needs second derivatives, which attention kernels do not have; try adamw")

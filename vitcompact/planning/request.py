@@ -9,11 +9,9 @@ from typing import Literal, get_args
 
 from vitcompact.errors import UsageError
 from vitcompact.options.selection import MergeTokens
-from vitcompact.options.surgery import INGREDIENTS
 from vitcompact.plan.specs import SPECS
 
 Unit = Literal["macs", "params", "latency"]
-__all__ = ["INGREDIENTS", "Budget", "MergeTokens", "Unit", "budget_of", "check_budget"]
 
 
 @dataclass(frozen=True)

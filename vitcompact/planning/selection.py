@@ -10,8 +10,6 @@ from vitcompact.errors import UsageError
 from vitcompact.options.selection import Only
 from vitcompact.options.surgery import TERMS
 
-__all__ = ["TERMS", "Only", "Selection"]
-
 
 @dataclass(frozen=True)
 class Selection:

@@ -27,7 +27,7 @@ from vitcompact.operators.refit import refit
 from vitcompact.operators.replay import build_layer
 from vitcompact.operators.share_qk import GroupMoments
 from vitcompact.operators.site_statistics import ffn_statistics, head_covariance, qk_moments
-from vitcompact.options.surgery import INGREDIENTS, Hallucinate, Init
+from vitcompact.options.surgery import INGREDIENTS, OLDER_NAMES, Hallucinate, Init
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
 from vitcompact.planning.selection import Selection
@@ -41,15 +41,15 @@ SHARED_WEIGHT = 0.5
 class Method:
     """How values are found: least squares and the data-optimal truncation, or the naive ways kept for comparison.
 
-    `drift` lets targets take back what the residual stream has drifted; `sensitivity` lets a budget weigh errors by
-    what they do to the model's output (weighing the fits themselves by it was measured and did not help);
+    `propagated_error` lets targets take back what the residual stream has drifted; `sensitivity` lets a budget
+    weigh errors by what they do to the model's output (weighing the fits themselves by it was measured and did not help);
     `shared_maps` solves a kept head's queries and keys for its children as well.
     """
 
     init: Init = "lstsq"
     hallucinate: Hallucinate = "refit"
     sensitivity: bool = True
-    drift: bool = True
+    propagated_error: bool = True
     shared_maps: bool = True
     reconstruct: ReconstructOptions = NO_STEPS
 
@@ -59,6 +59,7 @@ class Method:
         Raises:
             UsageError: there is no such ingredient.
         """
+        names = [OLDER_NAMES.get(name, name) for name in names]
         unknown = sorted(set(names) - set(INGREDIENTS))
         if unknown:
             raise UsageError(f"`without` takes {', '.join(INGREDIENTS)}; got {unknown[0]!r}")

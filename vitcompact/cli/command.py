@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +16,6 @@ import typer
 
 from vitcompact.cli.config import use_config
 from vitcompact.cli.spoken import flags_of, spoken
-from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS
 from vitcompact.options.declare import PANELS, Option, check_limits, declared
 
@@ -27,7 +26,7 @@ Options: TypeAlias = Any
 """The values of one verb: a frozen dataclass with a field for each of its options and arguments."""
 
 T = TypeVar("T")
-_PYTHON_ONLY = Option("")
+_NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,39 +34,43 @@ class Verb:
     """One verb.
 
     Attributes:
-        module: imported only when the verb runs; its `run` does the work.
         text: what `--help` says.
-        takes: dataclasses whose declared fields are its options.
+        takes: dataclasses whose declared fields are its options; of several fields of one name the first counts.
         arguments: by name, what is given by position: how it is called in `--help`, and what it is.
-        drops: options of `takes` that this verb has no use for.
         defaults: where they differ from the declared ones.
+        module: in `cli/verbs`, where it has another name; imported only when the verb runs.
     """
 
     name: str
-    module: str
     text: str
     takes: tuple[type, ...]
     arguments: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    drops: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
 
     @cached_property
     def values(self) -> type:
         """A dataclass of its arguments and options."""
         found = {name: (name, str | None, field(default=None)) for name in self.arguments}
         for kind in self.takes:
-            hints = get_type_hints(kind)
+            hints, known = get_type_hints(kind), declared(kind)
             for old in dataclasses.fields(kind):
-                if old.name in found or old.name in self.drops or not declared(kind).get(old.name, _PYTHON_ONLY).panel:
-                    continue
-                new = field(default=self.defaults.get(old.name, old.default), metadata=old.metadata)
-                found[old.name] = (old.name, hints[old.name], new)
+                if old.name in known and known[old.name].panel and old.name not in found:
+                    new = field(default=self.defaults.get(old.name, old.default), metadata=old.metadata)
+                    found[old.name] = (old.name, hints[old.name], new)
         return dataclasses.make_dataclass(f"{self.name.title()}Values", found.values(), frozen=True, kw_only=True)
 
     @property
     def options(self) -> dict[str, Option]:
         """The declarations of its options, by name."""
         return declared(self.values)
+
+
+def pick(kind: type, *names: str) -> type:
+    """A dataclass with some fields of another."""
+    hints, old = get_type_hints(kind), {one.name: one for one in dataclasses.fields(kind)}
+    fields = [(n, hints[n], field(default=old[n].default, metadata=old[n].metadata)) for n in names]
+    return dataclasses.make_dataclass(kind.__name__, fields, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Invocation:
 
     def run(self, console: Console) -> None:
         """Import the verb and run it."""
-        module = importlib.import_module(f"vitcompact.cli.verbs.{self.verb.module}")
+        module = importlib.import_module(f"vitcompact.cli.verbs.{self.verb.module or self.verb.name}")
         module.run(self.options, self.given, console)
 
 
@@ -104,63 +107,30 @@ def command(verb: Verb) -> Callable[..., Invocation]:
     def parse(ctx: typer.Context, **values: Any) -> Invocation:
         for one in fields:
             text = values[one.name]
-            values[one.name] = one.default if text is None else from_text(one.name, options[one.name], text)
+            values[one.name] = one.default if text is None else options[one.name].read(one.name, text)
         parsed = verb.values(**values)
         check_limits(parsed)
         return Invocation(verb, parsed, frozenset(name for name in values if _was_given(ctx, name)))
 
     parse.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     parse.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    parse.__doc__ = verb.text
+    parse.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in verb.text.split("\n\n"))
     return parse
-
-
-def from_text(name: str, option: Option, given: Any) -> Any:
-    """A value as the library takes it: from the command line, or as it was recorded.
-
-    Raises:
-        UsageError: a list of numbers that has something else in it.
-    """
-    if option.repeated:
-        return tuple(given)
-    if option.items is None or given is None or given in option.words:
-        return given
-    parts = given.replace(",", " ").split() if isinstance(given, str) else given
-    if option.items is str:
-        return tuple(part for part in parts if part != "none")
-    try:
-        values = tuple(option.items(part) for part in parts)
-    except ValueError:
-        values = ()
-    if not values or not all(math.isfinite(value) for value in values):
-        example = "1,8,32" if option.items is int else "0.5,0.5,0.5"
-        words = "".join(f"'{word}' or " for word in option.words)
-        raise UsageError(f"`{name}` takes {words}numbers such as {example}, got {given!r}")
-    return values
 
 
 def join_numbers(argv: Sequence[str], verbs: Sequence[Verb]) -> list[str]:
     """`--mean 0.5 0.5 0.5`, as timm's scripts take it, becomes `--mean 0.5,0.5,0.5`."""
-    by_name = {verb.name: verb for verb in verbs}
-    options = next((by_name[word].options for word in argv if word in by_name), {})
-    flags = {flag for name, o in options.items() if o.items in (int, float) for flag in flags_of(name, o)}
+    options = next((verb.options for word in argv for verb in verbs if verb.name == word), {})
+    flags = {
+        flag for name, option in options.items() if option.items in (int, float) for flag in flags_of(name, option)
+    }
     joined: list[str] = []
-    in_list = False
     for word in argv:
-        if in_list and _is_number(word) and joined[-1] not in flags:
+        if joined[-2:-1] and joined[-2] in flags and _NUMBER.fullmatch(word):
             joined[-1] += f",{word}"
-            continue
-        in_list = word in flags or (in_list and bool(joined) and joined[-1] in flags)
-        joined.append(word)
+        else:
+            joined.append(word)
     return joined
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:

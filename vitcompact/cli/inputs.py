@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
-from vitcompact.cli.command import Options, from_text
+from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.spoken import flags
 from vitcompact.cli.workspace import Source, Workspace
@@ -229,7 +229,7 @@ def effective(options: Any) -> dict[str, Any]:
 def _revived(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Recorded values in the form of those parsed; of names that are no options nothing is known, nor needed."""
     known = declared(type(options))
-    return {name: from_text(name, known[name], value) for name, value in recorded.items() if name in known}
+    return {name: known[name].read(name, value) for name, value in recorded.items() if name in known}
 
 
 def _listed(values: Mapping[str, Any]) -> str:

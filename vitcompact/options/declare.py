@@ -61,6 +61,29 @@ class Option:
     above: float | None = None
     below: float | None = None
 
+    def read(self, name: str, written: Any) -> Any:
+        """A value as the library takes it, from what is written on a command line or in a file.
+
+        Raises:
+            UsageError: a list of numbers that has something else in it.
+        """
+        if self.repeated:
+            return tuple(written)
+        if self.items is None or written is None or written in self.words:
+            return written
+        parts = written.replace(",", " ").split() if isinstance(written, str) else written
+        if self.items is str:
+            return tuple(part for part in parts if part != "none")
+        try:
+            values = tuple(self.items(part) for part in parts)
+        except ValueError:
+            values = ()
+        if not values or not all(math.isfinite(value) for value in values):
+            example = "1,8,32" if self.items is int else "0.5,0.5,0.5"
+            words = "".join(f"'{word}' or " for word in self.words)
+            raise UsageError(f"`{name}` takes {words}numbers such as {example}, got {written!r}")
+        return values
+
     def refusal(self, value: Any) -> str:
         """What a number must be and is not, or an empty text."""
         if self._allowed(value):
@@ -91,9 +114,9 @@ class Option:
         )
 
 
-def option(default: Any, help: str, **declared: Any) -> Any:
-    """A field with a declaration; `declared` is what `Option` takes."""
-    return dataclasses.field(default=default, metadata={_KEY: Option(help, **declared)})
+def option(default: Any, help: str, panel: str = "", unit: str | None = None, **declared: Any) -> Any:
+    """A field with a declaration; `declared` is what else `Option` takes."""
+    return dataclasses.field(default=default, metadata={_KEY: Option(help, panel, unit, **declared)})
 
 
 def declared(kind: type) -> dict[str, Option]:

@@ -13,8 +13,10 @@ from vitcompact.options.declare import SURGERY, check_limits, one_of, option
 Init = Literal["lstsq", "svd"]
 Hallucinate = Literal["refit", "copy"]
 TERMS = ("identity", "mean", "conv")
-INGREDIENTS = ("sensitivity", "drift", "shared_maps")
+INGREDIENTS = ("sensitivity", "propagated_error", "shared_maps")
 """What can be switched off in surgery one at a time, to see what it is worth."""
+OLDER_NAMES = {"drift": "propagated_error"}
+"""What ingredients were called when earlier runs were recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ class SurgeryOptions:
         check_limits(self)
         one_of("init", self.init, ("lstsq", "svd"))
         one_of("hallucinate", self.hallucinate, ("refit", "copy"))
-        _known("without", self.without, INGREDIENTS)
+        _known("without", tuple(OLDER_NAMES.get(name, name) for name in self.without), INGREDIENTS)
         _known("terms", self.terms, TERMS)
 
 

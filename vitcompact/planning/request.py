@@ -10,10 +10,8 @@ from typing import Literal, get_args
 from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS
 from vitcompact.options.selection import MergeTokens
-from vitcompact.options.surgery import INGREDIENTS
 
 Unit = Literal["macs", "params", "latency"]
-__all__ = ["INGREDIENTS", "Budget", "MergeTokens", "Unit", "budget_of", "check_budget"]
 
 
 @dataclass(frozen=True)

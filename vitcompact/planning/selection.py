@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from vitcompact.errors import UsageError
 from vitcompact.options.selection import Only
 from vitcompact.options.surgery import TERMS
-
-__all__ = ["TERMS", "Only", "Selection"]
 from vitcompact.plan.specs import LayerKind
 
 

@@ -48,7 +48,7 @@ def convert_calibrated(
     scarce: dict[str, float] = {}
     progress.start("converting", last + 1)
     with ActivationStore(cache_bytes) as store:
-        streams = Streams(original, work, walker, images, store, drift=method.drift)
+        streams = Streams(original, work, walker, images, store, drift=method.propagated_error)
         for index in range(last + 1):
             here = by_block.get(walker.blocks[index], [])
             streams.enter(index, here)

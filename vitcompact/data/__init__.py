@@ -2,6 +2,7 @@
 
 from vitcompact.data.augment import Augment
 from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor
+from vitcompact.data.boundary import check_images, check_model, images_for
 from vitcompact.data.calibration import CalibrationImages
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped
@@ -25,11 +26,14 @@ __all__ = [
     "StreamSet",
     "TensorImages",
     "TrainingBatches",
+    "check_images",
+    "check_model",
     "eval_transform",
     "evaluation_batches",
     "fingerprint",
     "first_images",
     "from_tensor",
+    "images_for",
     "normalize",
     "open_dataset",
     "overlap",

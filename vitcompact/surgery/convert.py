@@ -5,24 +5,22 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
-from vitcompact.data import ImageBatches, from_tensor
+from vitcompact.data import ImageBatches, check_model, images_for
 from vitcompact.errors import UsageError
-from vitcompact.layers.attention import CompactAttention
-from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.models import inspect
+from vitcompact.models import Site, inspect
 from vitcompact.models.cost import meta_copy
 from vitcompact.models.plain_vit import no_patch_grid
-from vitcompact.operators.merge import given_schedule, install_merging
+from vitcompact.operators import MODEL_OPERATORS, OPERATORS
+from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
 from vitcompact.plan.schema import Plan, Skipped
-from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.planning.planner import plan_for
-from vitcompact.planning.request import MergeTokens, budget_of, check_budget
+from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
 from vitcompact.planning.scope import wanted_layers
 from vitcompact.planning.selection import Only, Selection
 from vitcompact.surgery.calibrated import convert_calibrated
@@ -30,6 +28,7 @@ from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.surgery.solve import Draft, Hallucinate, Init, Method
+from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -89,58 +88,170 @@ def convert(
         init, hallucinate: `svd` and `copy` are the naive methods, kept for comparison.
         reconstruct: Adam steps per block after the closed form, on the same images.
         without: ingredients to leave out, for comparison; out of `INGREDIENTS`.
-        plan: replay this plan's structure instead of choosing one; its values are solved anew.
+        plan: replay this plan's structure instead of choosing one; its values are solved anew. Of the same model,
+            images and options, `plan=vitcompact.plan(...)` gives the weights that leaving it out gives.
         cache_gb: activations kept in memory in GB (1e9 bytes); more goes to a temporary folder.
-        device: where to work; the result is where `model` is.
+        device: where to work; the result is where `model` is, and in its precision (solved in float32).
         seed: initial values of the silent branches.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
         UsageError: bad options, or a model that was already converted.
-        DataError: images that give non-finite activations.
+        DataError: images that the model does not take, or that give non-finite activations.
     """
-    budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens)
-    check_budget(budget, (ratio, rank_ratio), plan, images)
-    shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
-    selection = Selection(shares[0], shares[1], only, tuple(protect), tuple(terms), filter_rank, branches)
-    _check_method(init, hallucinate)
-    _check_model(model, selection)
-    _check_merging(model, selection, merge_tokens, plan)
-    method = Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
-    original = _frozen_copy(model, device)
-    batches = None if images is None else from_tensor(images, batch_size)
-    if batches is not None and batches.num_samples < FEW_IMAGES:
-        logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
-    if budget is not None and batches is not None:
-        plan = plan_for(
-            *(original, batches, budget),
-            selection=selection,
-            weigh=method.sensitivity,
-            cache_bytes=cache_gb * 1e9,
-            progress=progress,
-        ).plan
-    schedule = plan.merge_tokens if plan is not None else given_schedule(model, merge_tokens)
-    drafts, skipped = _drafts(model, selection, plan)
-    work = copy.deepcopy(original)
-    with torch.no_grad():
-        if batches is None:
-            logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
-            layers = convert_from_weights(work, drafts, progress)
-        else:
-            layers, unreachable = convert_calibrated(
-                original, work, batches, drafts, selection, method, cache_gb * 1e9, progress
-            )
-            skipped += unreachable
-    done = Plan(tuple(layers), tuple(skipped), merge_tokens=schedule)
-    if schedule:
-        install_merging(work, schedule)
+    job = prepare(
+        *(model, images, plan),
+        asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens),
+        limits=Limits(only, protect, terms, filter_rank, branches),
+        method=method_of(init, hallucinate, reconstruct, without),
+        batch_size=batch_size,
+        cache_gb=cache_gb,
+        device=device,
+        progress=progress,
+    )
+    work, done = job.solve(job.budget_plan() if plan is None else plan)
+    for whole in MODEL_OPERATORS:
+        whole.install(work, done)
     work.vitcompact_plan = done  # type: ignore[assignment]
-    work.vitcompact_fidelity = None if batches is None else fidelity(original, work, batches)  # type: ignore[assignment]
+    work.vitcompact_fidelity = None if job.images is None else fidelity(job.original, work, job.images)  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _grow(work, done)
-    work.to(next(model.parameters()).device)
-    return work
+    return work.to(next(model.parameters()))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How much is to be compacted, as users say it: two shares, or a budget."""
+
+    ratio: float | None
+    rank_ratio: float | None
+    target_macs: float | None
+    target_params: float | None
+    target_latency: float | None
+    ops: Iterable[str] | None
+    merge_tokens: MergeTokens | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where it may be compacted, and what hallucinated maps and FFN factors may be made of."""
+
+    only: Only | None
+    protect: Iterable[str]
+    terms: Iterable[str]
+    filter_rank: int
+    branches: int
+
+    def selection(self, asked: Asked) -> Selection:
+        """The layers that these limits and the two shares select."""
+        ratio, rank_ratio = (0.5 if share is None else share for share in (asked.ratio, asked.rank_ratio))
+        return Selection(
+            ratio, rank_ratio, self.only, tuple(self.protect), tuple(self.terms), self.filter_rank, self.branches
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A surgery that was found possible; `plan` and `convert` differ only in what they keep of it.
+
+    Attributes:
+        original: the model in float32 on the device to work on, frozen.
+        images: calibration images, None for surgery from the weights alone.
+        schedule: pairs of tokens that each block is to merge, where numbers were given.
+    """
+
+    original: nn.Module
+    images: ImageBatches | None
+    selection: Selection
+    budget: Budget | None
+    method: Method
+    schedule: tuple[int, ...]
+    cache_bytes: float
+    progress: Progress
+
+    def budget_plan(self) -> Plan | None:
+        """The plan for the budget, measured without converting anything; None where there is no budget.
+
+        Raises:
+            UsageError: the target is out of reach.
+        """
+        if self.budget is None or self.images is None:
+            return None
+        return plan_for(
+            *(self.original, self.images, self.budget),
+            selection=self.selection,
+            weigh=self.method.sensitivity,
+            cache_bytes=self.cache_bytes,
+            progress=self.progress,
+        ).plan
+
+    @torch.no_grad()
+    def solve(self, plan: Plan | None) -> tuple[nn.Module, Plan]:
+        """A copy of the original with structure and solved values, folded, and the plan that it followed.
+
+        Args:
+            plan: the structure; None chooses pairs of heads as it goes, each layer's in the stream converted so far.
+        """
+        drafts, skipped = _drafts(self.original, self.selection, plan)
+        work = copy.deepcopy(self.original)
+        if self.images is None:
+            logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
+            layers = convert_from_weights(work, drafts, self.selection, self.progress)
+        else:
+            layers, unreachable = convert_calibrated(
+                *(self.original, work, self.images, drafts, self.selection, self.method),
+                *(self.cache_bytes, self.progress),
+            )
+            skipped += unreachable
+        schedule = self.schedule if plan is None else plan.merge_tokens
+        return work, Plan(tuple(layers), tuple(skipped), merge_tokens=schedule)
+
+
+def prepare(
+    model: nn.Module,
+    images: Tensor | Iterable[Tensor] | ImageBatches | None,
+    plan: Plan | None,
+    *,
+    asked: Asked,
+    limits: Limits,
+    method: Method,
+    batch_size: int,
+    cache_gb: float,
+    device: str | torch.device,
+    progress: Progress,
+) -> Job:
+    """Check all that was asked for before the long work.
+
+    Raises:
+        UsageError: options that exclude each other, or a model that cannot be converted.
+        DataError: images that this model does not take.
+    """
+    targets = asked.target_macs, asked.target_params, asked.target_latency
+    budget = budget_of(*targets, asked.ops, asked.merge_tokens)
+    check_budget(budget, (asked.ratio, asked.rank_ratio), plan, images)
+    selection = limits.selection(asked)
+    check_model(model)
+    _check_model(model, selection)
+    _check_merging(model, selection, asked.merge_tokens, plan)
+    batches = None if images is None else images_for(model, images, batch_size)
+    original = frozen_copy(model, device)
+    if batches is not None and batches.num_samples < FEW_IMAGES:
+        logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
+    schedule = given_schedule(model, asked.merge_tokens)
+    return Job(original, batches, selection, budget, method, schedule, cache_gb * 1e9, progress)
+
+
+def method_of(
+    init: Init, hallucinate: Hallucinate, reconstruct: int | ReconstructOptions, without: Iterable[str]
+) -> Method:
+    """How values are found, from the arguments of `plan` and `convert`.
+
+    Raises:
+        UsageError: no such method or ingredient.
+    """
+    _check_method(init, hallucinate)
+    return Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
 
 
 def _reconstruct(wanted: int | ReconstructOptions) -> ReconstructOptions:
@@ -150,11 +261,8 @@ def _reconstruct(wanted: int | ReconstructOptions) -> ReconstructOptions:
 def _grow(work: nn.Module, plan: Plan) -> None:
     """Give the solved, folded layers their training form and make every parameter trainable."""
     for layer in plan.layers:
-        for module in work.get_submodule(layer.name).modules():
-            if isinstance(module, CompactAttention):
-                module.grow()
-            elif isinstance(module, FactorizedLinear):
-                module.grow(next(spec.branches for spec in layer.operators if isinstance(spec, FactorizeSpec)))
+        for spec in layer.operators:
+            OPERATORS[spec.op].grow(work.get_submodule(layer.name), spec)
     work.requires_grad_(True)
 
 
@@ -189,23 +297,16 @@ def _check_method(init: str, hallucinate: str) -> None:
         raise UsageError(f"--hallucinate takes 'refit' or 'copy', got {hallucinate!r}")
 
 
-def _frozen_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """The model in float32 on `device`; nothing writes to it, so where it is that already its memory is shared."""
-    shared: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    shared |= {id(buffer): buffer for buffer in model.buffers()}
-    return copy.deepcopy(model, shared).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
-
-
 def _drafts(
     model: nn.Module, selection: Selection, plan: Plan | None
 ) -> tuple[dict[str, tuple[Site, Draft]], list[Skipped]]:
     """Sites to compact in forward order with what they are to become, and what is left alone."""
     if plan is not None:
         anatomy = inspect(model)
-        given = {layer.name: (site_of(anatomy, layer), Draft(layer.operators)) for layer in plan.layers}
+        given = {layer.name: (site_of(anatomy, layer), Draft(layer.kind, layer.operators)) for layer in plan.layers}
         return given, list(plan.skipped)
     wanted = wanted_layers(model, selection)
-    drafts: dict[str, tuple[Site, Draft]] = {site.name: (site, Draft((), count)) for site, count in wanted.attention}
-    for site, rank in wanted.ffn:
-        drafts[site.name] = (site, Draft((FactorizeSpec(rank, selection.branches),)))
+    drafts: dict[str, tuple[Site, Draft]] = {
+        site.name: (site, Draft(site.kind, requested=asked)) for site, asked in wanted.layers
+    }
     return drafts, list(wanted.skipped)

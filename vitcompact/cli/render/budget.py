@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.render.common import table, titled
+from vitcompact.operators import OPERATORS
+from vitcompact.operators import describe as operator_label
+from vitcompact.operators.merge import schedule_text
 
 UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 LOSS = "loss increase"
@@ -20,18 +23,9 @@ def budget_tables(budget: Mapping[str, Any]) -> list[RenderableType]:
     return [_curve(budget), *merging, _operators(budget), _layers(budget)]
 
 
-def merging_text(merge_tokens: Sequence[int]) -> str:
-    """A schedule of merging in a few words."""
-    low, high = min(merge_tokens), max(merge_tokens)
-    return f"{sum(merge_tokens)} pairs of tokens, {low if low == high else f'{low} to {high}'} per block"
-
-
 def describe(operator: Mapping[str, Any]) -> str:
     """One operator of a plan in a few words."""
-    if operator["op"] == "hallucinate":
-        return f"hallucinate {len(operator['hallucinated'])} of {operator['num_heads']}"
-    size = next((f"{key} {operator[key]}" for key in ("qk_dim", "v_dim", "hidden", "rank") if key in operator), "")
-    return f"{operator['op']} {size}"
+    return f"{operator['op']} {operator_label(OPERATORS[operator['op']], operator, short=True)}"
 
 
 def _curve(budget: Mapping[str, Any]) -> Group:
@@ -45,7 +39,7 @@ def _merging(budget: Mapping[str, Any]) -> Group:
     found = table("merged", f"{UNITS[budget['unit']]} left", LOSS, right=(LOSS,))
     for point in budget["merging"]["curve"]:
         chosen = " (chosen)" if point["merge_tokens"] == budget["merging"]["merge_tokens"] else ""
-        what = merging_text(point["merge_tokens"]) + chosen
+        what = schedule_text(point["merge_tokens"]) + chosen
         found.add_row(what, f"{100 * (1 - point['saving']):.1f} %", f"{point['harm']:.2e}")
     return titled("Token merging alone", found)
 

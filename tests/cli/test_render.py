@@ -36,7 +36,12 @@ ANALYSIS: dict[str, Any] = {
 }
 PLAN = {
     "layers": [
-        {"name": "blocks.0.attn", "operators": [{"op": "hallucinate", **LAYER}]},
+        {
+            "name": "blocks.0.attn",
+            "operators": [
+                {"op": "hallucinate", **{name: LAYER[name] for name in ("num_heads", "kept", "hallucinated")}}
+            ],
+        },
         {"name": "blocks.0.mlp", "operators": [{"op": "factorize", "rank": 512, "branches": 1}]},
         {"name": "blocks.1.mlp", "operators": [{"op": "neurons", "hidden": 900}]},
     ],

@@ -75,7 +75,7 @@ class AnalysisReport:
 
     def __repr__(self) -> str:
         params, macs = (change(getattr(self.cost, n), getattr(self.predicted, n)) for n in ("params", "macs"))
-        found = f"{len(self.layers)} attention layers, {len(self.ffn)} FFNs, {len(self.skipped)} left as they are"
+        found = f"{len(self.layers)} attention layers, {len(self.ffn)} FFNs, {len(self.skipped)} left unchanged"
         return f"<AnalysisReport of {self.model}: {found}; parameters {params}, MACs {macs} when folded>"
 
     def __str__(self) -> str:

@@ -7,15 +7,16 @@ A plan is complete: a model's skeleton plus its plan gives every tensor's name a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from vitcompact.errors import UsageError
 from vitcompact.plan.specs import ALIASES, SPECS, LayerKind, OperatorSpec
-from vitcompact.plan.table import plan_line, plan_table
 from vitcompact.utils.files import write_file
+from vitcompact.utils.text import columns
 
 PLAN_VERSION = 1
 
@@ -76,10 +77,10 @@ class Plan:
             raise UsageError(f"merge_tokens takes one number for each block, 0 or more, got {self.merge_tokens}")
 
     def __repr__(self) -> str:
-        return f"<{plan_line(self)}>"
+        return f"<{_line(self)}>"
 
     def __str__(self) -> str:
-        return plan_table(self)
+        return _table(self)
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, which `Plan.load` and `vitcompact convert --plan FILE` read.
@@ -160,3 +161,35 @@ def _read_operator(data: Mapping[str, Any]) -> OperatorSpec:
     if op not in SPECS:
         raise UsageError(f"unknown operator {op!r} in the plan; known: {', '.join(sorted(SPECS))}")
     return SPECS[op].from_json(data)
+
+
+def _table(plan: Plan) -> str:
+    """One line for each operator of each layer, then tokens merged and layers left alone by reason."""
+    rows = [("layer", "operator", "sizes")]
+    rows += [(layer.name, spec.op, _sizes(spec)) for layer in plan.layers for spec in layer.operators]
+    rows += [(layer.name, "", "solved again") for layer in plan.layers if not layer.operators]
+    if plan.merge_tokens:
+        rows.append(("blocks", "merge tokens", ",".join(map(str, plan.merge_tokens))))
+    lines = [_line(plan), "", columns(rows)]
+    reasons = Counter(item.reason for item in plan.skipped)
+    lines += ["", "left unchanged:"] if reasons else []
+    return "\n".join([*lines, *(f"  {count} x {reason}" for reason, count in reasons.items())])
+
+
+def _line(plan: Plan) -> str:
+    """How many layers get which operator, in one line."""
+    counts = Counter(spec.op for layer in plan.layers for spec in layer.operators)
+    parts = [f"{len(plan.layers)} layers", *(f"{op} x{count}" for op, count in counts.items())]
+    parts += [f"{sum(plan.merge_tokens)} pairs of tokens merged"] if plan.merge_tokens else []
+    parts += [f"{len(plan.skipped)} left unchanged"] if plan.skipped else []
+    return f"Plan ({plan.form}): {', '.join(parts)}"
+
+
+def _sizes(spec: Any) -> str:
+    """The fields of a spec that are not at their defaults: `rank=192`."""
+    shown = ((field, getattr(spec, field.name)) for field in fields(spec))
+    return " ".join(f"{field.name}={_value(v)}" for field, v in shown if field.default is MISSING or v != field.default)
+
+
+def _value(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

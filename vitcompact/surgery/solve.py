@@ -7,35 +7,14 @@ from dataclasses import dataclass, replace
 
 from vitcompact.calibration.streams import Streams
 from vitcompact.errors import UsageError
-<<<<<<< HEAD
 from vitcompact.models import Site as Site
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.base import Request
 from vitcompact.operators.outputs import finish, opened
 from vitcompact.operators.sites import SolvedSite, Solver
-from vitcompact.options.surgery import INGREDIENTS
+from vitcompact.options.surgery import INGREDIENTS, OLDER_NAMES
 from vitcompact.plan.schema import LayerPlan
 from vitcompact.plan.specs import LayerKind, OperatorSpec
-=======
-from vitcompact.layers.attention import CompactAttention
-from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.layers.pointwise import matrix
-from vitcompact.models import AttentionSite, FfnSite
-from vitcompact.models.layer_scale import output_scale, scaled
-from vitcompact.models.plain_vit import no_patch_grid
-from vitcompact.operators import attention_fit, ffn_fit, neurons, thin
-from vitcompact.operators.factorize import Factors, plain_svd
-from vitcompact.operators.hallucinate import core_of, make_spec, whole_core
-from vitcompact.operators.pair_heads import most_alike, pair_heads, pairing_images
-from vitcompact.operators.refit import refit
-from vitcompact.operators.replay import build_layer
-from vitcompact.operators.share_qk import GroupMoments
-from vitcompact.operators.site_statistics import ffn_statistics, head_covariance, qk_moments
-from vitcompact.options.surgery import INGREDIENTS, OLDER_NAMES, Hallucinate, Init
-from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
-from vitcompact.planning.selection import Selection
->>>>>>> options
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 
 
@@ -43,23 +22,13 @@ from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 class Method(Solver):
     """How values are found.
 
-<<<<<<< HEAD
-    `drift` lets targets take back what the residual stream has drifted; `sensitivity` lets a budget weigh errors by
-    what they do to the model's output (weighing the fits themselves by it was measured and did not help).
-=======
     `propagated_error` lets targets take back what the residual stream has drifted; `sensitivity` lets a budget
-    weigh errors by what they do to the model's output (weighing the fits themselves by it was measured and did not help);
-    `shared_maps` solves a kept head's queries and keys for its children as well.
->>>>>>> options
+    weigh errors by what they do to the model's output (weighing the fits themselves by it was measured and did not
+    help).
     """
 
     sensitivity: bool = True
-<<<<<<< HEAD
-    drift: bool = True
-=======
     propagated_error: bool = True
-    shared_maps: bool = True
->>>>>>> options
     reconstruct: ReconstructOptions = NO_STEPS
 
     def without(self, names: Iterable[str]) -> Method:

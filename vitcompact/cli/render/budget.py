@@ -52,7 +52,7 @@ def _operators(budget: Mapping[str, Any]) -> Group:
         found.add_row(entry["op"], str(int(entry["layers"])), f"{entry['harm']:.2e}", share)
     if merging := budget.get("merging"):
         blocks = sum(pairs > 0 for pairs in merging["merge_tokens"])
-        found.add_row("token merging", str(blocks), f"{merging['harm']:.2e}", f"{100 * merging['harm'] / total:.0f} %")
+        found.add_row("merging tokens", str(blocks), f"{merging['harm']:.2e}", f"{100 * merging['harm'] / total:.0f} %")
     return titled(f"By operator, at {100 * budget['target']:.0f} % of the {UNITS[budget['unit']]}", found)
 
 

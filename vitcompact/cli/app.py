@@ -13,9 +13,22 @@ from vitcompact.cli.command import Invocation, command, join_numbers
 from vitcompact.cli.console import Console
 from vitcompact.cli.options import VERBS
 from vitcompact.cli.spoken import spoken
+from vitcompact.cli.verbs import analyze, bench, convert, demo, evaluate, families, finetune, fold
 from vitcompact.errors import VitCompactError, is_out_of_memory
+from vitcompact.version import __version__
 
 PROGRAM = "vitcompact"
+RUNS = {
+    "analyze": analyze.run,
+    "convert": convert.run,
+    "finetune": finetune.run,
+    "fold": fold.run,
+    "eval": evaluate.run,
+    "bench": bench.run,
+    "families": families.run,
+    "demo": demo.run,
+}
+"""What each verb does."""
 EXIT_BUG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 # Newer releases of typer carry their own copy of click: its usage error is found through what typer exports.
@@ -40,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = parsed.options
             console = Console(as_json=given.json, quiet=given.quiet, verbose=given.verbose)
             with console.capture_messages():
-                parsed.run(console)
+                RUNS[parsed.verb.name](given, parsed.given, console)
             return 0
         return parsed if isinstance(parsed, int) else 0
     except BaseException as error:
@@ -80,8 +93,6 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import PackageNotFoundError
         from importlib.metadata import version as release
-
-        from vitcompact import __version__
 
         parts = []
         for name in ("torch", "timm"):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -18,9 +17,6 @@ from vitcompact.cli.config import use_config
 from vitcompact.cli.spoken import flags_of, spoken
 from vitcompact.operators import OPERATORS
 from vitcompact.options.declare import PANELS, Option, check_limits, declared
-
-if TYPE_CHECKING:
-    from vitcompact.cli.console import Console
 
 Options: TypeAlias = Any
 """The values of one verb: a frozen dataclass with a field for each of its options and arguments."""
@@ -38,7 +34,6 @@ class Verb:
         takes: dataclasses whose declared fields are its options; of several fields of one name the first counts.
         arguments: by name, what is given by position: how it is called in `--help`, and what it is.
         defaults: where they differ from the declared ones.
-        module: in `cli/verbs`, where it has another name; imported only when the verb runs.
     """
 
     name: str
@@ -46,7 +41,6 @@ class Verb:
     takes: tuple[type, ...]
     arguments: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    module: str = ""
 
     @cached_property
     def values(self) -> type:
@@ -80,11 +74,6 @@ class Invocation:
     verb: Verb
     options: Options
     given: frozenset[str]
-
-    def run(self, console: Console) -> None:
-        """Import the verb and run it."""
-        module = importlib.import_module(f"vitcompact.cli.verbs.{self.verb.module or self.verb.name}")
-        module.run(self.options, self.given, console)
 
 
 def of_kind(kind: type[T], options: Options, **changes: Any) -> T:

@@ -42,8 +42,8 @@ class Method:
     """How values are found: least squares and the data-optimal truncation, or the naive ways kept for comparison.
 
     `propagated_error` lets targets take back what the residual stream has drifted; `sensitivity` lets a budget
-    weigh errors by what they do to the model's output (weighing the fits themselves by it was measured and did not help);
-    `shared_maps` solves a kept head's queries and keys for its children as well.
+    weigh errors by what they do to the model's output (weighing the fits themselves by it was measured and did not
+    help); `shared_maps` solves a kept head's queries and keys for its children as well.
     """
 
     init: Init = "lstsq"

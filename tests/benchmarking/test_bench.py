@@ -131,10 +131,10 @@ def test_input_sizes(size: object, shape: list[int]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_sizes": ()}, "batch sizes must be positive"),
-        ({"batch_sizes": (0, 1)}, "batch sizes must be positive"),
+        ({"batch_sizes": ()}, "`batch_sizes` must be positive"),
+        ({"batch_sizes": (0, 1)}, "`batch_sizes` must be positive"),
         ({"input_size": 20}, "cannot run on images of 2 x 3 x 20 x 20"),
-        ({"input_size": (1, 2, 3, 4)}, "input size must be"),
+        ({"input_size": (1, 2, 3, 4)}, "`input_size` must be"),
         ({"device": "nowhere"}, "no device 'nowhere'"),
     ],
 )

@@ -66,7 +66,7 @@ def bench(
     """
     sizes = sorted(set(batch_sizes))
     if not sizes or sizes[0] < 1:
-        raise UsageError(f"batch sizes must be positive, got {list(batch_sizes)}")
+        raise UsageError(f"`batch_sizes` must be positive, got {list(batch_sizes)}")
     setup = Setup(open_device(device), dtype, amp_dtype, channels_last, torchcompile)
     shape = _input_shape(model, input_size)
     notes = _baseline_notes(baseline)
@@ -148,7 +148,7 @@ def _input_shape(model: nn.Module, size: InputSize | None) -> tuple[int, int, in
         return resolve_input(model).input_size
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) not in (2, 3) or min(sides) < 1:
-        raise UsageError(f"input size must be a side, (height, width) or (channels, height, width), got {size}")
+        raise UsageError(f"`input_size` must be a side, (height, width) or (channels, height, width), got {size}")
     return (sides[0], sides[1], sides[2]) if len(sides) == 3 else (3, sides[0], sides[1])
 
 

@@ -18,17 +18,17 @@ from vitcompact.errors import VitCompactError, is_out_of_memory
 from vitcompact.version import __version__
 
 PROGRAM = "vitcompact"
-RUNS = {
-    "analyze": analyze.run,
-    "convert": convert.run,
-    "finetune": finetune.run,
-    "fold": fold.run,
-    "eval": evaluate.run,
-    "bench": bench.run,
-    "families": families.run,
-    "demo": demo.run,
+VERB_MODULES = {
+    "analyze": analyze,
+    "convert": convert,
+    "finetune": finetune,
+    "fold": fold,
+    "eval": evaluate,
+    "bench": bench,
+    "families": families,
+    "demo": demo,
 }
-"""What each verb does."""
+"""The module of each verb, whose `run` does the work."""
 EXIT_BUG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 # Newer releases of typer carry their own copy of click: its usage error is found through what typer exports.
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = parsed.options
             console = Console(as_json=given.json, quiet=given.quiet, verbose=given.verbose)
             with console.capture_messages():
-                RUNS[parsed.verb.name](given, parsed.given, console)
+                VERB_MODULES[parsed.verb.name].run(given, parsed.given, console)
             return 0
         return parsed if isinstance(parsed, int) else 0
     except BaseException as error:

@@ -14,6 +14,7 @@ from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.text import Text
 
+from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli.progress import BarProgress, PlainProgress
 from vitcompact.cli.spoken import spoken
 from vitcompact.utils.files import json_text
@@ -59,8 +60,6 @@ class Console:
     def result(self, document: Mapping[str, Any], *renderables: RenderableType) -> None:
         """The outcome, on stdout: `document` with --json, else the renderables."""
         if self.as_json:
-            from vitcompact.checkpoint.record import to_plain
-
             sys.stdout.write(json_text(to_plain(document)))
         for renderable in () if self.as_json else renderables:
             self._out.print(renderable)

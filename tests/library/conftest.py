@@ -15,7 +15,7 @@ SIDE = 32
 
 @pytest.fixture(scope="module")
 def vit() -> VisionTransformer:
-    model = timm.create_model("vit_tiny_patch16_224", img_size=SIDE, num_classes=5, num_heads=4, embed_dim=32, depth=3)
+    model = timm.create_model("vit_tiny_patch16_224", img_size=SIDE, num_classes=5, num_heads=4, embed_dim=32, depth=2)
     return perturbed(model.eval(), seed=1).eval()
 
 

@@ -63,7 +63,7 @@ def _never(self: VisionTransformer, x: Tensor, **_: Any) -> Tensor:
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_other_sizes_are_taken_where_the_model_takes_them(function: str) -> None:
-    model = timm.create_model("test_vit2", img_size=SIDE, dynamic_img_size=True, num_classes=5, embed_dim=32)
+    model = timm.create_model("test_vit2", img_size=SIDE, dynamic_img_size=True, num_classes=5, embed_dim=32, depth=2)
     if function == "fold":
         pytest.skip("tokens do not merge on a grid that changes")
     FUNCTIONS[function](model.eval(), torch.randn(8, 3, 2 * SIDE, SIDE))
@@ -71,7 +71,7 @@ def test_other_sizes_are_taken_where_the_model_takes_them(function: str) -> None
 
 @pytest.mark.parametrize("function", ["analyze", "convert", "evaluate"])
 def test_models_of_one_channel(function: str) -> None:
-    model = timm.create_model("test_vit2", img_size=SIDE, in_chans=1, num_classes=5, embed_dim=32).eval()
+    model = timm.create_model("test_vit2", img_size=SIDE, in_chans=1, num_classes=5, embed_dim=32, depth=2).eval()
     FUNCTIONS[function](model, torch.randn(8, 1, SIDE, SIDE))
     with pytest.raises(UsageError, match=r"\(n, 1, height, width\), got \(8, 3"):
         FUNCTIONS[function](model, torch.randn(8, 3, SIDE, SIDE))

@@ -63,14 +63,14 @@ def test_from_weights_alone(vit: VisionTransformer, caplog: pytest.LogCaptureFix
 
 
 def test_it_prints_as_a_table(vit: VisionTransformer) -> None:
-    plan = vitcompact.plan(vit, ratio=0.5, rank_ratio=0.5, protect=["blocks.2"], merge_tokens=1)
+    plan = vitcompact.plan(vit, ratio=0.5, rank_ratio=0.5, protect=["blocks.1"], merge_tokens=1)
     lines = str(plan).splitlines()
     assert lines[0] == repr(plan)[1:-1]
-    assert "hallucinate x2, factorize x2, 3 pairs of tokens merged, 2 left as they are" in lines[0]
+    assert "hallucinate x1, factorize x1, 2 pairs of tokens merged, 2 left as they are" in lines[0]
     head = plan.layers[0].operators[0].hallucinated[0]  # type: ignore[union-attr]
     assert any(line.startswith("blocks.0.attn") and f"{head.head}←{head.parents[0]}" in line for line in lines)
     assert any(line.split() == ["blocks.0.mlp", "factorize", "rank=16"] for line in lines)
-    assert lines[-1] == "  2 x protected by 'blocks.2'"
+    assert lines[-1] == "  2 x protected by 'blocks.1'"
 
 
 def test_it_is_kept_in_a_file(vit: VisionTransformer, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -174,7 +175,8 @@ def as_pairs(images: Tensor | tuple[Tensor, Tensor] | Batches, labels: Tensor | 
         UsageError: labels that do not go with the images.
     """
     if isinstance(images, (tuple, list)) and len(images) == 2 and _is_labels(images[1]) and labels is None:
-        images, labels = images
+        pair = cast(tuple[Tensor, Tensor], images)
+        return as_pairs(*pair, batch_size)
     if isinstance(images, Tensor):
         if labels is None:
             return images.split(batch_size)

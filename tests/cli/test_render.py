@@ -73,7 +73,7 @@ def test_convert_with_and_without_fidelity() -> None:
     assert "0.940" in text
     assert "0.987" in text
     features = drawn(*convert_tables({**CONVERTED, "fidelity": {"agreement": None, "cosine": 0.9}}))
-    assert "same first guess" not in features
+    assert "top-1" not in features
     assert "held-out" not in drawn(*convert_tables({**CONVERTED, "fidelity": None}))
 
 

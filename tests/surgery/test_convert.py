@@ -20,8 +20,9 @@ from vitcompact.calibration.streams import held_out
 from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.folding.verify import perturbed
 from vitcompact.layers.branches import BranchedLinear
+from vitcompact.operators.factorize import FactorizeSpec
+from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec
 
 convert_module = sys.modules["vitcompact.surgery.convert"]  # the package exports the function of the same name
 

@@ -12,7 +12,7 @@ import typer
 from vitcompact.cli import verb_options as options
 from vitcompact.cli.command import Invocation, Verb, command, join_numbers
 from vitcompact.cli.console import Console
-from vitcompact.errors import VitCompactError
+from vitcompact.errors import VitCompactError, is_out_of_memory
 
 PROGRAM = "vitcompact"
 EXIT_BUG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
@@ -127,18 +127,12 @@ def _report(error: BaseException, console: Console) -> int:
     if isinstance(error, VitCompactError):
         console.error(str(error))
         return error.exit_code
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         console.error(f"not enough memory: {_first_line(error)}; try a smaller --batch-size or --num-samples")
         return EXIT_USAGE
     again = "" if console.verbose else "; run it again with --verbose for the traceback"
     console.error(f"{type(error).__name__}: {_first_line(error)}. This is a bug in vitcompact{again}.")
     return EXIT_BUG
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    known = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(part in text for part in known))
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitcompact.errors import UsageError
-from vitcompact.utils.files import claimed, restored, write_file
+from vitcompact.utils.files import claimed, json_text, restored, write_file
 
 if TYPE_CHECKING:
     from vitcompact.checkpoint import Provenance
@@ -130,7 +130,7 @@ class Workspace:
 
     def write_document(self, path: Path, document: Mapping[str, Any]) -> None:
         """Write one of the files above."""
-        write_file(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_file(path, json_text(document))
 
     @property
     def finetune_state(self) -> Path:
@@ -278,7 +278,7 @@ class Workspace:
         return str(out.relative_to(root) if out.is_relative_to(root) else out)
 
     def _write(self, state: State) -> None:
-        write_file(self.path / STATE_NAME, json.dumps(state.to_json(), indent=2, ensure_ascii=False) + "\n")
+        write_file(self.path / STATE_NAME, json_text(state.to_json()))
         self.state = state
 
 

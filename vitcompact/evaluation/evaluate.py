@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from vitcompact.data import check_images
 from vitcompact.errors import DataError, UsageError
 from vitcompact.evaluation.result import EvalResult
-from vitcompact.evaluation.scores import Mean, cosines, neighbour_agreement, top_k_hits
 from vitcompact.models.forward import eval_mode, features, logits, num_classes
+from vitcompact.models.scores import Mean, cosines, neighbour_agreement, same_guess, top_k_hits
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -92,7 +91,7 @@ class _LogitScores:
         if len(models) > 1:
             target = logits(models[1], images, self.amp_dtype)
             _check_same("logits", output, target)
-            self.agreement.add((output.argmax(dim=1) == target.argmax(dim=1)) & finite)
+            self.agreement.add(same_guess(output, target) & finite)
             self.cosine.add(cosines(output, target))
 
     def result(self, num_samples: int) -> EvalResult:
@@ -175,8 +174,7 @@ def as_pairs(images: Tensor | tuple[Tensor, Tensor] | Batches, labels: Tensor | 
         UsageError: labels that do not go with the images.
     """
     if isinstance(images, (tuple, list)) and len(images) == 2 and _is_labels(images[1]) and labels is None:
-        pair = cast(tuple[Tensor, Tensor], images)
-        return as_pairs(*pair, batch_size)
+        images, labels = images[0], images[1]
     if isinstance(images, Tensor):
         if labels is None:
             return images.split(batch_size)

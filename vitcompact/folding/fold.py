@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from vitcompact.data import check_images, check_model, resolve_input
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.folding.verify import FoldParity, compare, merging_effect, perturbed, require
-from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.branches import fuse_layers
+from vitcompact.operators import OPERATORS
 from vitcompact.operators.merge import install_merging, merge_schedule, stop_merging
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import HallucinateSpec
 
 TOLERANCE = 2e-4
 PROBES = 8
@@ -79,10 +79,7 @@ def fold(
 def fused(model: nn.Module) -> nn.Module:
     """A copy with every layer that can fold folded."""
     folded = copy.deepcopy(model)
-    for module in list(folded.modules()):
-        fuse = getattr(module, "fuse", None)
-        if callable(fuse):
-            fuse()
+    fuse_layers(folded)
     return folded
 
 
@@ -108,15 +105,7 @@ def _folded_plan(folded: nn.Module, plan: Plan) -> Plan:
 
     def current(layer: LayerPlan) -> LayerPlan:
         module = folded.get_submodule(layer.name)
-        if not isinstance(module, CompactAttention):
-            return layer
-        paths = module.paths
-
-        def left(spec: HallucinateSpec) -> HallucinateSpec:
-            return replace(spec, identity=paths["identity"], mean=paths["mean"], conv=paths["conv"])
-
-        operators = (left(spec) if isinstance(spec, HallucinateSpec) else spec for spec in layer.operators)
-        return replace(layer, operators=tuple(operators))
+        return replace(layer, operators=tuple(OPERATORS[spec.op].current(module, spec) for spec in layer.operators))
 
     return replace(plan.folded(), layers=tuple(map(current, plan.layers)))
 

@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from vitcompact.errors import UsageError
-from vitcompact.plan.specs import SPECS, LayerKind, OperatorSpec
+from vitcompact.plan.specs import ALIASES, SPECS, LayerKind, OperatorSpec
 from vitcompact.plan.table import plan_line, plan_table
 from vitcompact.utils.files import write_file
 
@@ -42,7 +42,7 @@ class LayerPlan:
 
     def find(self, kind: type[Spec]) -> Spec | None:
         """The layer's operator of one kind, or None."""
-        return next((spec for spec in self.operators if isinstance(spec, kind)), None)
+        return next((cast(Spec, spec) for spec in self.operators if spec.op == kind.op), None)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Plan:
             {
                 "name": layer.name,
                 "kind": layer.kind,
-                "operators": [{"op": spec.op, **asdict(spec)} for spec in layer.operators],
+                "operators": [spec.to_json() for spec in layer.operators],
             }
             for layer in self.layers
         ]
@@ -156,7 +156,7 @@ class Plan:
 
 
 def _read_operator(data: Mapping[str, Any]) -> OperatorSpec:
-    op = data["op"]
+    op = ALIASES.get(data["op"], data["op"])
     if op not in SPECS:
         raise UsageError(f"unknown operator {op!r} in the plan; known: {', '.join(sorted(SPECS))}")
     return SPECS[op].from_json(data)

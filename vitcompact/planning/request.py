@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vitcompact.errors import UsageError
-from vitcompact.plan.specs import SPECS
+from vitcompact.operators import OPERATORS
+from vitcompact.operators.merge import MergeTokens as MergeTokens
 
 INGREDIENTS = ("sensitivity", "drift", "shared_maps")
 """What can be switched off in surgery one at a time, to see what it is worth."""
 
 Unit = Literal["macs", "params", "latency"]
-MergeTokens = int | Sequence[int] | Literal["auto"]
-"""Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,17 @@ class Budget:
 
     unit: Unit
     target: float
-    ops: tuple[str, ...] = tuple(SPECS)
+    ops: tuple[str, ...] = tuple(OPERATORS)
     merge_tokens: MergeTokens | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and 0 < self.target < 1):
             raise UsageError(f"--target-{self.unit} must be between 0 and 1 (both exclusive), got {self.target}")
-        unknown = [op for op in self.ops if op not in SPECS]
+        unknown = [op for op in self.ops if op not in OPERATORS]
         if unknown or not self.ops:
-            raise UsageError(f"--ops takes {', '.join(SPECS)}; got {unknown[0]!r}" if unknown else "--ops names none")
+            raise UsageError(
+                f"--ops takes {', '.join(OPERATORS)}; got {unknown[0]!r}" if unknown else "--ops names none"
+            )
 
     def out_of_reach(self, least: float) -> UsageError:
         """The refusal of a target below the `least` share that can be left."""
@@ -74,7 +75,7 @@ def budget_of(
         return None
     target = targets[given[0]]
     assert target is not None
-    return Budget(given[0], target, tuple(SPECS) if ops is None else tuple(ops), merge_tokens)
+    return Budget(given[0], target, tuple(OPERATORS) if ops is None else tuple(ops), merge_tokens)
 
 
 def check_budget(

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitcompact.errors import UsageError
+from vitcompact.operators.hallucinate import TERMS as TERMS
+from vitcompact.plan.specs import LayerKind
 
 Only = Literal["heads", "ffn"]
-TERMS = ("identity", "mean", "conv")
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Selection:
                 f"filter rank must be 0 to 3 and branches at least 0, got {self.filter_rank}, {self.branches}"
             )
 
-    def covers(self, name: str, kind: Only) -> bool:
+    def covers(self, name: str, kind: LayerKind) -> bool:
         """Whether the layer at module path `name` is to be compacted."""
-        return self.only in (None, kind) and self.protected(name) is None
+        return self.only in (None, "heads" if kind == "attention" else "ffn") and self.protected(name) is None
 
     def protected(self, name: str) -> str | None:
         """The pattern that protects a layer (itself or its block), or None."""

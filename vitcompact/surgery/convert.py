@@ -10,18 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.data import ImageBatches, check_model, images_for
 from vitcompact.errors import UsageError
-from vitcompact.layers.attention import CompactAttention
-from vitcompact.layers.factor import FactorizedLinear
-from vitcompact.models import inspect
+from vitcompact.models import Site, inspect
 from vitcompact.models.cost import meta_copy
 from vitcompact.models.plain_vit import no_patch_grid
-from vitcompact.operators.merge import given_schedule, install_merging
+from vitcompact.operators import MODEL_OPERATORS, OPERATORS
+from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
 from vitcompact.plan.schema import Plan, Skipped
-from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
 from vitcompact.planning.scope import wanted_layers
@@ -31,6 +28,7 @@ from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.surgery.solve import Draft, Hallucinate, Init, Method
+from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -112,8 +110,8 @@ def convert(
         progress=progress,
     )
     work, done = job.solve(job.budget_plan() if plan is None else plan)
-    if done.merge_tokens:
-        install_merging(work, done.merge_tokens)
+    for whole in MODEL_OPERATORS:
+        whole.install(work, done)
     work.vitcompact_plan = done  # type: ignore[assignment]
     work.vitcompact_fidelity = None if job.images is None else fidelity(job.original, work, job.images)  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):
@@ -199,7 +197,7 @@ class Job:
         work = copy.deepcopy(self.original)
         if self.images is None:
             logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
-            layers = convert_from_weights(work, drafts, self.progress)
+            layers = convert_from_weights(work, drafts, self.selection, self.progress)
         else:
             layers, unreachable = convert_calibrated(
                 *(self.original, work, self.images, drafts, self.selection, self.method),
@@ -237,7 +235,7 @@ def prepare(
     _check_model(model, selection)
     _check_merging(model, selection, asked.merge_tokens, plan)
     batches = None if images is None else images_for(model, images, batch_size)
-    original = _frozen_copy(model, device)
+    original = frozen_copy(model, device)
     if batches is not None and batches.num_samples < FEW_IMAGES:
         logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
     schedule = given_schedule(model, asked.merge_tokens)
@@ -263,11 +261,8 @@ def _reconstruct(wanted: int | ReconstructOptions) -> ReconstructOptions:
 def _grow(work: nn.Module, plan: Plan) -> None:
     """Give the solved, folded layers their training form and make every parameter trainable."""
     for layer in plan.layers:
-        for module in work.get_submodule(layer.name).modules():
-            if isinstance(module, CompactAttention):
-                module.grow()
-            elif isinstance(module, FactorizedLinear):
-                module.grow(next(spec.branches for spec in layer.operators if isinstance(spec, FactorizeSpec)))
+        for spec in layer.operators:
+            OPERATORS[spec.op].grow(work.get_submodule(layer.name), spec)
     work.requires_grad_(True)
 
 
@@ -302,23 +297,16 @@ def _check_method(init: str, hallucinate: str) -> None:
         raise UsageError(f"--hallucinate takes 'refit' or 'copy', got {hallucinate!r}")
 
 
-def _frozen_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """The model in float32 on `device`; nothing writes to it, so where it is that already its memory is shared."""
-    shared: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
-    shared |= {id(buffer): buffer for buffer in model.buffers()}
-    return copy.deepcopy(model, shared).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
-
-
 def _drafts(
     model: nn.Module, selection: Selection, plan: Plan | None
 ) -> tuple[dict[str, tuple[Site, Draft]], list[Skipped]]:
     """Sites to compact in forward order with what they are to become, and what is left alone."""
     if plan is not None:
         anatomy = inspect(model)
-        given = {layer.name: (site_of(anatomy, layer), Draft(layer.operators)) for layer in plan.layers}
+        given = {layer.name: (site_of(anatomy, layer), Draft(layer.kind, layer.operators)) for layer in plan.layers}
         return given, list(plan.skipped)
     wanted = wanted_layers(model, selection)
-    drafts: dict[str, tuple[Site, Draft]] = {site.name: (site, Draft((), count)) for site, count in wanted.attention}
-    for site, rank in wanted.ffn:
-        drafts[site.name] = (site, Draft((FactorizeSpec(rank, selection.branches),)))
+    drafts: dict[str, tuple[Site, Draft]] = {
+        site.name: (site, Draft(site.kind, requested=asked)) for site, asked in wanted.layers
+    }
     return drafts, list(wanted.skipped)

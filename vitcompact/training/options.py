@@ -29,7 +29,7 @@ class TrainOptions:
             ends the run; with none, `DEFAULT_MINUTES`.
         opt: timm optimizer name; None is `adamw`, or `muon` for a model without a head (`ResolvedOptions.of`).
         lr: learning rate at its height; None is 1e-4, or 3e-5 for a model without a head, times a factor for how
-            far the model is from its original (`rate.rate_factor`).
+            far the model is from its original (`optimizer.rate_factor`).
         branch_lr: learning rate of what starts silent: the BatchNorm of re-parameterised branches, and alpha. None is
             1e-3, times the same factor where `lr` is None too.
         weight_decay: decay of weight matrices (never of biases, norms, branches' BatchNorm and `no_weight_decay()`).

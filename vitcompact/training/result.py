@@ -7,7 +7,13 @@ from typing import Any, Literal
 
 from torch import nn
 
+from vitcompact.errors import UsageError
 from vitcompact.utils.text import fields
+
+
+class DivergedError(UsageError):
+    """The loss was not finite for several steps in a row (exit code 2)."""
+
 
 StoppedBy = Literal["epochs", "steps", "max_minutes"]
 

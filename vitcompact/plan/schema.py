@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from vitcompact.errors import UsageError
 from vitcompact.plan.specs import ALIASES, SPECS, LayerKind, OperatorSpec
-from vitcompact.plan.table import plan_line, plan_table
+from vitcompact.plan.table import Layers, plan_line, plan_table
 from vitcompact.utils.files import write_file
 
 PLAN_VERSION = 1
@@ -76,10 +76,14 @@ class Plan:
             raise UsageError(f"merge_tokens takes one number for each block, 0 or more, got {self.merge_tokens}")
 
     def __repr__(self) -> str:
-        return f"<{plan_line(self)}>"
+        return f"<{plan_line(*self._shown())}>"
 
     def __str__(self) -> str:
-        return plan_table(self)
+        return plan_table(*self._shown())
+
+    def _shown(self) -> tuple[str, Layers, tuple[int, ...], list[str]]:
+        layers = [(layer.name, layer.operators) for layer in self.layers]
+        return self.form, layers, self.merge_tokens, [item.reason for item in self.skipped]
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, which `Plan.load` and `vitcompact convert --plan FILE` read.

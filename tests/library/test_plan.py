@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 import vitcompact
 from tests.attached import plan_of
 from vitcompact import Plan, UsageError
+from vitcompact.operators.hallucinate import HallucinateSpec
 
 REQUESTS: dict[str, dict[str, Any]] = {
     "pair": {"ratio": 0.5, "rank_ratio": 0.25, "protect": ["blocks.1.mlp"], "branches": 1},
@@ -49,7 +49,7 @@ def test_a_budget_is_planned_without_converting(
     def never(*_: object) -> None:
         raise AssertionError("converted")
 
-    monkeypatch.setattr(sys.modules["vitcompact.surgery.convert"], "convert_calibrated", never)
+    monkeypatch.setattr("vitcompact.surgery.job.convert_calibrated", never)
     assert vitcompact.plan(vit, images=images, target_macs=0.8).layers
     with pytest.raises(AssertionError, match="converted"):
         vitcompact.plan(vit, images=images)
@@ -67,7 +67,9 @@ def test_it_prints_as_a_table(vit: VisionTransformer) -> None:
     lines = str(plan).splitlines()
     assert lines[0] == repr(plan)[1:-1]
     assert "hallucinate x1, factorize x1, 2 pairs of tokens merged, 2 left as they are" in lines[0]
-    head = plan.layers[0].operators[0].hallucinated[0]  # type: ignore[union-attr]
+    spec = plan.layers[0].find(HallucinateSpec)
+    assert spec is not None
+    head = spec.hallucinated[0]
     assert any(line.startswith("blocks.0.attn") and f"{head.head}←{head.parents[0]}" in line for line in lines)
     assert any(line.split() == ["blocks.0.mlp", "factorize", "rank=16"] for line in lines)
     assert lines[-1] == "  2 x protected by 'blocks.1'"

@@ -170,7 +170,7 @@ VERBS = (
     Verb(
         "families",
         "List every attention class of the installed timm: supported, or skipped and why.",
-        (pick(Own),),
+        (_own(),),
     ),
     Verb(
         "demo",

@@ -87,6 +87,7 @@ def test_the_search_for_flags_finds_them() -> None:
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_every_option_says_what_it_is(verb: Any) -> None:
+    assert {"json", "quiet", "verbose", "config"} <= verb.options.keys()
     for name, declaration in verb.options.items():
         assert declaration.panel in PANELS, name
         assert declaration.help[0].isupper() or declaration.help.startswith("timm"), name

@@ -13,8 +13,8 @@ from vitcompact.errors import DataError, UsageError
 
 MEMORY_LIMIT_MB = 4096
 
-LARGEST_NORMALISED = 20.0
-"""Far above what any mean and deviation make of an image; pixel values from 0 to 255 are above it."""
+LARGEST_NORMALISED, LARGEST_PIXEL = 20.0, 255.0
+"""Values that no mean and deviation make of an image: none below zero and some above the first, or far above a pixel."""
 
 
 @runtime_checkable
@@ -145,7 +145,8 @@ def check_batch(item: Any, channels: int) -> Tensor:
     batch = batch.detach().to(torch.float32)
     if not bool(torch.isfinite(batch).all()):
         raise UsageError("images contain values that are not finite (nan or inf)")
-    if batch.numel() and (largest := float(batch.abs().max())) > LARGEST_NORMALISED:
+    smallest, largest = (float(batch.min()), float(batch.max())) if batch.numel() else (0.0, 0.0)
+    if largest > (LARGEST_NORMALISED if smallest >= 0 else LARGEST_PIXEL):
         raise DataError(
             f"images must be normalised by the model's mean and std, got values up to {largest:g}, as pixels from 0 to "
             "255 have: timm.data.create_transform makes the transform of a model"

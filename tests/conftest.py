@@ -11,6 +11,10 @@ import torch
 SHARED = Path(os.environ.get("VITCOMPACT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder with the real checkpoints and data sets; tests that need it skip where it is absent."""

@@ -14,7 +14,7 @@ from vitcompact.errors import DataError, UsageError
 MEMORY_LIMIT_MB = 4096
 
 LARGEST_NORMALISED, LARGEST_PIXEL = 20.0, 255.0
-"""Values that no mean and deviation make of an image: none below zero and some above the first, or far above a pixel."""
+"""Values that no mean and deviation make of an image: none below zero and some above the first, or above the second."""
 
 
 @runtime_checkable

@@ -23,6 +23,7 @@ import torch
 
 from vitcompact import models
 from vitcompact.models import attention_classes, census
+from vitcompact.utils.files import write_file
 
 MATRIX, EXAMPLE = "matrix", "example"
 EXAMPLE_FILE = Path(models.__file__).with_name("visformer.py")
@@ -82,15 +83,6 @@ def count_models(found: dict[str, list[str]]) -> dict[str, object]:
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write beside `path` first, then rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-
-
 def summary() -> str:
     """The totals in one sentence."""
     table = attention_classes.attention_table()
@@ -117,7 +109,7 @@ def write_markdown(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     text = replaced(text, MATRIX, f"{summary()}\n{census.to_markdown(census.support_matrix())}")
     code = EXAMPLE_FILE.read_text(encoding="utf-8")
-    write_text(path, replaced(text, EXAMPLE, f"```python\n{code}```\n"))
+    write_file(path, replaced(text, EXAMPLE, f"```python\n{code}```\n"))
 
 
 def main() -> None:
@@ -135,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found, failed = find_classes(registered_models(), args.found or Path(folder, "found.jsonl"))
     table = count_models(found)
-    write_text(TABLE, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    write_file(TABLE, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     for name, reason in failed.items():
         print(f"not built: {name}: {reason}")
     attention_classes.attention_table.cache_clear()

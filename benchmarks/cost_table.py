@@ -16,9 +16,9 @@ from timm.layers import Attention
 from vitcompact.analysis.analyze import predicted_cost
 from vitcompact.data import resolve_input
 from vitcompact.models.cost import count
+from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.planning.scope import wanted_layers
 from vitcompact.planning.selection import Selection
 

@@ -30,8 +30,12 @@ DEMO_CASES: dict[str, dict[str, Any]] = {
     "paths": {**PAIR, "terms": ("identity", "mean", "conv"), "filter_rank": 2, "branches": 2},
     "naive": {**PAIR, "init": "svd", "hallucinate": "copy"},
 }
-SLOW = {"nextvit": ("pair", "macs")}
-"""Models whose width cannot be chosen do with fewer cases."""
+SLOW = {
+    "nextvit": ("pair", "macs"),
+    "vit_small_cifar10": ("pair", "macs", "params", "merge-4", "weights"),
+    "vit_small_features": ("pair", "macs", "params", "merge-4", "weights"),
+}
+"""Wide models, which take a minute or two for a budget, do with fewer cases."""
 ASSETS = Path(vitcompact.__file__).parent / "demo" / "assets"
 REAL = {
     "demo": (ASSETS / "vit_digits", ASSETS / "train.tar", 48),

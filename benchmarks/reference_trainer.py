@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from vitcompact.errors import Interrupted, UsageError
 from vitcompact.training.interrupt import StopRequest
-from vitcompact.training.precision import computes_bfloat16
+from vitcompact.training.optimizer import Stepper
 from vitcompact.training.state import State, load_state, pack_optimizer, save_state, unpack_optimizer
-from vitcompact.training.step import Stepper
+from vitcompact.utils.device import computes_bfloat16, device_of
 
 _SCHEDULE = 10_000  # length of the learning rate's schedule in its own units: its position is a share of this
 
@@ -67,7 +67,7 @@ class Trainer:
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self._size = recipe.input_size
         self._began = time.monotonic()
-        self.device = next(model.parameters()).device
+        self.device = device_of(model)
         self.amp = torch.bfloat16 if computes_bfloat16(self.device) else None
 
     def elapsed(self) -> float:

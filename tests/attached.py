@@ -1,27 +1,26 @@
-"""What the verbs attach to the modules they return, with its type."""
+"""What the verbs attach to the modules they return, where a test knows that it is there."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from vitcompact.folding.verify import FoldParity
-from vitcompact.plan.schema import Plan
-from vitcompact.surgery import Fidelity
+from vitcompact import Fidelity, FoldParity, Plan, results
 
 
 def plan_of(model: nn.Module) -> Plan:
-    """`model.vitcompact_plan`."""
-    assert isinstance(model.vitcompact_plan, Plan)
-    return model.vitcompact_plan
+    """The plan of what was converted, folded or loaded."""
+    return results(model).plan
 
 
 def parity_of(model: nn.Module) -> FoldParity:
-    """`model.vitcompact_parity`, of what was folded."""
-    assert isinstance(model.vitcompact_parity, FoldParity)
-    return model.vitcompact_parity
+    """The parity of what was folded."""
+    found = results(model).parity
+    assert found is not None
+    return found
 
 
 def fidelity_of(model: nn.Module) -> Fidelity:
-    """`model.vitcompact_fidelity`, of what was converted with images."""
-    assert isinstance(model.vitcompact_fidelity, Fidelity)
-    return model.vitcompact_fidelity
+    """The fidelity of what was converted with images."""
+    found = results(model).fidelity
+    assert found is not None
+    return found

@@ -1,15 +1,36 @@
 """vitcompact: pretrained timm Vision Transformers, smaller and faster without retraining from scratch.
 
-    report  = vitcompact.analyze(model, images=images, ratio=0.5)
-    compact = vitcompact.convert(model, ratio=0.5, rank_ratio=0.5, images=images)
-    folded  = vitcompact.fold(compact)
-    vitcompact.save(folded, "out"); again = vitcompact.load("out")
+Every function takes timm modules and normalised images, changes neither, and returns something new:
 
-Importing the package registers the timm entrypoint, so that `timm.create_model("local-dir:out", pretrained=True)` loads
-what it saved.
+    analyze(model, images)                what every layer could do without, and what that would save
+    plan(model, images=, target_macs=)    what convert would do to which layer; prints as a table
+    convert(model, images=, plan=)        the compacted model in training form; or with target_macs=, ratio=, ...
+    finetune(compact, teacher, images)    short distillation from the original, without labels
+    fold(compact)                         plain layers, proven equal
+    evaluate(model, images, labels)       top-1 and top-5; with reference= likeness to the original
+    bench(model, baseline)                latency, throughput and memory, interleaved
+    results(model)                        the plan and the measurements that a compacted model carries
+    save(model, path), load(path)         a directory in timm's hub layout, safetensors
+    load_source(source)                   a model of a timm name, a hub name, a directory or a weights file
+
+A whole job:
+
+    model   = timm.create_model("deit_small_patch16_224", pretrained=True)
+    compact = vitcompact.convert(model, images=images, target_macs=0.8)
+    tuned   = vitcompact.finetune(compact, model, images).model
+    folded  = vitcompact.fold(tuned)
+    vitcompact.save(folded, "out")
+    again   = vitcompact.load("out")
+
+`images` are a tensor (n, channels, height, width) as the model's own transform gives them, or an iterable of such
+batches; `vitcompact.data` reads them from files. Importing the package registers the timm entrypoint, so that
+`timm.create_model("local-dir:out", pretrained=True)` loads what was saved. What a user can put right is raised as a
+`VitCompactError`, and its message says how.
 """
 
-from vitcompact.analysis import analyze
+from vitcompact.analysis import AnalysisReport, analyze
+from vitcompact.attached import Results, results
+from vitcompact.benchmarking import BenchResult, bench
 from vitcompact.checkpoint import load, load_source, save
 from vitcompact.errors import (
     CheckpointError,
@@ -21,26 +42,42 @@ from vitcompact.errors import (
     VerificationError,
     VitCompactError,
 )
-from vitcompact.folding import fold
-from vitcompact.surgery import convert
-from vitcompact.training import finetune
+from vitcompact.evaluation import EvalResult, evaluate
+from vitcompact.folding import FoldParity, MergingEffect, fold
+from vitcompact.plan.schema import Plan
+from vitcompact.surgery import Fidelity, convert, plan
+from vitcompact.training import FinetuneResult, TrainOptions, finetune
 from vitcompact.version import __version__
 
-__all__ = [
-    "CheckpointError",
-    "DataError",
-    "Interrupted",
-    "NothingToCompactError",
-    "ThresholdError",
-    "UsageError",
-    "VerificationError",
-    "VitCompactError",
-    "__version__",
+__all__ = [  # noqa: RUF022 - in the order of a job
     "analyze",
+    "plan",
     "convert",
     "finetune",
     "fold",
+    "evaluate",
+    "bench",
+    "results",
+    "save",
     "load",
     "load_source",
-    "save",
+    "Plan",
+    "TrainOptions",
+    "AnalysisReport",
+    "FinetuneResult",
+    "EvalResult",
+    "BenchResult",
+    "Results",
+    "Fidelity",
+    "FoldParity",
+    "MergingEffect",
+    "VitCompactError",
+    "UsageError",
+    "DataError",
+    "NothingToCompactError",
+    "CheckpointError",
+    "VerificationError",
+    "ThresholdError",
+    "Interrupted",
+    "__version__",
 ]

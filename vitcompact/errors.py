@@ -45,3 +45,10 @@ class Interrupted(VitCompactError):
     """Stopped by the user; a resumable state may have been left behind (exit code 130)."""
 
     exit_code = 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a system or a device had no memory left; torch says so in the text of a RuntimeError."""
+    text = str(error).lower()
+    known = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(part in text for part in known))

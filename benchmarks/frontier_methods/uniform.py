@@ -7,11 +7,13 @@ from torch import nn
 import vitcompact
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import inspect
+from vitcompact.models.cores import whole_core
 from vitcompact.models.cost import meta_copy
-from vitcompact.operators.hallucinate import whole_core
+from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.operators.replay import replay
+from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
+from vitcompact.plan.specs import OperatorSpec
 
 from .common import Calibration, macs_of, nearest
 

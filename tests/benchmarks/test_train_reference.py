@@ -16,8 +16,8 @@ from reference_trainer import Images, Trainer
 from timm.models.nextvit import NextViT
 
 from vitcompact.errors import Interrupted, UsageError
-from vitcompact.training.errors import DivergedError
 from vitcompact.training.interrupt import StopRequest
+from vitcompact.training.result import DivergedError
 
 TINY = Recipe("test_byobnet", sizes=((0.0, 32), (0.5, 48)), epochs=3, batch_size=8, lr=0.01, ema_decay=0.5)
 

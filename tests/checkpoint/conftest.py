@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,9 +31,7 @@ def _narrow_first_ffn(model: nn.Module, plan: Plan) -> nn.Module:
 @pytest.fixture
 def structural_replay(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, Plan], nn.Module]:
     """Replaces the package's replay by one that changes the structure whatever the plan says."""
-    module = types.ModuleType("vitcompact.operators.replay")
-    monkeypatch.setattr(module, "replay", _narrow_first_ffn, raising=False)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("vitcompact.checkpoint.timm_entry.replay", _narrow_first_ffn)
     return _narrow_first_ffn
 
 

@@ -19,9 +19,9 @@ from torch import nn
 
 from vitcompact.checkpoint import load, save
 from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.replay import replay
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec
 
 from .helpers import perturb
 

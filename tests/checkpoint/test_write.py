@@ -22,8 +22,8 @@ from torch import nn
 from vitcompact import __version__
 from vitcompact.checkpoint import Provenance, Record, SourceOptions, disk, load, load_source, read_record, save, write
 from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.plan.schema import LayerPlan, Plan, Skipped
-from vitcompact.plan.specs import FactorizeSpec
 
 from .helpers import perturb
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 
 import pytest
 
-import vitcompact
+from vitcompact.cli.app import VERB_MODULES
 from vitcompact.errors import VerificationError
 
 from .commands import Run
@@ -23,9 +22,7 @@ def families_raise(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException],
         def run(*args: object) -> None:
             raise error
 
-        module = types.ModuleType("stub")
-        module.run = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "vitcompact.cli.verbs.families", module)
+        monkeypatch.setattr(VERB_MODULES["families"], "run", run)
 
     return install
 
@@ -57,10 +54,8 @@ def test_verbose_shows_the_traceback(run: Run, families_raise: Callable[[BaseExc
 
 def test_lists_of_numbers_as_timm_takes_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    module = types.ModuleType("stub")
-    module.run = lambda options, given, console: seen.append((options, given))  # type: ignore[attr-defined]
-    for name in ("evaluate", "bench"):
-        monkeypatch.setitem(sys.modules, f"vitcompact.cli.verbs.{name}", module)
+    for verb in ("eval", "bench"):
+        monkeypatch.setattr(VERB_MODULES[verb], "run", lambda options, given, console: seen.append((options, given)))
     assert run("eval", "X", "--mean", "0.1", "0.2", "0.3", "--std=0.5").code == 0
     assert run("bench", "X", "-b", "1", "8").code == 0
     assert run("bench", "X", "--batch-size", "4,2").code == 0
@@ -72,24 +67,19 @@ def test_lists_of_numbers_as_timm_takes_them(run: Run, monkeypatch: pytest.Monke
 
 
 CLOSED_PIPE = """
-import sys, types
-package = types.ModuleType("vitcompact")
-package.__path__, package.__version__ = [sys.argv[1]], "0"
-sys.modules["vitcompact"] = package
-stub = types.ModuleType("stub")
+import sys
+from vitcompact.cli.app import VERB_MODULES, main
 def run(options, given, console):
     while True:
         console.result({}, "a line") if "--quiet" in sys.argv else print('{"a": "line"}', flush=True)
-stub.run = run
-sys.modules["vitcompact.cli.verbs.families"] = stub
-from vitcompact.cli.app import main
-sys.exit(main(["families", *sys.argv[2:]]))
+VERB_MODULES["families"].run = run
+sys.exit(main(["families", *sys.argv[1:]]))
 """
 
 
 @pytest.mark.parametrize("option", ["--json", "--quiet"])
 def test_a_closed_pipe_is_no_error_message(option: str) -> None:
-    words = [sys.executable, "-c", CLOSED_PIPE, next(iter(vitcompact.__path__)), option]
+    words = [sys.executable, "-c", CLOSED_PIPE, option]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stderr is not None

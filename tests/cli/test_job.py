@@ -314,5 +314,5 @@ def test_numbers_of_tokens_to_merge_go_from_convert_to_fold(run: Run, images: Pa
     assert run("finetune", "--steps", 1).code == 0
     assert json.loads(run("fold", "--json").out)["merging"]["merge_tokens"] == [1, 0, 1, 0, 1, 0]
     assert (
-        "3 pairs of tokens, 0 to 1 a block" in run("convert", "--plan", "vitcompact-out/plan.json", "--overwrite").out
+        "3 pairs of tokens, 0 to 1 per block" in run("convert", "--plan", "vitcompact-out/plan.json", "--overwrite").out
     )

@@ -36,7 +36,12 @@ ANALYSIS: dict[str, Any] = {
 }
 PLAN = {
     "layers": [
-        {"name": "blocks.0.attn", "operators": [{"op": "hallucinate", **LAYER}]},
+        {
+            "name": "blocks.0.attn",
+            "operators": [
+                {"op": "hallucinate", **{name: LAYER[name] for name in ("num_heads", "kept", "hallucinated")}}
+            ],
+        },
         {"name": "blocks.0.mlp", "operators": [{"op": "factorize", "rank": 512, "branches": 1}]},
         {"name": "blocks.1.mlp", "operators": [{"op": "neurons", "hidden": 900}]},
     ],
@@ -73,7 +78,7 @@ def test_convert_with_and_without_fidelity() -> None:
     assert "0.940" in text
     assert "0.987" in text
     features = drawn(*convert_tables({**CONVERTED, "fidelity": {"agreement": None, "cosine": 0.9}}))
-    assert "same first guess" not in features
+    assert "top-1" not in features
     assert "held-out" not in drawn(*convert_tables({**CONVERTED, "fidelity": None}))
 
 

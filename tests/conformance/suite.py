@@ -18,7 +18,12 @@ from torch import Tensor, nn
 import vitcompact
 from tests.attached import plan_of
 from vitcompact.data import resolve_input
+from vitcompact.folding.verify import perturbed
+from vitcompact.models import inspect
 from vitcompact.models.cost import count
+from vitcompact.operators import OPERATORS, Operator
+from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.planning.selection import Selection
 from vitcompact.training import TrainOptions
 
 TimmModel = Any
@@ -41,6 +46,25 @@ class Case:
     compile: bool = False
     checkpointing: bool = True
     features: tuple[int, int] = (0, 2)
+
+
+def check_operator(operator: Operator[Any], model: nn.Module, images: Tensor, out: Path) -> bool:
+    """One operator on every layer that allows it: built, trained form perturbed, folded, reloaded; False: on none."""
+    layers = []
+    for site in inspect(model).sites:
+        sizes = operator.sizes(model, site) if site.kind == operator.kind else []
+        if sizes:
+            spec = operator.choose_from_weights(model, site, sizes[len(sizes) // 2], Selection(branches=1))
+            layers.append(LayerPlan(site.name, site.kind, (spec,)))
+    if not layers:
+        return False
+    moved = perturbed(vitcompact.convert(model, plan=Plan(tuple(layers))), seed=5)
+    folded = vitcompact.fold(moved)
+    wanted = folded(images)
+    assert not torch.equal(wanted, model(images)), operator.name
+    assert torch.equal(vitcompact.load(vitcompact.save(folded, out))(images), wanted), operator.name
+    assert {spec.op for layer in plan_of(folded).layers for spec in layer.operators} == {operator.name}
+    return True
 
 
 class ConformanceSuite:
@@ -85,6 +109,10 @@ class ConformanceSuite:
             assert torch.equal(vitcompact.load(out)(images), wanted)
             assert torch.equal(timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images), wanted)
             assert not torch.equal(wanted, timm.create_model(f"local-dir:{out}").eval()(images))
+
+    def test_every_operator_by_itself(self, original: nn.Module, images: Tensor, tmp_path: Path) -> None:
+        applied = [check_operator(each, original, images, tmp_path / name) for name, each in OPERATORS.items()]
+        assert any(applied)
 
     def test_intermediates(self, original: TimmModel, folded: TimmModel, images: Tensor) -> None:
         final, features = folded.forward_intermediates(images)

@@ -16,9 +16,9 @@ from tests.attached import parity_of, plan_of
 from vitcompact.folding.verify import perturbed
 from vitcompact.layers.attention import HeadLayout
 from vitcompact.models import family_named, inspect
+from vitcompact.models.cores import build_core, whole_core
 from vitcompact.models.layer_scale import output_scale
-from vitcompact.operators.hallucinate import build_core, whole_core
-from vitcompact.plan.specs import HallucinateSpec
+from vitcompact.operators.hallucinate import HallucinateSpec
 
 HIERARCHY = {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 48, 64), "num_heads": (2, 2, 3, 4)}
 WINDOWS = {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": (2, 1), "num_heads": (2, 4)}

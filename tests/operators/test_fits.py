@@ -10,7 +10,8 @@ from vitcompact.calibration import least_squares as statistics
 from vitcompact.calibration.least_squares import LeastSquares, Moments, Split
 from vitcompact.errors import DataError
 from vitcompact.operators import attention_fit, ffn_fit
-from vitcompact.operators.factorize import plain_svd, rank_for
+from vitcompact.operators.factorize import rank_for
+from vitcompact.operators.factors import plain_svd
 
 
 def rows(seed: int, *shape: int) -> Tensor:

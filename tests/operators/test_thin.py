@@ -11,8 +11,8 @@ from vitcompact.errors import DataError, UsageError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.layers.narrow import narrow
 from vitcompact.models import inspect
+from vitcompact.models.cores import core_of
 from vitcompact.operators import thin
-from vitcompact.operators.hallucinate import core_of
 
 
 def rows(seed: int, *shape: int) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from vitcompact.errors import UsageError
+from vitcompact.operators.factorize import FactorizeSpec
+from vitcompact.operators.hallucinate import HallucinatedHead, HallucinateSpec
 from vitcompact.plan.schema import LayerPlan, Plan, Skipped
-from vitcompact.plan.specs import FactorizeSpec, HallucinatedHead, HallucinateSpec
 
 PLAN = Plan(
     layers=(

@@ -21,15 +21,18 @@ from vitcompact.data import from_tensor
 from vitcompact.errors import DataError, UsageError
 from vitcompact.models import inspect
 from vitcompact.models.cost import meta_copy
+from vitcompact.models.site_cost import attention_costs, counted, ffn_costs
+from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import make_spec
+from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.operators.replay import replay
+from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
+from vitcompact.plan.specs import OperatorSpec
 from vitcompact.planning.candidates import measure_harms
 from vitcompact.planning.knapsack import spend
 from vitcompact.planning.planner import plan_budget, plan_for
 from vitcompact.planning.request import Budget, Unit
-from vitcompact.planning.site_cost import attention_costs, counted, ffn_costs
 
 from .helpers import SIZE, perturbed_model
 
@@ -72,8 +75,8 @@ def test_predicted_costs_are_exact(name: str) -> None:
         assert before.macs - count(replay(meta_copy(model), plan), size).macs == pytest.approx(saving)
     ffn = anatomy.ffn[-1]
     wide = ffn_costs(model, list(anatomy.ffn), counted(size))[ffn.name]
-    for hidden, rank in ((wide.hidden // 2, None), (wide.hidden, 8), (wide.hidden // 4, 4)):
-        factorized = () if rank is None else (FactorizeSpec(rank),)
+    for hidden, rank in ((wide.hidden // 2, 0), (wide.hidden, 8), (wide.hidden // 4, 4)):
+        factorized = () if not rank else (FactorizeSpec(rank),)
         plan = Plan((LayerPlan(ffn.name, "ffn", (NeuronsSpec(hidden), *factorized)),), form="folded")
         after = count(replay(meta_copy(model), plan), size)
         assert before.macs - after.macs == pytest.approx(wide.saving("macs", hidden, rank))

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from vitcompact.errors import UsageError
-from vitcompact.plan.specs import NeuronsSpec
+from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.planning.knapsack import BINS, INFINITE, Menu, Option, spend
 from vitcompact.planning.request import Budget, budget_of, check_budget
 

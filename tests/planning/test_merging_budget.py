@@ -211,7 +211,10 @@ def test_out_of_reach_even_with_merging(vit: VisionTransformer, images: Tensor) 
         ({"merge_tokens": -1}, "takes a number of 0 or more"),
         ({"merge_tokens": (1, 2)}, "2 numbers were given for the 3 blocks"),
         ({"merge_tokens": 2, "terms": ("conv",)}, "does not go with 3x3 filters"),
-        ({"merge_tokens": "auto", "target_macs": 0.8, "without": ("sensitivity",)}, "leave out `without="),
+        (
+            {"merge_tokens": "auto", "target_macs": 0.8, "without": ("sensitivity",)},
+            "leave out `without='sensitivity'`",
+        ),
         ({"merge_tokens": 2, "filter_rank": 1}, "does not go with 3x3 filters"),
     ],
 )

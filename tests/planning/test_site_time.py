@@ -21,10 +21,12 @@ from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.models import AttentionSite, FfnSite, inspect
 from vitcompact.models.cost import meta_copy
 from vitcompact.models.latency import Call, relative_latency, wall_clock
+from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import make_spec
+from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.operators.replay import replay
+from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, ThinQkSpec, ThinVoSpec
 from vitcompact.planning import planner as budget
 from vitcompact.planning.candidates import Harms, measure_harms
 from vitcompact.planning.planner import plan_budget, plan_for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections import Counter
 from typing import Any
 
@@ -20,10 +19,10 @@ from vitcompact.calibration.streams import held_out
 from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.folding.verify import perturbed
 from vitcompact.layers.branches import BranchedLinear
+from vitcompact.operators.factorize import FactorizeSpec
+from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec
-
-convert_module = sys.modules["vitcompact.surgery.convert"]  # the package exports the function of the same name
+from vitcompact.surgery import job
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +95,13 @@ def test_the_original_is_neither_copied_nor_changed(
 ) -> None:
     """The original stream runs on the caller's own memory, and leaves it as it was."""
     before, seen = copy.deepcopy(vit.state_dict()), []
-    solve = convert_module.convert_calibrated
+    solve = job.convert_calibrated
 
     def spy(original: nn.Module, *args: Any) -> Any:
         seen.append({p.data_ptr() for p in original.parameters()})
         return solve(original, *args)
 
-    monkeypatch.setattr(convert_module, "convert_calibrated", spy)
+    monkeypatch.setattr(job, "convert_calibrated", spy)
     compact = vitcompact.convert(vit, images=images, target_macs=0.8, reconstruct=2)
     assert seen == [{p.data_ptr() for p in vit.parameters()}]
     assert not seen[0] & {p.data_ptr() for p in compact.parameters()}

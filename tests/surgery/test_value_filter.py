@@ -21,8 +21,8 @@ from vitcompact.errors import UsageError
 from vitcompact.folding.verify import perturbed
 from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators import refit
+from vitcompact.operators.hallucinate import HallucinateSpec
 from vitcompact.plan.schema import Plan
-from vitcompact.plan.specs import HallucinateSpec
 from vitcompact.surgery import calibrated
 
 SIZE, GRID = 64, 4
@@ -83,7 +83,7 @@ def test_filters_lower_the_error_of_a_local_layer(images: Tensor, monkeypatch: p
 
     monkeypatch.setattr(Streams, "inputs", local)
     errors: dict[tuple[str, ...], list[float]] = {}
-    solved = calibrated.solve_attention
+    solved = calibrated.solve
     for terms in (("identity",), TERMS):
 
         def keep(*args: Any, terms: tuple[str, ...] = terms) -> Any:
@@ -91,7 +91,7 @@ def test_filters_lower_the_error_of_a_local_layer(images: Tensor, monkeypatch: p
             errors.setdefault(terms, []).append(result.error)
             return result
 
-        monkeypatch.setattr(calibrated, "solve_attention", keep)
+        monkeypatch.setattr(calibrated, "solve", keep)
         vitcompact.convert(model, images=images, terms=terms, only="heads")
     assert all(with_conv < 0.7 * without for without, with_conv in zip(*errors.values(), strict=True))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from contextlib import closing
-from functools import partial
 
 import pytest
 import timm
@@ -17,10 +15,9 @@ from torch import Tensor, nn
 from vitcompact.errors import UsageError
 from vitcompact.layers.branches import TokenBatchNorm
 from vitcompact.training import DivergedError, TensorBatches, TrainOptions, branch_ratios, finetune
-from vitcompact.training.capture import BlockOutputs, block_names
-from vitcompact.training.distill import Distiller
-from vitcompact.training.losses import block_loss, logit_loss
-from vitcompact.training.nearer import batches_judged, unseen_crops
+from vitcompact.training.distill import Distiller, block_loss, block_names, logit_loss
+from vitcompact.training.held_out import batches_judged, unseen_crops
+from vitcompact.utils.hooks import recorded_outputs
 
 from .helpers import SIZE, make_student, make_teacher, options, same_weights
 
@@ -35,8 +32,9 @@ def block_distance(model: nn.Module, teacher: nn.Module, images: Tensor) -> floa
     names = block_names(teacher)
     outputs: list[list[Tensor]] = []
     for each in (model, teacher):
-        with torch.no_grad(), closing(BlockOutputs(each, names)) as taps:
-            outputs.append(taps.record(partial(each, images))[1])
+        with torch.no_grad(), recorded_outputs(each, names) as found:
+            each(images)
+        outputs.append([found[name] for name in names])
     return float(block_loss(outputs[0], outputs[1]))
 
 

@@ -10,8 +10,8 @@ from timm.optim import create_optimizer_v2
 from timm.optim import muon as timm_muon
 from torch import Tensor, nn
 
-from vitcompact.training import muon
-from vitcompact.training.muon import ORTHOGONALIZE, in_native_precision
+from vitcompact.training import optimizer as module
+from vitcompact.training.optimizer import ORTHOGONALIZE, in_native_precision
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -25,7 +25,7 @@ def test_iterations_are_not_emulated(native: bool, monkeypatch: pytest.MonkeyPat
         return found
 
     monkeypatch.setattr(timm_muon, ORTHOGONALIZE, spy)
-    monkeypatch.setattr(muon, "computes_bfloat16", lambda device: native)
+    monkeypatch.setattr(module, "computes_bfloat16", lambda device: native)
     torch.manual_seed(0)
     model = nn.Linear(6, 4, bias=False)
     before = model.weight.detach().clone()
@@ -38,7 +38,7 @@ def test_iterations_are_not_emulated(native: bool, monkeypatch: pytest.MonkeyPat
 
 
 def test_timm_is_whole_again_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "computes_bfloat16", lambda device: False)
+    monkeypatch.setattr(module, "computes_bfloat16", lambda device: False)
     original = getattr(timm_muon, ORTHOGONALIZE)
     optimizer = in_native_precision(create_optimizer_v2(nn.Linear(6, 4), opt="muon", lr=0.1), torch.device("cpu"))
 

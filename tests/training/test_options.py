@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from vitcompact.errors import UsageError
 from vitcompact.layers.branches import TokenBatchNorm
 from vitcompact.training import TensorBatches, TrainOptions
-from vitcompact.training.groups import parameter_groups
-from vitcompact.training.losses import block_loss, feature_loss, label_loss, logit_loss, relative_error
+from vitcompact.training.distill import block_loss, feature_loss, label_loss, logit_loss, relative_error
+from vitcompact.training.optimizer import output_scales, parameter_groups, weight_scale
 from vitcompact.training.options import DEFAULT_MINUTES, ResolvedOptions
-from vitcompact.training.scales import output_scales, weight_scale
 from vitcompact.training.stream import as_stream
 
 from .helpers import options

@@ -14,9 +14,9 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vitcompact.training import TrainOptions, finetune
-from vitcompact.training.capture import block_names
+from vitcompact.training.distill import block_names
+from vitcompact.training.optimizer import FACTORS, USUAL_ERROR, block_error, rate_factor
 from vitcompact.training.options import ResolvedOptions
-from vitcompact.training.rate import FACTORS, USUAL_ERROR, block_error, rate_factor
 
 from .helpers import make_teacher
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitcompact.errors import Interrupted
 from vitcompact.training import FinetuneResult, TensorBatches, finetune
-from vitcompact.training.groups import make_optimizer
+from vitcompact.training.optimizer import make_optimizer
 from vitcompact.training.schedule import LearningRate, StepPlan
 
 from .helpers import StopAfter, options, same_weights

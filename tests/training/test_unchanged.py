@@ -10,7 +10,7 @@ from torch import Tensor
 
 import vitcompact
 from vitcompact.operators.merge import install_merging
-from vitcompact.training.unchanged import first_changed_block, stop_gradients_before
+from vitcompact.training.distill import first_changed_block, stop_gradients_before
 
 from .helpers import make_student, make_teacher, options
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -12,23 +11,24 @@ from torch import Tensor, nn
 from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
 from vitcompact.calibration.similarity import weight_similarity
-from vitcompact.data import ImageBatches, from_tensor, resolve_input
+from vitcompact.data import ImageBatches, check_model, images_for, resolve_input
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import AttentionSite, FfnSite, family_named
 from vitcompact.models.cost import Cost, count, meta_copy
 from vitcompact.models.layer_scale import output_scale, scaled
-from vitcompact.operators.factorize import spectrum
+from vitcompact.operators import OPERATORS
+from vitcompact.operators.factors import spectrum
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import MergeTokens, budget_of, check_budget
 from vitcompact.planning.scope import Wanted, wanted_layers
 from vitcompact.planning.selection import Only, Selection
+from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
 
@@ -59,14 +59,16 @@ def analyze(
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
-        DataError: images that give non-finite activations.
+        UsageError: bad options, or what is no timm model.
+        DataError: images that the model does not take, or that give non-finite activations.
     """
     budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens)
     check_budget(budget, (ratio, rank_ratio), None, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, tuple(protect))
+    check_model(model)
     wanted = wanted_layers(model, selection)
-    batches = None if images is None else from_tensor(images, batch_size)
+    batches = None if images is None else images_for(model, images, batch_size)
     layers: list[LayerReport] = []
     ffn: list[FfnReport] = []
     with torch.no_grad():
@@ -75,10 +77,12 @@ def analyze(
             ffn += [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
         else:
             layers, ffn = _from_images(model, wanted, batches, device, progress)
-    plan, bought = replace(_plan(wanted, layers), merge_tokens=given_schedule(model, merge_tokens)), None
+    plan, bought = (
+        replace(_plan(model, selection, wanted, layers), merge_tokens=given_schedule(model, merge_tokens)),
+        None,
+    )
     if budget is not None and batches is not None:
-        original = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
-        found = plan_for(original, batches, budget, selection=selection, progress=progress)
+        found = plan_for(frozen_copy(model, device), batches, budget, selection=selection, progress=progress)
         plan, bought = found.plan, budget_json(found)
     size = resolve_input(model).input_size
     return AnalysisReport(
@@ -101,7 +105,7 @@ def predicted_cost(model: nn.Module, plan: Plan) -> Cost:
 def _from_images(
     model: nn.Module, wanted: Wanted, batches: ImageBatches, device: str | torch.device, progress: Progress
 ) -> tuple[list[LayerReport], list[FfnReport]]:
-    watched = copy.deepcopy(model).eval().to(device=device, dtype=torch.float32)
+    watched = frozen_copy(model, device)
     attention, ffn = [site for site, _ in wanted.attention], [site for site, _ in wanted.ffn]
     progress.start("analyzing", len(batches))
     with watching(watched, attention, ffn) as (heads, outputs):
@@ -162,7 +166,7 @@ def _spectrum_report(model: nn.Module, site: FfnSite, rank: int, shares: Tensor)
     return FfnReport(site.name, inputs, outputs, rank, float(shares[:rank].sum()), steps)
 
 
-def _plan(wanted: Wanted, layers: list[LayerReport]) -> Plan:
+def _plan(model: nn.Module, selection: Selection, wanted: Wanted, layers: list[LayerReport]) -> Plan:
     heads = [
         LayerPlan(
             layer.name,
@@ -171,5 +175,11 @@ def _plan(wanted: Wanted, layers: list[LayerReport]) -> Plan:
         )
         for layer in layers
     ]
-    ffn = [LayerPlan(site.name, "ffn", (FactorizeSpec(rank),)) for site, rank in wanted.ffn]
+    ffn = [
+        LayerPlan(
+            site.name, site.kind, tuple(OPERATORS[op].choose_from_weights(model, site, n, selection) for op, n in asked)
+        )
+        for site, asked in wanted.layers
+        if site.kind == "ffn"
+    ]
     return Plan((*heads, *ffn), wanted.skipped)

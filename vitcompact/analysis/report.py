@@ -7,6 +7,7 @@ from typing import Any
 
 from vitcompact.models.cost import Cost
 from vitcompact.plan.schema import Skipped
+from vitcompact.utils.text import change, columns
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,17 @@ class AnalysisReport:
     skipped: tuple[Skipped, ...]
     num_samples: int
     budget: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        params, macs = (change(getattr(self.cost, n), getattr(self.predicted, n)) for n in ("params", "macs"))
+        found = f"{len(self.layers)} attention layers, {len(self.ffn)} FFNs, {len(self.skipped)} left unchanged"
+        return f"<AnalysisReport of {self.model}: {found}; parameters {params}, MACs {macs} when folded>"
+
+    def __str__(self) -> str:
+        """The same line, then one line for each layer."""
+        heads = [(r.name, f"{r.num_heads} heads", f"similarity {r.similarity:.3f}") for r in self.layers]
+        ffn = [(r.name, f"{r.hidden} to {r.embed}", f"rank {r.rank} holds {r.energy:.1%}") for r in self.ffn]
+        return "\n".join([repr(self)[1:-1], "", columns([("layer", "size", "found"), *heads, *ffn])])
 
     def to_json(self) -> dict[str, Any]:
         """Keys: model, params, macs, layers, ffn, skipped, predicted, num_samples, and budget where one was given."""

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from vitcompact.calibration.least_squares import Moments
 from vitcompact.calibration.similarity import MapSimilarity
 from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models.cores import whole_core
 from vitcompact.models.layer_scale import output_scale
-from vitcompact.operators.hallucinate import whole_core
 from vitcompact.operators.pairing import CopyCosts, attention_maps
+from vitcompact.utils.hooks import hooked
 
 
 class AttentionWatch:
@@ -55,10 +56,6 @@ def watching(
     """Collect statistics of the given sites while the model runs inside the context."""
     heads = {site.name: AttentionWatch(model, site) for site in attention}
     outputs = {site.name: FfnWatch(model, site) for site in ffn}
-    handles = [model.get_submodule(n).register_forward_hook(w.hook, with_kwargs=True) for n, w in heads.items()]
-    handles += [model.get_submodule(s.output).register_forward_hook(outputs[s.name].hook) for s in ffn]
-    try:
+    taps = {site.output: outputs[site.name].hook for site in ffn}
+    with hooked(model, {name: watch.hook for name, watch in heads.items()}, with_kwargs=True), hooked(model, taps):
         yield heads, outputs
-    finally:
-        for handle in handles:
-            handle.remove()

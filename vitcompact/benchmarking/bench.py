@@ -14,7 +14,7 @@ from vitcompact.benchmarking.result import BatchResult, BenchResult
 from vitcompact.benchmarking.setup import Setup, attention_backends, first_line, open_device
 from vitcompact.benchmarking.timing import interleave
 from vitcompact.data import resolve_input
-from vitcompact.errors import UsageError
+from vitcompact.errors import UsageError, is_out_of_memory
 from vitcompact.utils.progress import Progress, silent
 
 NOISY = 1.5
@@ -129,7 +129,7 @@ class _Pair:
                 peak_memory(self.baseline, run_baseline, self.setup.device),
             )
         except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise UsageError(f"cannot run on images of {_text(shape)}: {first_line(error)}") from error
             if self.setup.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -161,12 +161,6 @@ def _noise_notes(result: BatchResult) -> list[str]:
         f"batch size {result.batch_size}: 95th percentile {spread:.1f} times the median; "
         "the machine was busy, so read the interval rather than the speed-up"
     ]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    known = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(part in text for part in known)
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitcompact.benchmarking.timing import PairedTimes, quantile, speedup, speedup_interval
 from vitcompact.errors import ThresholdError
+from vitcompact.utils.text import columns
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,26 @@ class BenchResult:
     def macs_ratio(self) -> float | None:
         """MACs of the model over those of the baseline."""
         return None if self.macs is None else self.macs[0] / self.macs[1]
+
+    def __repr__(self) -> str:
+        top, (low, high) = self.headline, self.headline.speedup_interval
+        times = f"{top.model.latency_ms.p50:.4g} ms, baseline {top.baseline.latency_ms.p50:.4g} ms"
+        ratio = "" if self.macs_ratio is None else f", {self.macs_ratio:.3g} of the MACs"
+        what = f"{self.speedup:.3f}x ({low:.3f} to {high:.3f}) at batch size {top.batch_size}: {times}{ratio}"
+        return f"<BenchResult {what}; {self.backend}>"
+
+    def __str__(self) -> str:
+        """One line for each batch size, and the notes."""
+        head = ("batch size", "speed-up", "95 % interval", "ms", "baseline ms", "images/s")
+        rows = [
+            (
+                *(str(each.batch_size), f"{each.speedup:.3f}", "{:.3f} to {:.3f}".format(*each.speedup_interval)),
+                *(f"{side.latency_ms.p50:.4g}" for side in (each.model, each.baseline)),
+                f"{each.model.samples_per_sec:.4g}",
+            )
+            for each in self.batches
+        ]
+        return "\n".join([self.backend, columns([head, *rows]), *self.notes])
 
     def check_speedup(self, minimum: float) -> None:
         """Raises ThresholdError where the speed-up at the largest batch size is below `minimum`."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
+from vitcompact.utils.device import synchronise
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Setup:
             enabled = self.amp_dtype is not None
             with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=enabled):
                 model(images)
-            _synchronize(self.device)
+            synchronise(self.device)
 
         return run
 
@@ -83,13 +84,6 @@ def open_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"no device '{device}' here: {first_line(error)}") from error
     return found
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def first_line(error: BaseException) -> str:

@@ -6,10 +6,12 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 
 from vitcompact.errors import UsageError
+from vitcompact.utils.timing import rounds
 
 MIN_PAIRS = 5
 """Pairs that are always measured, whatever the time limit."""
@@ -50,21 +52,27 @@ def interleave(
     """
     if num_pairs < 1 or warmup < 0:
         raise UsageError(f"at least 1 pair and no negative warm-up are needed, got {num_pairs} and {warmup}")
+
+    def lap(run: Callable[[], object]) -> Callable[[], float]:
+        def timed() -> float:
+            start = clock()
+            run()
+            return clock() - start
+
+        return timed
+
     times = PairedTimes()
     for _ in range(warmup):
         run_model()
         run_baseline()
     with _no_garbage_collection():
         begun = clock()
-        for pair in range(num_pairs):
-            if max_seconds is not None and pair >= MIN_PAIRS and clock() - begun > max_seconds:
-                break
-            order = [(run_model, times.model), (run_baseline, times.baseline)]
-            for run, seconds in order if pair % 2 == 0 else reversed(order):
-                start = clock()
-                run()
-                seconds.append(clock() - start)
+        for model, baseline in islice(rounds([lap(run_model), lap(run_baseline)]), num_pairs):
+            times.model.append(model)
+            times.baseline.append(baseline)
             on_pair()
+            if max_seconds is not None and len(times.model) >= MIN_PAIRS and clock() - begun > max_seconds:
+                break
     return times
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.walker import BlockCall, capture_input, run_with_outputs
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.calibration.walker import BlockCall, capture_input
+from vitcompact.models import Site
 from vitcompact.models.layer_scale import output_scale
-
-Site = AttentionSite | FfnSite
+from vitcompact.utils.hooks import recorded_inputs, recorded_outputs
 
 
 @dataclass
@@ -49,16 +46,16 @@ class SiteInput:
 
 def run_original(call: BlockCall, block: nn.Module, model: nn.Module, sites: list[Site]) -> BlockTargets:
     """Run the original block; branch outputs come with their LayerScale applied."""
-    watched = {site.name: model.get_submodule(site.name) for site in sites}
-    with _inputs_of(model, [site.norm for site in sites]) as residuals:
-        output, outputs = run_with_outputs(call, block, watched)
+    norms, names = [site.norm for site in sites if site.norm is not None], [site.name for site in sites]
+    with recorded_inputs(model, norms) as residuals, recorded_outputs(model, names) as outputs:
+        output = call.run(block)
     branches = {site.name: _scaled(outputs[site.name], model, site) for site in sites}
     return BlockTargets(output, branches, {s.name: residuals[s.norm] for s in sites if s.norm in residuals})
 
 
 def run_to(call: BlockCall, block: nn.Module, model: nn.Module, module: str, norm: str | None) -> SiteInput:
     """Run a block of the converted stream as far as the call of `module`."""
-    with _inputs_of(model, [norm]) as residuals:
+    with recorded_inputs(model, [] if norm is None else [norm]) as residuals:
         args, kwargs = capture_input(call, block, model.get_submodule(module))
     return SiteInput(args, kwargs, residuals.get(norm) if norm else None, call.x.shape[0])
 
@@ -87,22 +84,3 @@ def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
 def _scaled(output: Tensor, model: nn.Module, site: Site) -> Tensor:
     gamma = output_scale(model, site.scale)
     return output if gamma is None else output * gamma.to(output.dtype)
-
-
-@contextmanager
-def _inputs_of(model: nn.Module, names: list[str | None]) -> Any:
-    """Collect the first argument of some modules while the context is open."""
-    inputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs[name] = args[0]
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names if name is not None]
-    try:
-        yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcompact.errors import DataError
+from vitcompact.calibration.finite import check_finite
 
 CHUNK = 1024
 """Rows that are in float64 at a time."""
@@ -50,8 +50,7 @@ class LeastSquares:
             self.gram.addmm_(rows.T, rows)
             self.cross.addmm_(rows.T, wanted)
             self.energy.add_(wanted.square().sum(0))
-        if not (torch.isfinite(self.gram.diagonal()).all() and torch.isfinite(self.energy).all()):
-            raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
+        check_finite(self.name, self.gram.diagonal(), self.energy)
         self.rows += len(phi)
 
     @property
@@ -162,8 +161,7 @@ class Moments:
         """
         rows = rows.flatten(0, -2).double()
         total, gram = rows.sum(0), rows.T @ rows
-        if not torch.isfinite(gram.diagonal()).all():
-            raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
+        check_finite(self.name, gram.diagonal())
         self.total = total if self.rows == 0 else self.total + total
         self.gram = gram if self.rows == 0 else self.gram + gram
         self.rows += rows.shape[0]

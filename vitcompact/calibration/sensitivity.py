@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.data import ImageBatches
-from vitcompact.errors import DataError
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models import Site
 from vitcompact.models.forward import features, logits, num_classes
+from vitcompact.utils.device import device_of
+from vitcompact.utils.hooks import hooked
 from vitcompact.utils.progress import Progress, silent
 
-Site = AttentionSite | FfnSite
 MICRO_BATCH = 4
 """Images whose activations are held for a backward pass: what decides the peak memory of a budget."""
 TEMPERATURE = 2.0
@@ -42,7 +43,7 @@ def sensitivity(
         model: the original, in eval mode; its parameters get no gradient.
         probes: random output directions per image.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     generator = torch.Generator(device="cpu").manual_seed(seed)
     found = Sensitivity({site.name: [] for site in sites})
     progress.start("output sensitivity", len(images))
@@ -76,14 +77,12 @@ def _gradients(
     with contextlib.ExitStack() as stack, torch.enable_grad():
         for site in sites:
             gamma = stack.enter_context(_bare_scale(model, site))
-            module = model.get_submodule(site.name if gamma is not None or site.scale is None else site.scale)
-            handle = module.register_forward_hook(keep(site, gamma))
-            stack.callback(handle.remove)
+            module = site.name if gamma is not None or site.scale is None else site.scale
+            stack.enter_context(hooked(model, {module: keep(site, gamma)}))
         found = answer(model, images.requires_grad_(True))
         tensors = [branches[site.name] for site in sites]
         for name, branch in branches.items():  # in forward order: the first one is to blame
-            if not torch.isfinite(branch).all():
-                raise DataError(f"{name}: activations are not finite (NaN or infinity) on the calibration images")
+            check_finite(name, branch)
         losses = [_probe(found, generator) for _ in range(probes)]
         grads = [torch.autograd.grad(loss, tensors, retain_graph=i + 1 < probes) for i, loss in enumerate(losses)]
     return {

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site, SiteInput, drift_sites, run_original, run_to
+from vitcompact.calibration.capture import SiteInput, drift_sites, run_original, run_to
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.calibration.walker import BlockCall, BlockWalker
 from vitcompact.data import ImageBatches
+from vitcompact.models import Site
+from vitcompact.utils.device import device_of
 from vitcompact.utils.heap import trim_heap
 
 
@@ -61,7 +63,7 @@ class Streams:
         self._take_back = drift
         self.sensitivity = sensitivity
         self.original, self.work, self.walker = original, work, walker
-        self.device = next(original.parameters()).device
+        self.device = device_of(original)
         self._images, self._store = images, store
         self.num_images = images.num_samples
         self._index = -1

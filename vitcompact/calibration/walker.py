@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models import Site
+from vitcompact.utils.hooks import hooked, recorded_outputs
 
 
 class _Stop(Exception):
@@ -80,7 +81,6 @@ class BlockWalker:
 
     def _record(self, blocks: Sequence[str], example: Tensor) -> tuple[dict[str, list[BlockCall]], dict[str, Tensor]]:
         calls: dict[str, list[BlockCall]] = {}
-        outputs: dict[str, Tensor] = {}
 
         def before(name: str) -> Callable[..., None]:
             def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -88,22 +88,9 @@ class BlockWalker:
 
             return hook
 
-        def after(name: str) -> Callable[..., None]:
-            def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-                outputs[name] = output
-
-            return hook
-
-        handles = []
-        for name in blocks:
-            block = self.model.get_submodule(name)
-            handles.append(block.register_forward_pre_hook(before(name), with_kwargs=True))
-            handles.append(block.register_forward_hook(after(name)))
-        try:
+        hooks = {name: before(name) for name in blocks}
+        with hooked(self.model, hooks, before=True, with_kwargs=True), recorded_outputs(self.model, blocks) as outputs:
             self.model(example)
-        finally:
-            for handle in handles:
-                handle.remove()
         return calls, outputs
 
     def _check(self, example: Tensor, first: dict[str, BlockCall], outputs: dict[str, Tensor]) -> None:
@@ -166,37 +153,12 @@ def capture_input(call: BlockCall, block: nn.Module, module: nn.Module) -> tuple
         caught.append((args, kwargs))
         raise _Stop
 
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with hooked(module, {"": hook}, before=True, with_kwargs=True), suppress(_Stop):
         call.run(block)
-    except _Stop:
-        pass
-    finally:
-        handle.remove()
     return caught[0]
 
 
-def run_with_outputs(
-    call: BlockCall, block: nn.Module, modules: dict[str, nn.Module]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The block's output, and the outputs of some modules inside it."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            outputs[name] = output
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
-    try:
-        return call.run(block), outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def walked_blocks(model: nn.Module, sites: Sequence[AttentionSite | FfnSite]) -> list[str]:
+def walked_blocks(model: nn.Module, sites: Sequence[Site]) -> list[str]:
     """The blocks with sites plus their siblings in the same container, which activations pass through as well."""
     names = []
     for block in dict.fromkeys(site.block for site in sites):

@@ -13,14 +13,8 @@ from timm.models import get_pretrained_cfg_value
 
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.record import Record, to_plain
+from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 
-_OPERATORS = {
-    "hallucinate": "attention maps of some heads are made from those of kept heads (hMHSA)",
-    "thin-qk": "queries and keys are narrower",
-    "thin-vo": "values are narrower",
-    "neurons": "hidden units of the FFN are gone, what is left was solved again",
-    "factorize": "the FFN's hidden-to-output matrix is a product of two thin ones (cFFN)",
-}
 _PERCENT = ("top1", "top5")
 
 
@@ -89,14 +83,14 @@ def _origin(record: Record) -> str:
 def _what_was_done(record: Record) -> str:
     plan = record.plan
     if not plan.layers and not plan.merge_tokens:
-        return "## What was done\n\nNothing: this is the model as it was loaded."
+        return "## What was done\n\nNothing: this is the model as it was loaded, unchanged."
     counts = Counter(spec.op for layer in plan.layers for spec in layer.operators)
-    lines = [f"- {op}, {count} layer(s): {_OPERATORS.get(op, 'see the plan')}" for op, count in counts.items()]
-    if plan.merge_tokens:
-        lines.append(f"- similar tokens are merged in {sum(r > 0 for r in plan.merge_tokens)} block(s) (ToMe)")
+    lines = [f"- {op}, {count} layer(s): {OPERATORS[op].description}" for op, count in counts.items()]
+    whole = ((operator, operator.label(plan)) for operator in MODEL_OPERATORS)
+    lines += [f"- {operator.name}, {label}: {operator.description}" for operator, label in whole if label]
     if plan.skipped:
-        lines.append(f"- {len(plan.skipped)} layer(s) left as they were")
-    lines.append(f"- form: {plan.form}" + ("" if plan.form == "folded" else " (to be finetuned or folded)"))
+        lines.append(f"- {len(plan.skipped)} layer(s) left unchanged")
+    lines.append(f"- form: {plan.form}" + ("" if plan.form == "folded" else " (to be fine-tuned or folded)"))
     return "## What was done\n\n" + "\n".join(lines) + "\n\nThe whole plan is in `config.json` and `vitcompact.json`."
 
 

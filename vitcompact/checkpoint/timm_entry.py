@@ -22,6 +22,7 @@ from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import quiet_timm, timm_errors
 from vitcompact.checkpoint.read import read_weights, weights_file_of
 from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.operators.replay import replay
 from vitcompact.plan.schema import Plan
 
 # Arguments of timm.create_model itself: in a checkpoint's model_args they would point the loader at other files.
@@ -105,8 +106,6 @@ def _build(
 
 
 def _replay(model: nn.Module, plan: Plan) -> nn.Module:
-    from vitcompact.operators.replay import replay  # late: surgery builds on checkpoint
-
     try:
         return replay(model, plan)
     except UsageError as error:

@@ -20,7 +20,7 @@ from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.record import RECORD_NAME, Record
 from vitcompact.errors import UsageError
 from vitcompact.plan.schema import Plan
-from vitcompact.utils.files import disk_errors, publish, staged
+from vitcompact.utils.files import disk_errors, json_text, publish, staged
 
 _LABELS = ("label_names", "label_descriptions")
 
@@ -63,7 +63,7 @@ def save(
     record = Record(base, plan, provenance, dict(options or {}), dict(results or {}))
     tensors = _tensors(model, dtype)
     texts = {
-        RECORD_NAME: _json(record.to_json()),
+        RECORD_NAME: json_text(record.to_json()),
         "README.md": model_card(
             record,
             title=out.name,
@@ -114,7 +114,7 @@ def _write_config(model: nn.Module, path: Path, base: str, plan: Plan) -> None:
     config["pretrained_cfg"]["architecture"] = ENTRYPOINT
     for key in labels:  # timm reads them from the top level
         config["pretrained_cfg"].pop(key, None)
-    path.write_text(_json(config), encoding="utf-8")
+    path.write_text(json_text(config), encoding="utf-8")
 
 
 def _tensors(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -147,10 +147,6 @@ def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             f"{dtype} cannot hold {name} (largest value {tensor.abs().max():.4g}); bfloat16 or float32 can"
         )
     return cast
-
-
-def _json(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def _cfg(model: nn.Module) -> dict[str, Any]:

@@ -13,9 +13,22 @@ from vitcompact.cli.command import Invocation, command, join_numbers
 from vitcompact.cli.console import Console
 from vitcompact.cli.options import VERBS
 from vitcompact.cli.spoken import spoken
-from vitcompact.errors import VitCompactError
+from vitcompact.cli.verbs import analyze, bench, convert, demo, evaluate, families, finetune, fold
+from vitcompact.errors import VitCompactError, is_out_of_memory
+from vitcompact.version import __version__
 
 PROGRAM = "vitcompact"
+VERB_MODULES = {
+    "analyze": analyze,
+    "convert": convert,
+    "finetune": finetune,
+    "fold": fold,
+    "eval": evaluate,
+    "bench": bench,
+    "families": families,
+    "demo": demo,
+}
+"""The module of each verb, whose `run` does the work."""
 EXIT_BUG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 # Newer releases of typer carry their own copy of click: its usage error is found through what typer exports.
@@ -40,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = parsed.options
             console = Console(as_json=given.json, quiet=given.quiet, verbose=given.verbose)
             with console.capture_messages():
-                parsed.run(console)
+                VERB_MODULES[parsed.verb.name].run(given, parsed.given, console)
             return 0
         return parsed if isinstance(parsed, int) else 0
     except BaseException as error:
@@ -81,8 +94,6 @@ def _version(wanted: bool) -> None:
         from importlib.metadata import PackageNotFoundError
         from importlib.metadata import version as release
 
-        from vitcompact import __version__
-
         parts = []
         for name in ("torch", "timm"):
             try:
@@ -115,18 +126,12 @@ def _report(error: BaseException, console: Console) -> int:
     if isinstance(error, VitCompactError):
         console.error(spoken(str(error)))
         return error.exit_code
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         console.error(f"not enough memory: {_first_line(error)}; try a smaller --batch-size or --num-samples")
         return EXIT_USAGE
     again = "" if console.verbose else "; run it again with --verbose for the traceback"
     console.error(f"{type(error).__name__}: {_first_line(error)}. This is a bug in vitcompact{again}.")
     return EXIT_BUG
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    known = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(part in text for part in known))
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
 from vitcompact.cli.config import use_config
 from vitcompact.cli.spoken import flags_of, spoken
+from vitcompact.operators import OPERATORS
 from vitcompact.options.declare import PANELS, Option, check_limits, declared
-
-if TYPE_CHECKING:
-    from vitcompact.cli.console import Console
 
 Options: TypeAlias = Any
 """The values of one verb: a frozen dataclass with a field for each of its options and arguments."""
@@ -37,7 +34,6 @@ class Verb:
         takes: dataclasses whose declared fields are its options; of several fields of one name the first counts.
         arguments: by name, what is given by position: how it is called in `--help`, and what it is.
         defaults: where they differ from the declared ones.
-        module: in `cli/verbs`, where it has another name; imported only when the verb runs.
     """
 
     name: str
@@ -45,7 +41,6 @@ class Verb:
     takes: tuple[type, ...]
     arguments: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    module: str = ""
 
     @cached_property
     def values(self) -> type:
@@ -79,11 +74,6 @@ class Invocation:
     verb: Verb
     options: Options
     given: frozenset[str]
-
-    def run(self, console: Console) -> None:
-        """Import the verb and run it."""
-        module = importlib.import_module(f"vitcompact.cli.verbs.{self.verb.module or self.verb.name}")
-        module.run(self.options, self.given, console)
 
 
 def of_kind(kind: type[T], options: Options, **changes: Any) -> T:
@@ -144,7 +134,7 @@ def _as_parameter(one: dataclasses.Field[Any], option: Option) -> inspect.Parame
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else True
     parameter = typer.Option(
         *([f"{flags[0]}/--no-{flags[0][2:]}"] if kind is bool and default is not False else flags),
-        help=spoken(option.help),
+        help=spoken(option.help).replace("{operators}", ", ".join(OPERATORS)),
         rich_help_panel=option.panel,
         metavar="" if kind is bool else option.unit,
         show_default=shown,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -15,8 +14,10 @@ from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.text import Text
 
+from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli.progress import BarProgress, PlainProgress
 from vitcompact.cli.spoken import spoken
+from vitcompact.utils.files import json_text
 from vitcompact.utils.progress import Progress, silent
 
 _PIPED_WIDTH = 100
@@ -59,9 +60,7 @@ class Console:
     def result(self, document: Mapping[str, Any], *renderables: RenderableType) -> None:
         """The outcome, on stdout: `document` with --json, else the renderables."""
         if self.as_json:
-            from vitcompact.checkpoint.record import to_plain
-
-            sys.stdout.write(json.dumps(to_plain(document), indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text(to_plain(document)))
         for renderable in () if self.as_json else renderables:
             self._out.print(renderable)
         sys.stdout.flush()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitcompact.cli.command import Verb, pick
+from vitcompact.cli.spoken import learn
 from vitcompact.options.benchmarking import BenchOptions
 from vitcompact.options.data import Augment, DataOptions
 from vitcompact.options.declare import (
@@ -156,7 +157,6 @@ VERBS = (
         (SourceOptions, DataOptions, MixedPrecision, _own("checkpoint eval_data_dir reference device workdir")),
         arguments={"source": _MODEL},
         defaults={"amp": False},
-        module="evaluate",
     ),
     Verb(
         "bench",
@@ -178,3 +178,6 @@ VERBS = (
         (_own("overwrite workdir"),),
     ),
 )
+
+for _verb in VERBS:
+    learn(_verb.options)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
 
 from vitcompact.options.declare import Option
 
 _NAMED = re.compile(r"`(\w+)(?:=('?)([^`]*?)\2)?`")
-_OTHERWISE = {"images": "--data-dir"}
-"""What the library takes as an argument and the command line as an option of another name."""
+_FLAGS = {"images": "--data-dir"}
+"""The preferred spelling of every option, by the name of the library's parameter; `cli/options.py` adds the verbs'."""
 
 
 def flags_of(name: str, option: Option) -> tuple[str, ...]:
@@ -19,13 +18,14 @@ def flags_of(name: str, option: Option) -> tuple[str, ...]:
     return (*long, f"-{option.short}") if option.short else long
 
 
-@cache
 def flags() -> Mapping[str, str]:
     """The preferred spelling of every option, by the name of the parameter."""
-    from vitcompact.cli.options import VERBS  # which is made with what is above
+    return _FLAGS
 
-    found = {name: flags_of(name, option)[0] for verb in VERBS for name, option in verb.options.items()}
-    return _OTHERWISE | found
+
+def learn(options: Mapping[str, Option]) -> None:
+    """Remember how the options of a verb are spelled."""
+    _FLAGS.update({name: flags_of(name, option)[0] for name, option in options.items()})
 
 
 def spoken(text: str) -> str:

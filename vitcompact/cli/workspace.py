@@ -11,13 +11,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vitcompact.checkpoint.provenance import Provenance, sha256_of
+from vitcompact.checkpoint.record import RECORD_NAME, read_record
 from vitcompact.errors import UsageError
-from vitcompact.utils.files import claimed, restored, write_file
-
-if TYPE_CHECKING:
-    from vitcompact.checkpoint import Provenance
+from vitcompact.utils.files import claimed, json_text, restored, write_file
 
 FORMAT = 1
 STATE_NAME = "workspace.json"
@@ -130,7 +129,7 @@ class Workspace:
 
     def write_document(self, path: Path, document: Mapping[str, Any]) -> None:
         """Write one of the files above."""
-        write_file(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_file(path, json_text(document))
 
     @property
     def finetune_state(self) -> Path:
@@ -163,7 +162,7 @@ class Workspace:
     def record_stage(self, verb: str, out: Path) -> None:
         """Remember the model that `verb` wrote into `out`."""
         serial = 1 + max((stage.serial for stage in self.state.stages.values()), default=0)
-        stage = Stage(self._relative(out), _sha256(out / WEIGHTS_NAME), serial, self._source_key())
+        stage = Stage(self._relative(out), sha256_of(out / WEIGHTS_NAME), serial, self._source_key())
         self._write(replace(self.state, stages={**self.state.stages, verb: stage}))
 
     def source(self) -> Source:
@@ -239,7 +238,7 @@ class Workspace:
                 f"{path} was made from another model than the one now recorded in {self.path} "
                 f"({self.source().source}): run 'vitcompact convert' again, or name the model"
             )
-        if _sha256(path / WEIGHTS_NAME) != stage.sha256:
+        if sha256_of(path / WEIGHTS_NAME) != stage.sha256:
             raise UsageError(
                 f"{path} has changed since 'vitcompact {verb}' wrote it: run that again, or name the model"
             )
@@ -248,8 +247,6 @@ class Workspace:
 
     def _check_record(self, path: Path, verb: str) -> None:
         """Compare what a model says of its original with the original recorded here."""
-        from vitcompact.checkpoint.record import RECORD_NAME, read_record
-
         source = self.state.source
         origin = read_record(path).provenance if (path / RECORD_NAME).is_file() else None
         if source is None or origin is None:
@@ -278,7 +275,7 @@ class Workspace:
         return str(out.relative_to(root) if out.is_relative_to(root) else out)
 
     def _write(self, state: State) -> None:
-        write_file(self.path / STATE_NAME, json.dumps(state.to_json(), indent=2, ensure_ascii=False) + "\n")
+        write_file(self.path / STATE_NAME, json_text(state.to_json()))
         self.state = state
 
 
@@ -300,9 +297,3 @@ def _has_layers(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, dict) and isinstance(document.get("layers"), list)
-
-
-def _sha256(path: Path) -> str:
-    from vitcompact.checkpoint.provenance import sha256_of
-
-    return sha256_of(path)

@@ -1,6 +1,7 @@
 """Images: opening data sets by timm's rules, calibration, evaluation and training batches."""
 
 from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor
+from vitcompact.data.boundary import check_images, check_model, images_for
 from vitcompact.data.calibration import CalibrationImages
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped
@@ -24,11 +25,14 @@ __all__ = [
     "StreamSet",
     "TensorImages",
     "TrainingBatches",
+    "check_images",
+    "check_model",
     "eval_transform",
     "evaluation_batches",
     "fingerprint",
     "first_images",
     "from_tensor",
+    "images_for",
     "normalize",
     "open_dataset",
     "overlap",

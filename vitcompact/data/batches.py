@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from vitcompact.data.decode import Skipped
-from vitcompact.errors import UsageError
+from vitcompact.errors import DataError, UsageError
 
 MEMORY_LIMIT_MB = 4096
+
+LARGEST_NORMALISED, LARGEST_PIXEL = 20.0, 255.0
+"""Values that no mean and deviation make of an image: none below zero and some above the first, or far above a pixel."""
 
 
 @runtime_checkable
@@ -83,6 +86,7 @@ def from_tensor(
 
     Raises:
         UsageError: wrong type, shape or dtype, values that are not finite, no images, or more than `limit_mb`.
+        DataError: values that no normalisation gives.
     """
     if isinstance(images, TensorImages) or (isinstance(images, ImageBatches) and not isinstance(images, Tensor)):
         return images
@@ -105,7 +109,7 @@ def from_tensor(
 def _collect(given: Iterable[Any], channels: int, room: int | None) -> Iterator[Tensor]:
     used, size = 0, None
     for item in given:
-        batch = _checked(item, channels)
+        batch = check_batch(item, channels)
         if len(batch) == 0:
             continue
         size = size or batch.shape[2:]
@@ -120,7 +124,13 @@ def _collect(given: Iterable[Any], channels: int, room: int | None) -> Iterator[
         yield batch
 
 
-def _checked(item: Any, channels: int) -> Tensor:
+def check_batch(item: Any, channels: int) -> Tensor:
+    """One batch of normalised images as float32, without its labels.
+
+    Raises:
+        UsageError: wrong type, shape or dtype, or values that are not finite.
+        DataError: values that no normalisation gives.
+    """
     batch = item[0] if isinstance(item, (tuple, list)) and item else item
     if not isinstance(batch, Tensor):
         raise UsageError(f"each batch must be a tensor (n, {channels}, height, width), got {_kind(batch)}")
@@ -135,6 +145,12 @@ def _checked(item: Any, channels: int) -> Tensor:
     batch = batch.detach().to(torch.float32)
     if not bool(torch.isfinite(batch).all()):
         raise UsageError("images contain values that are not finite (nan or inf)")
+    smallest, largest = (float(batch.min()), float(batch.max())) if batch.numel() else (0.0, 0.0)
+    if largest > (LARGEST_NORMALISED if smallest >= 0 else LARGEST_PIXEL):
+        raise DataError(
+            f"images must be normalised by the model's mean and std, got values up to {largest:g}, as pixels from 0 to "
+            "255 have: timm.data.create_transform makes the transform of a model"
+        )
     return batch
 
 

@@ -37,8 +37,8 @@ class InputConfig:
 def resolve_input(model: nn.Module | Mapping[str, Any], options: DataOptions | None = None) -> InputConfig:
     """Preparation that `model` (a timm module, or its `pretrained_cfg`) expects, with the overrides of `options`.
 
-    The size a module was built for (`patch_embed.img_size`) beats the size in its configuration, which timm does not
-    update when a model is created at another size.
+    The size and the channels a module was built for beat those in its configuration, which timm does not update when a
+    model is created with others.
 
     Raises:
         UsageError: the model takes neither 1 nor 3 channels, or mean and std do not match them.
@@ -53,7 +53,8 @@ def resolve_input(model: nn.Module | Mapping[str, Any], options: DataOptions | N
         "crop_mode": options.crop_mode or None,
         "interpolation": options.interpolation or None,
     }
-    channels = (cfg.get("input_size") or (3,))[0]
+    channels = None if isinstance(model, Mapping) else _built_channels(model, cfg.get("first_conv"))
+    channels = channels or (cfg.get("input_size") or (3,))[0]
     for name in ("mean", "std"):
         values = overrides[name]
         if values is not None and len(values) not in (1, channels):
@@ -103,6 +104,15 @@ def _built_size(model: nn.Module) -> tuple[int, int] | None:
     if isinstance(size, (tuple, list)) and len(size) == 2:
         return int(size[0]), int(size[1])
     return None
+
+
+def _built_channels(model: nn.Module, first_conv: object) -> int | None:
+    """Input channels of the layer that `pretrained_cfg` calls the first one, else of the first convolution."""
+    layers = dict(model.named_modules())
+    named = layers.get(first_conv) if isinstance(first_conv, str) else None
+    first = named or next((layer for layer in layers.values() if isinstance(layer, nn.Conv2d)), None)
+    channels = getattr(first, "in_channels", None)
+    return channels if isinstance(channels, int) else None
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from vitcompact.analysis import Cost, count
+from vitcompact.attached import results
 from vitcompact.benchmarking import bench
 from vitcompact.checkpoint import check_out, load_source, save
 from vitcompact.data import CalibrationImages, DataOptions, evaluation_batches, resolve_input, training_loader
@@ -106,8 +107,9 @@ class _Demo:
         first = _timed(before, times.headline.baseline.latency_ms.p50)
         last = _timed(after, times.headline.model.latency_ms.p50)
         stages = (first, copied, converted, finetuned, last)
-        parity = folded.vitcompact_parity
-        result = DemoResult(stages, times.speedup, after.macs / before.macs, parity.rel_diff, out)  # type: ignore[union-attr, arg-type]
+        parity = results(folded).parity
+        assert parity is not None  # fold leaves it
+        result = DemoResult(stages, times.speedup, after.macs / before.macs, parity.rel_diff, out)
         save(folded, out, provenance=self.source.provenance, results=result.to_json(), overwrite=overwrite)
         return result
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from vitcompact.data import check_images
 from vitcompact.errors import DataError, UsageError
 from vitcompact.evaluation.result import EvalResult
-from vitcompact.evaluation.scores import Mean, cosines, neighbour_agreement, top_k_hits
 from vitcompact.models.forward import eval_mode, features, logits, num_classes
+from vitcompact.models.scores import Mean, cosines, neighbour_agreement, same_guess, top_k_hits
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -21,40 +22,50 @@ Batches = Iterable[Tensor] | Iterable[tuple[Tensor, Tensor]]
 
 def evaluate(
     model: nn.Module,
-    batches: Batches,
+    images: Tensor | tuple[Tensor, Tensor] | Batches,
+    labels: Tensor | None = None,
     *,
     reference: nn.Module | None = None,
+    batch_size: int = 64,
     device: str | torch.device = "cpu",
     amp_dtype: torch.dtype | None = None,
     progress: Progress = silent,
 ) -> EvalResult:
-    """Score `model` on `batches`, and against `reference` on the same images.
+    """Score `model` on labelled images, and against `reference` on the same images.
+
+        vitcompact.evaluate(model, images, labels).top1
+        vitcompact.evaluate(model, loader, reference=original).agreement
 
     Both models are moved to `device` and keep their train or eval mode.
 
     Args:
         model: a timm module; one without a head (`num_classes` 0) needs a reference, and features are compared.
-        batches: normalised images (batch, channels, height, width), alone or as `(images, labels)`; labels are int64
-            (batch,), negative for none.
+        images: normalised images (n, channels, height, width), or any iterable of batches (a `DataLoader`), each of
+            images or of `(images, labels)`; batches are read once and not kept. One pair `(images, labels)` does too.
+        labels: int64 (n,) of a tensor of images, negative for none; batches bring their own.
         reference: the model to compare with, usually the one that `model` was made from.
+        batch_size: images a pass, of a tensor; batches are taken as they come.
         device: where both run.
         amp_dtype: automatic mixed precision, e.g. `torch.bfloat16`.
         progress: told of each batch.
 
     Raises:
-        UsageError: no head and no reference; or outputs of both that cannot be compared.
-        DataError: no images.
+        UsageError: no head and no reference; outputs of both that cannot be compared; or what are no images.
+        DataError: no images, or images that the model does not take.
     """
+    batches = as_pairs(images, labels, batch_size)
     _check_heads(model, reference)
     device = torch.device(device)
     scorer = _LogitScores(amp_dtype) if num_classes(model) else _FeatureScores(amp_dtype)
     models = [m.to(device) for m in (model, reference) if m is not None]
     seen = 0
-    progress.start("evaluate", getattr(batches, "num_batches", None) or _length(batches))
+    progress.start("evaluate", getattr(images, "num_batches", None) or _length(batches))
     with eval_mode(*models), torch.inference_mode():
-        for images, labels in _pairs(batches):
-            scorer.add(models, images.to(device), labels)
-            seen += len(images)
+        for batch, wanted in _pairs(batches):
+            if not seen:
+                check_images(model, batch)
+            scorer.add(models, batch.to(device), wanted)
+            seen += len(batch)
             progress.advance(1, f"{seen} images")
     progress.finish()
     if not seen:
@@ -80,7 +91,7 @@ class _LogitScores:
         if len(models) > 1:
             target = logits(models[1], images, self.amp_dtype)
             _check_same("logits", output, target)
-            self.agreement.add((output.argmax(dim=1) == target.argmax(dim=1)) & finite)
+            self.agreement.add(same_guess(output, target) & finite)
             self.cosine.add(cosines(output, target))
 
     def result(self, num_samples: int) -> EvalResult:
@@ -154,6 +165,32 @@ def _pairs(batches: Batches) -> Iterator[tuple[Tensor, Tensor | None]]:
             yield batch, None
         else:
             yield batch[0], batch[1]
+
+
+def as_pairs(images: Tensor | tuple[Tensor, Tensor] | Batches, labels: Tensor | None, batch_size: int) -> Batches:
+    """What `evaluate` was given, as batches: tensors are split, anything else comes as it is.
+
+    Raises:
+        UsageError: labels that do not go with the images.
+    """
+    if isinstance(images, (tuple, list)) and len(images) == 2 and _is_labels(images[1]) and labels is None:
+        images, labels = images[0], images[1]
+    if isinstance(images, Tensor):
+        if labels is None:
+            return images.split(batch_size)
+        if not isinstance(labels, Tensor) or labels.shape != images.shape[:1]:
+            got = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            raise UsageError(f"labels must be a tensor ({len(images)},), one for each of the images, got {got}")
+        return list(zip(images.split(batch_size), labels.split(batch_size), strict=True))
+    if labels is not None:
+        raise UsageError("labels go with one tensor of images; batches bring their own: (images, labels) each")
+    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+        raise UsageError(f"images must be a tensor (n, 3, height, width) or batches, got {type(images).__name__}")
+    return images
+
+
+def _is_labels(value: object) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1
 
 
 def _length(batches: object) -> int | None:

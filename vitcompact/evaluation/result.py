@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vitcompact.utils.text import fields
+
 
 @dataclass(frozen=True)
 class EvalResult:
@@ -30,6 +32,9 @@ class EvalResult:
     patch_cosine: float | None = None
     neighbour_agreement: float | None = None
     features: bool = False
+
+    def __repr__(self) -> str:
+        return fields("EvalResult", **self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `eval --json`: scores of a classifier, or of a feature extractor."""

@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import resolve_input
+from vitcompact.data import check_images, check_model, resolve_input
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.folding.verify import FoldParity, compare, merging_effect, perturbed, require
-from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.branches import fuse_layers
+from vitcompact.operators import OPERATORS
 from vitcompact.operators.merge import install_merging, merge_schedule, stop_merging
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import HallucinateSpec
 
 TOLERANCE = 2e-4
 PROBES = 8
@@ -32,8 +32,9 @@ def fold(
 ) -> nn.Module:
     """Fold a converted model into plain layers; returns a new module in eval mode with `vitcompact_parity`.
 
-    Weights are merged in float64. The result is compared with `model` in float32 on `images` (or on seeded noise), and
-    the same fold is proven on a copy with every parameter perturbed. Folding a folded model changes nothing.
+    Weights are merged in float64 and come back in the precision of `model`. Before that cast the result is compared
+    with `model` in float32 on `images` (or on seeded noise), and the same fold is proven on a copy with every parameter
+    perturbed. Folding a folded model changes nothing.
 
     Token merging is switched on after that proof: it is not part of it, since it changes outputs. What it does to them
     is measured on `images` and kept as `vitcompact_merging`.
@@ -41,14 +42,19 @@ def fold(
     Args:
         tolerance: largest relative difference allowed, `max |difference| / max |output|`.
         images: normalised images `(n, channels, height, width)` to compare on.
-        dtype: the type that weights will be stored in, for `cast_max_abs_diff`; None is float32.
+        dtype: the type that weights will be stored in, for `cast_max_abs_diff`; None is that of `model`.
         merge_tokens: pairs of tokens that each block of a plain ViT merges (one number, or one for each block), 0 for
             none; None leaves it as it is in `model`. With a number, a model that was not converted is taken too.
 
     Raises:
-        UsageError: the model was not converted, or its tokens cannot be merged.
+        UsageError: the model was not converted, its tokens cannot be merged, or it does not take `images`.
         VerificationError: the folded model differs by more than `tolerance`.
     """
+    check_model(model)
+    if images is not None:
+        check_images(model, images)
+    home = next(model.parameters())
+    dtype = dtype or home.dtype
     plan = getattr(model, "vitcompact_plan", None) or Plan(layers=())
     if not plan.layers and not plan.merge_tokens and merge_tokens is None:
         raise UsageError("this model was not converted by vitcompact, so there is nothing to fold; run convert first")
@@ -61,22 +67,19 @@ def fold(
     require(rel_diff, tolerance, "on its own weights")
     moved_diff = _perturbed_difference(reference, probes, tolerance, seed)
     require(moved_diff, tolerance, "on perturbed weights")
-    cast = 0.0 if dtype in (None, torch.float32) else compare(folded, _stored_in(folded, dtype), probes)[0]
+    cast = 0.0 if dtype == torch.float32 else compare(folded, _stored_in(folded, dtype), probes)[0]
     if schedule:
         install_merging(folded, schedule)
         folded.vitcompact_merging = merging_effect(reference, folded, probes, schedule)  # type: ignore[assignment]
     folded.vitcompact_plan = replace(_folded_plan(folded, plan), merge_tokens=schedule)  # type: ignore[assignment]
     folded.vitcompact_parity = FoldParity(max_abs_diff, max(rel_diff, moved_diff), cast, agreement)  # type: ignore[assignment]
-    return folded
+    return folded.to(home.dtype)
 
 
 def fused(model: nn.Module) -> nn.Module:
     """A copy with every layer that can fold folded."""
     folded = copy.deepcopy(model)
-    for module in list(folded.modules()):
-        fuse = getattr(module, "fuse", None)
-        if callable(fuse):
-            fuse()
+    fuse_layers(folded)
     return folded
 
 
@@ -102,20 +105,12 @@ def _folded_plan(folded: nn.Module, plan: Plan) -> Plan:
 
     def current(layer: LayerPlan) -> LayerPlan:
         module = folded.get_submodule(layer.name)
-        if not isinstance(module, CompactAttention):
-            return layer
-        paths = module.paths
-
-        def left(spec: HallucinateSpec) -> HallucinateSpec:
-            return replace(spec, identity=paths["identity"], mean=paths["mean"], conv=paths["conv"])
-
-        operators = (left(spec) if isinstance(spec, HallucinateSpec) else spec for spec in layer.operators)
-        return replace(layer, operators=tuple(operators))
+        return replace(layer, operators=tuple(OPERATORS[spec.op].current(module, spec) for spec in layer.operators))
 
     return replace(plan.folded(), layers=tuple(map(current, plan.layers)))
 
 
-def _stored_in(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+def _stored_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copy.deepcopy(model).to(dtype).float()
 
 

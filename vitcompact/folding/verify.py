@@ -6,11 +6,12 @@ import copy
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitcompact.errors import VerificationError
+from vitcompact.models.forward import num_classes
+from vitcompact.models.scores import Likeness, same_guess
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,10 @@ def merging_effect(
     reference: nn.Module, merging: nn.Module, images: Tensor, schedule: tuple[int, ...]
 ) -> MergingEffect:
     """Compare a model that merges tokens with one that does not, on `images`."""
-    first, second = reference(images).flatten(1).double(), merging(images).flatten(1).double()
-    agreement = float((first.argmax(1) == second.argmax(1)).double().mean())
-    has_head = int(getattr(reference, "num_classes", 0) or 0) > 0
-    cosine = float(F.cosine_similarity(first, second).mean())
-    return MergingEffect(schedule, agreement if has_head else None, cosine, len(images))
+    likeness = Likeness()
+    likeness.add(reference(images), merging(images))
+    agreement = likeness.agreement if num_classes(reference) else None
+    return MergingEffect(schedule, agreement, likeness.cosine, len(images))
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ def compare(reference: nn.Module, other: nn.Module, images: Tensor) -> tuple[flo
     if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
         raise VerificationError("fold verification: the model's outputs are not finite")
     difference = float((first - second).abs().max())
-    agreement = float((first.argmax(1) == second.argmax(1)).double().mean())
+    agreement = float(same_guess(first, second).double().mean())
     return difference, difference / max(float(first.abs().max()), 1e-30), agreement
 
 

@@ -101,3 +101,17 @@ class BranchedLinear(nn.Module):
         if merged:
             total = torch.stack(merged).sum(0).norm().cpu()
         return float(total / self.main.weight.double().norm().cpu().clamp_min(1e-30))
+
+
+def fuse_layers(model: nn.Module) -> None:
+    """Fold every layer that can, in place."""
+    for module in list(model.modules()):
+        fuse = getattr(module, "fuse", None)
+        if callable(fuse):
+            fuse()
+
+
+def branched(model: nn.Module) -> dict[str, BranchedLinear]:
+    """The layers of a model that have branches, by module path."""
+    found = {name: module for name, module in model.named_modules() if isinstance(module, BranchedLinear)}
+    return {name: module for name, module in found.items() if len(module.branches)}

@@ -1,6 +1,6 @@
 """Adapters: what timm's models are made of. Surgery, operators, fold and cost know none of their classes."""
 
-from vitcompact.models.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
+from vitcompact.models.base import Anatomy, AttentionFamily, AttentionSite, FfnSite, Site
 from vitcompact.models.registry import FAMILIES, family_named, family_of, inspect
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "AttentionFamily",
     "AttentionSite",
     "FfnSite",
+    "Site",
     "family_named",
     "family_of",
     "inspect",

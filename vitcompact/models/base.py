@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
 from vitcompact.layers.parts import AttentionParts
 from vitcompact.plan.schema import Skipped
+from vitcompact.plan.specs import LayerKind
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class AttentionSite:
         channel_dim: axis of the channels of its output, -1 or (on feature maps) 1.
     """
 
+    kind: ClassVar[LayerKind] = "attention"
     name: str
     block: str
     scale: str | None
@@ -45,12 +48,16 @@ class FfnSite:
         channel_dim: axis of the channels of its input and output, -1 or (on feature maps) 1.
     """
 
+    kind: ClassVar[LayerKind] = "ffn"
     name: str
     output: str
     block: str
     scale: str | None
     norm: str | None
     channel_dim: int = -1
+
+
+Site = AttentionSite | FfnSite
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,11 @@ class Anatomy:
     attention: tuple[AttentionSite, ...]
     ffn: tuple[FfnSite, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Attention layers, then FFNs."""
+        return (*self.attention, *self.ffn)
 
     @property
     def blocks(self) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vitcompact.layers.branches import fuse_layers
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -52,10 +54,8 @@ def count_modules(model: nn.Module, names: Iterable[str], input_size: tuple[int,
 def _counted(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[nn.Module, FlopCounterMode]:
     """A folded copy of the model's structure, and a counter that has seen it run on one image."""
     meta = meta_copy(model).eval().requires_grad_(False)  # the counter trips over parameters given to modules
-    for module in list(meta.modules()):
-        fuse = getattr(module, "fuse", None)
-        if callable(fuse):
-            fuse()
+    fuse_layers(meta)
+    for module in meta.modules():
         if hasattr(module, "backend"):
             module.backend = "matmul"  # type: ignore[assignment]
         if getattr(module, "fused_attn", False):

@@ -41,7 +41,7 @@ def logits(model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None = Non
         UsageError: the model's output is not one row of logits an image.
     """
     with autocast(images.device, amp_dtype):
-        output = model(images)
+        output = model(_in_precision(images, model, amp_dtype))
     output = output[0] if isinstance(output, (tuple, list)) else output
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -56,12 +56,19 @@ def features(model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None = N
     """
     forward_features = getattr(model, "forward_features", None)
     forward_head = getattr(model, "forward_head", None)
+    images = _in_precision(images, model, amp_dtype)
     with autocast(images.device, amp_dtype):
         if forward_features is None or forward_head is None:
             return _flat(model(images)), None
         hidden = forward_features(images)
         pooled = forward_head(hidden, pre_logits=True)
     return _flat(pooled), _patches(model, hidden)
+
+
+def _in_precision(images: Tensor, model: nn.Module, amp_dtype: torch.dtype | None) -> Tensor:
+    """Images in the number format of the model's weights, which autocast chooses by itself."""
+    weight = next(model.parameters(), None) if amp_dtype is None else None
+    return images if weight is None or not weight.is_floating_point() else images.to(weight.dtype)
 
 
 def _flat(pooled: Tensor) -> Tensor:

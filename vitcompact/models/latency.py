@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+
+from vitcompact.utils.device import synchronise
+from vitcompact.utils.timing import relative_times
 
 RUNS = 15
 """Timed runs; the median counts."""
@@ -32,8 +35,7 @@ def wall_clock(module: nn.Module, call: Call) -> float:
     """Seconds of one run, waiting for the device included."""
     start = time.perf_counter()
     module(*call.args, **call.kwargs)
-    if call.args[0].is_cuda:
-        torch.cuda.synchronize(call.args[0].device)
+    synchronise(call.args[0].device)
     return time.perf_counter() - start
 
 
@@ -45,12 +47,9 @@ def relative_latency(
     call = Call((random_images(input_size, batch_size, device),))
 
     def ratio(structure: nn.Module) -> float:
-        small = materialised(structure, device)
-        ratios = []
+        runs = [partial(wall_clock, each, call) for each in (baseline, materialised(structure, device))]
         with torch.inference_mode():
-            for _ in range(RUNS + 2):
-                ratios.append(wall_clock(small, call) / wall_clock(baseline, call))
-        return statistics.median(ratios[2:])
+            return relative_times(runs, RUNS, warmup=2)[1][0]
 
     return ratio
 

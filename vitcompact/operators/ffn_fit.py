@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.calibration.regularisation import choose
-from vitcompact.operators.factorize import Factors
+from vitcompact.operators.factors import Factors
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcompact.errors import DataError
+from vitcompact.calibration.finite import check_finite
 from vitcompact.layers.attention import CompactAttention
 
 TAPS = 9
@@ -52,8 +52,7 @@ class FilterMoments:
             taps = self._taps(some, height, width).double()
             self.gram += (taps @ taps.T).to(self.gram)
             self.cross += (taps @ left.flatten().double()).to(self.cross)
-        if not torch.isfinite(self.gram.diagonal()).all():
-            raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
+        check_finite(self.name, self.gram.diagonal())
 
     def _taps(self, values: Tensor, height: int, width: int) -> Tensor:
         """What every tap adds to the output, `(heads * 9, images * outputs * height * width)`."""

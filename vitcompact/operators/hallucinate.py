@@ -1,21 +1,113 @@
-"""Hallucinated heads: which structure a spec means, and the values that copying gives it."""
+"""Hallucinated heads (hMHSA): heads without queries and keys, whose attention map is made from a kept head's."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vitcompact.calibration.least_squares import Split
+from vitcompact.calibration.similarity import weight_similarity
+from vitcompact.calibration.streams import held_out_rows
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
-from vitcompact.layers.parts import AttentionParts
-from vitcompact.models import AttentionSite, FfnSite, family_named
-from vitcompact.models.layer_scale import output_scale, remove_scale, scaled
+from vitcompact.models import AttentionSite, Site
+from vitcompact.models.cores import build_core, grid_size_of, parts_of, whole_core
+from vitcompact.models.layer_scale import output_scale, remove_scale
 from vitcompact.models.plain_vit import no_patch_grid
+from vitcompact.models.site_cost import Sizes
+from vitcompact.operators import attention_fit
+from vitcompact.operators.base import Candidate, Operator, Request
+from vitcompact.operators.pair_heads import copy_costs, head_outputs, most_alike, pair_heads, pairing_images, with_maps
+from vitcompact.operators.pairing import num_hallucinated, shortlist
+from vitcompact.operators.share_qk import GroupMoments
+from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite, energy
 from vitcompact.options.surgery import TERMS
 from vitcompact.plan.schema import Form
-from vitcompact.plan.specs import HallucinatedHead, HallucinateSpec
+from vitcompact.plan.specs import LayerKind, OperatorSpec, exactly
+
+CURVE_IMAGES = 64
+"""Images on which attention is run again for every candidate."""
+SHARED_WEIGHT = 0.5
+"""Weight of the kept head's logits in those of its group."""
+
+
+@dataclass(frozen=True)
+class HallucinatedHead:
+    """One head whose attention map is made from the maps of its `parents` (indices into the original heads)."""
+
+    head: int
+    parents: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.head}←{'+'.join(map(str, self.parents))}"
+
+
+@dataclass(frozen=True)
+class HallucinateSpec(OperatorSpec):
+    """hMHSA of one attention layer: which heads keep Q and K, and what each other head's map is made of.
+
+    `A_g = alpha * A_p + beta * I + gamma * J`, optionally filtered over the token grid (arXiv 2306.10875, section 3.2;
+    the three terms are linear in the map and so commute with V).
+
+    Attributes:
+        num_heads: heads of the original layer.
+        kept: heads that keep their own Q and K, in the order in which the new layer stores them.
+        hallucinated: the other heads with their parents, in stored order.
+        identity: an identity path (beta) on every value channel.
+        mean: a path (gamma) from the mean of V over the keys allowed.
+        conv: a 3x3 filter of every head's own values over the token grid.
+        filter_rank: rank of the 3x3 map filter, 0 for none.
+    """
+
+    op: ClassVar[str] = "hallucinate"
+    kind: ClassVar[LayerKind] = "attention"
+    num_heads: int
+    kept: tuple[int, ...]
+    hallucinated: tuple[HallucinatedHead, ...]
+    identity: bool = False
+    mean: bool = False
+    conv: bool = False
+    filter_rank: int = 0
+
+    def __post_init__(self) -> None:
+        heads = sorted([*self.kept, *(h.head for h in self.hallucinated)])
+        if len(heads) != self.num_heads or heads != list(range(len(heads))) or not self.kept:
+            raise UsageError(
+                f"hallucinate: kept and hallucinated heads must be 0..{self.num_heads - 1} once each, got {heads}"
+            )
+        for child in self.hallucinated:
+            if len(child.parents) != 1 or child.parents[0] not in self.kept:
+                raise UsageError(
+                    f"hallucinate: head {child.head} needs one kept head as its parent, got {list(child.parents)}"
+                )
+        if not 0 <= self.filter_rank <= 3:
+            raise UsageError(f"hallucinate: filter_rank must be 0 to 3, got {self.filter_rank}")
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> HallucinateSpec:
+        """See `OperatorSpec.from_json`."""
+        cls.refuse_unknown(data)
+
+        def numbers(values: Any, what: str) -> tuple[int, ...]:
+            return tuple(exactly(value, int, f"hallucinate: {what}") for value in values)
+
+        heads = tuple(
+            HallucinatedHead(exactly(h["head"], int, "hallucinate: head"), numbers(h["parents"], "parents"))
+            for h in data["hallucinated"]
+        )
+        flags = {name: exactly(data.get(name, False), bool, f"hallucinate: {name}") for name in TERMS}
+        return cls(
+            num_heads=exactly(data["num_heads"], int, "hallucinate: num_heads"),
+            kept=numbers(data["kept"], "kept"),
+            hallucinated=heads,
+            **flags,
+            filter_rank=exactly(data.get("filter_rank", 0), int, "hallucinate: filter_rank"),
+        )
 
 
 def make_spec(
@@ -36,138 +128,33 @@ def layout_of(spec: HallucinateSpec) -> HeadLayout:
     return HeadLayout(spec.kept, children)
 
 
-def build_core(
-    parts: AttentionParts,
-    layout: HeadLayout,
-    *,
-    alpha: bool = False,
-    identity: bool = False,
-    mean: bool = False,
-    conv: bool = False,
-    filter_rank: int = 0,
-    num_prefix_tokens: int = 0,
-    grid_size: tuple[int, int] | None = None,
-    scale: Tensor | None = None,
-) -> CompactAttention:
-    """An attention core with `layout` that holds copies of an original layer's values.
+class Hallucinate(Operator[HallucinateSpec]):
+    """Makes some heads hallucinate their map; chosen by output error, solved by least squares."""
 
-    A hallucinated head keeps its own V and its columns of `proj` and takes its parent's map: the copy of the paper.
+    spec = HallucinateSpec
+    title = "hallucinated heads"
+    description = "attention maps of some heads are made from those of kept heads (hMHSA)"
+    source = "arXiv 2306.10875, section 3.2"
 
-    Args:
-        scale: LayerScale factors to absorb into `proj`, or None.
-    """
-    maps, heads = list(layout.maps), list(layout.heads)
-    biases = {"q": parts.query_bias, "k": parts.key_bias, "v": parts.value_bias}
-    core = CompactAttention(
-        parts.dim,
-        layout,
-        parts.qk_dim,
-        parts.v_dim,
-        dim_out=parts.proj_weight.shape[0],
-        scale=parts.scale,
-        packing=parts.packing,
-        biases="".join(part for part, bias in biases.items() if bias is not None),
-        call=copy.deepcopy(parts.call),
-        reduction=copy.deepcopy(parts.reduction),
-        norm=copy.deepcopy(parts.reduced_norm),
-        query_norm=of_heads(parts.query_norm, maps),
-        key_norm=of_heads(parts.key_norm, maps),
-        rotary=copy.deepcopy(parts.rotary),
-        position_bias=None if parts.position_bias is None else of_heads(parts.position_bias, maps),
-        inner_norm=copy.deepcopy(parts.inner_norm),
-        gate=parts.gate is not None,
-        gate_bias=parts.gate is not None and parts.gate.bias is not None,
-        attention_dropout=parts.attention_dropout,
-        output_dropout=copy.deepcopy(parts.output_dropout),
-        alpha=alpha,
-        identity=identity,
-        mean=mean,
-        conv=conv,
-        filter_rank=filter_rank,
-        num_prefix_tokens=num_prefix_tokens,
-        grid_size=grid_size,
-    ).to(device=parts.query.device, dtype=parts.query.dtype)
-    core.train(parts.training)
-    _copy_values(core, parts, layout, biases, scale)
-    for parameter in core.inner_norm.parameters():
-        if parameter.shape == (core.attn_dim,):
-            parameter.data = take_heads(parameter.data, heads, parts.v_dim)
-    return core
+    def label(self, spec: HallucinateSpec) -> str:
+        """Such as `2 of 6 heads: 1←0 4←2`."""
+        pairs = " ".join(map(str, spec.hallucinated))
+        return f"{len(spec.hallucinated)} of {spec.num_heads} heads: {pairs}"
 
+    def short_label(self, spec: HallucinateSpec) -> str:
+        """Such as `2 of 6`."""
+        return f"{len(spec.hallucinated)} of {spec.num_heads}"
 
-def of_heads(module: nn.Module, heads: list[int]) -> nn.Module:
-    """A copy of a part; where it has values for each head, those of some heads in that order."""
-    copied = copy.deepcopy(module)
-    keep = getattr(copied, "keep_heads", None)
-    if callable(keep):
-        keep(heads)
-    return copied
-
-
-def whole_core(model: nn.Module, site: AttentionSite) -> CompactAttention:
-    """The site's layer as an attention core in which every head keeps its map; LayerScale absorbed."""
-    parts = family_named(site.family).parts(model.get_submodule(site.name))
-    layout = HeadLayout(tuple(range(parts.num_heads)), ((),) * parts.num_heads)
-    return build_core(parts, layout, scale=output_scale(model, site.scale))
-
-
-def core_of(model: nn.Module, site: AttentionSite) -> CompactAttention:
-    """The attention core at a site; a layer that is still timm's is replaced by one in which every head is whole."""
-    module = model.get_submodule(site.name)
-    if isinstance(module, CompactAttention):
-        return module
-    core = whole_core(model, site)
-    model.set_submodule(site.name, core)
-    remove_scale(model, site.scale)
-    return core
-
-
-@torch.no_grad()
-def _copy_values(
-    core: CompactAttention,
-    parts: AttentionParts,
-    layout: HeadLayout,
-    biases: dict[str, Tensor | None],
-    scale: Tensor | None,
-) -> None:
-    maps, heads = list(layout.maps), list(layout.heads)
-    picks = {
-        "q": (parts.query, maps, parts.qk_dim),
-        "k": (parts.key, maps, parts.qk_dim),
-        "v": (parts.value, heads, parts.v_dim),
-    }
-    for part, (values, index, width) in picks.items():
-        weight, bias = core.rows(part)
-        weight.copy_(take_heads(values, index, width))
-        if bias is not None:  # a layer shared with a biased part has one, which is zero here
-            given = biases[part]
-            bias.copy_(torch.zeros_like(bias) if given is None else take_heads(given, index, width))
-    if core.gate is not None and parts.gate is not None:
-        core.gate.weight.copy_(take_heads(parts.gate.weight, heads, parts.v_dim))
-        if core.gate.bias is not None:
-            core.gate.bias.copy_(take_heads(parts.gate.bias, heads, parts.v_dim))
-    weight, bias = scaled(scale, parts.proj_weight, parts.proj_bias)
-    core.proj.weight.copy_(take_heads(weight.T, heads, parts.v_dim).T)
-    core.proj.bias.copy_(bias)
-
-
-def take_heads(rows: Tensor, heads: list[int], width: int) -> Tensor:
-    """The rows of some heads, `width` each, from a tensor whose first axis is all heads side by side."""
-    index = torch.tensor(heads, device=rows.device)
-    return rows.unflatten(0, (-1, width))[index].flatten(0, 1)
-
-
-class Hallucinate:
-    """Builds `CompactAttention` with copied values."""
-
-    def build(
-        self, model: nn.Module, site: AttentionSite | FfnSite, spec: HallucinateSpec, form: Form
-    ) -> CompactAttention:
+    def build(self, model: nn.Module, site: Site, spec: HallucinateSpec, form: Form) -> CompactAttention:
         """See `Operator.build`; a LayerScale after the layer is absorbed into `proj`."""
         assert isinstance(site, AttentionSite)
         if spec.conv and (reason := no_patch_grid(model)) is not None:
             raise UsageError(f"{site.name}: no conv path can be built: {reason}")
-        parts = family_named(site.family).parts(model.get_submodule(site.name))
+        parts = parts_of(model, site)
+        if spec.num_heads != parts.num_heads:
+            raise UsageError(
+                f"the plan expects {spec.num_heads} heads in {site.name!r}, the model has {parts.num_heads}"
+            )
         core = build_core(
             parts,
             layout_of(spec),
@@ -177,14 +164,127 @@ class Hallucinate:
             conv=spec.conv,
             filter_rank=spec.filter_rank,
             num_prefix_tokens=int(getattr(model, "num_prefix_tokens", 0)),
-            grid_size=_grid_size(model),
+            grid_size=grid_size_of(model),
             scale=output_scale(model, site.scale),
         )
         model.set_submodule(site.name, core)
         remove_scale(model, site.scale)
         return core
 
+    def grow(self, module: nn.Module, spec: HallucinateSpec) -> None:
+        """See `Operator.grow`: an explicit alpha."""
+        assert isinstance(module, CompactAttention)
+        module.grow()
 
-def _grid_size(model: nn.Module) -> tuple[int, int] | None:
-    size = getattr(getattr(model, "patch_embed", None), "grid_size", None)
-    return (int(size[0]), int(size[1])) if size is not None else None
+    def current(self, module: nn.Module, spec: HallucinateSpec) -> HallucinateSpec:
+        """See `Operator.current`: paths whose coefficients are all zero are gone."""
+        assert isinstance(module, CompactAttention)
+        paths = module.paths
+        return replace(spec, identity=paths["identity"], mean=paths["mean"], conv=paths["conv"])
+
+    def sizes(self, model: nn.Module, site: Site) -> list[int]:
+        """Numbers of heads to hallucinate: a quarter and half of them."""
+        assert isinstance(site, AttentionSite)
+        core = whole_core(model, site)
+        if not isinstance(core.inner_norm, nn.Identity):  # paths are not additive behind a norm
+            return []
+        return sorted({max(1, core.num_heads // 4), core.num_heads // 2})
+
+    def size_of(self, spec: HallucinateSpec) -> int:
+        """Hallucinated heads."""
+        return len(spec.hallucinated)
+
+    def resized(self, size: int, sizes: Sizes) -> Sizes:
+        """So many maps fewer."""
+        return {**sizes, "maps": sizes["maps"] - size}
+
+    def losses(self, layer: SiteLosses, sizes: list[int]) -> list[Candidate]:
+        """So many of the heads, each from its cheapest parent, with the identity path where it can be."""
+        assert isinstance(layer.site, AttentionSite)
+        streams, site, core = layer.streams, layer.site, layer.core
+        terms = core.allowed_terms(("identity",))
+        costs = copy_costs(streams, site, core)
+        choices = {count: shortlist(costs, count, 1)[0] for count in sizes}
+        splits = {count: Split.empty(site.name) for count in sizes}
+        for got, target, inputs, maps in with_maps(streams, site, core, CURVE_IMAGES):
+            own = attention_fit.features(core, inputs, terms)[..., core.attn_dim :]
+            both = torch.cat([layer.weighted(target)] * 2, dim=-1)
+            for count, parents in choices.items():
+                pairs = [(head, parents.get(head, head)) for head in range(core.num_heads)]
+                phi = torch.cat((head_outputs(core, inputs, maps, pairs), own), dim=-1)
+                splits[count].add(phi, both, held_out_rows(got, phi), got.weights)
+        prior, found = layer.prior(), []
+        for count, parents in choices.items():
+            fitted = attention_fit.fit(splits[count], core.attn_dim, terms, prior)
+            loss = layer.loss(fitted.error * energy(splits[count].judge) / 2)
+            found.append(Candidate(make_spec(core.num_heads, parents, terms), loss))
+        return found
+
+    def timed_as(self, spec: HallucinateSpec) -> HallucinateSpec:
+        """See `Operator.timed_as`: who is whose parent plays no part, only how many children there are."""
+        place = {head: i for i, head in enumerate(spec.kept)}
+        parents = {len(spec.kept) + i: place[child.parents[0]] for i, child in enumerate(spec.hallucinated)}
+        terms = tuple(term for term in TERMS if getattr(spec, term))
+        return make_spec(spec.num_heads, parents, terms, spec.filter_rank)
+
+    def requested(self, model: nn.Module, site: Site, request: Request) -> int | str:
+        """See `Operator.requested`: `floor(ratio * heads)`."""
+        assert isinstance(site, AttentionSite)
+        heads = parts_of(model, site).num_heads
+        return (
+            num_hallucinated(request.ratio, heads) or f"ratio {request.ratio:g} of {heads} heads is less than one head"
+        )
+
+    def choose(self, layer: SolvedSite, size: int, request: Request) -> HallucinateSpec:
+        """See `Operator.choose`: by output error after a refit, or by likeness where that is asked for."""
+        assert isinstance(layer.site, AttentionSite)
+        streams, site = layer.streams, layer.site
+        core = whole_core(streams.work, site)
+        if layer.solver.hallucinate == "copy":
+            return make_spec(core.num_heads, most_alike(streams, site, core, size))
+        parents = pair_heads(streams, site, core, size)
+        terms, filter_rank = core.allowed_terms(request.terms), core.allowed_filter(request.filter_rank)
+        if no_patch_grid(streams.work) is not None:
+            terms = tuple(term for term in terms if term != "conv")
+        return make_spec(core.num_heads, parents, terms, filter_rank)
+
+    def solve(self, layer: SolvedSite, spec: HallucinateSpec) -> None:
+        """See `Operator.solve`; the kept heads' queries and keys are solved for their children too where that helps."""
+        assert isinstance(layer, SolvedAttention)
+        whole = whole_core(layer.streams.work, layer.site)
+        core = self.build(layer.streams.work, layer.site, spec, "folded")
+        layer.naive = layer.solver.hallucinate == "copy"
+        if not layer.naive and core.fixed_qk_dim is None and layer.solver.shared_maps:
+            _share_maps(layer, core, whole)
+
+    def choose_from_weights(self, model: nn.Module, site: Site, size: int, request: Request) -> HallucinateSpec:
+        """See `Operator.choose_from_weights`: by the likeness of the heads' bilinear forms."""
+        assert isinstance(site, AttentionSite)
+        parts = parts_of(model, site)
+        return make_spec(parts.num_heads, shortlist(1.0 - weight_similarity(parts), size, 1)[0])
+
+    def solve_from_weights(self, model: nn.Module, site: Site, spec: HallucinateSpec) -> None:
+        """See `Operator.solve_from_weights`: copied heads."""
+        self.build(model, site, spec, "folded")
+
+
+def _share_maps(layer: SolvedAttention, core: CompactAttention, whole: CompactAttention) -> None:
+    """Solve queries and keys of every group for the children too, where held-out images say that it helps."""
+    streams, site = layer.streams, layer.site
+    moments = GroupMoments(core, SHARED_WEIGHT, site.name)
+    for got, _ in streams.inputs(site, site.name, pairing_images(streams)):
+        q, k, _ = whole.project(whole.inputs(*got.args, **got.kwargs))
+        moments.add(q, k)
+    shared = copy.deepcopy(core)
+    moments.solve(shared, whole)
+    candidates = (core, shared)
+    terms = core.solved_terms
+    splits = [Split.empty(site.name) for _ in candidates]
+    for got, target in streams.inputs(site, site.name, pairing_images(streams)):
+        for candidate, split in zip(candidates, splits, strict=True):
+            phi = attention_fit.features(candidate, candidate.inputs(*got.args, **got.kwargs), terms)
+            split.add(phi, target, held_out_rows(got, phi))
+    prior: Tensor = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
+    own, other = (attention_fit.fit(split, core.attn_dim, terms, prior).error for split in splits)
+    if other < own:
+        core.load_state_dict(shared.state_dict())

@@ -9,7 +9,33 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
 from vitcompact.models.plain_vit import plain_trunk
+from vitcompact.operators.base import ModelOperator
 from vitcompact.options.selection import MergeTokens
+from vitcompact.plan.schema import Plan
+
+
+class TokenMerging(ModelOperator):
+    """Similar tokens of a plain ViT become one, block by block."""
+
+    name = "merge tokens"
+    title = "merged tokens"
+    description = "similar tokens are merged, block by block (ToMe)"
+    source = "arXiv 2210.09461"
+
+    def label(self, plan: Plan) -> str | None:
+        """Such as `96 pairs of tokens, 8 per block`."""
+        return schedule_text(plan.merge_tokens) if plan.merge_tokens else None
+
+    def install(self, model: nn.Module, plan: Plan) -> None:
+        """See `ModelOperator.install`."""
+        if plan.merge_tokens:
+            install_merging(model, plan.merge_tokens)
+
+
+def schedule_text(schedule: Sequence[int]) -> str:
+    """Pairs of tokens that blocks merge, in a few words."""
+    low, high = min(schedule), max(schedule)
+    return f"{sum(schedule)} pairs of tokens, {low if low == high else f'{low} to {high}'} per block"
 
 
 def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,16 @@ from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.calibration.regularisation import choose
 from vitcompact.errors import UsageError
 from vitcompact.layers.pointwise import is_pointwise_map, linear_like, matrix
-from vitcompact.models import AttentionSite, FfnSite
+from vitcompact.models import FfnSite, Site
 from vitcompact.models.ffn import fixed_hidden, hidden_layers
-from vitcompact.models.layer_scale import remove_scale
+from vitcompact.models.layer_scale import output_scale, remove_scale, scaled
+from vitcompact.models.site_cost import Sizes
+from vitcompact.operators.base import Candidate, Operator
+from vitcompact.operators.site_statistics import ffn_statistics
+from vitcompact.operators.sites import SiteLosses, SolvedFfn, SolvedSite
+from vitcompact.operators.steps import size_steps
 from vitcompact.plan.schema import Form
-from vitcompact.plan.specs import NeuronsSpec
+from vitcompact.plan.specs import LayerKind, OperatorSpec, at_least
 
 DAMPING = 1e-4
 """Ridge of the covariance that is inverted, as a fraction of the mean variance of a hidden unit."""
@@ -30,11 +36,28 @@ STEP = 8
 """Units taken out at a time between two updates of the inverse."""
 
 
-class Neurons:
-    """Builds an FFN with fewer hidden units: the first ones."""
+@dataclass(frozen=True)
+class NeuronsSpec(OperatorSpec):
+    """Fewer hidden units of an FFN: `hidden` of them are left."""
 
-    def build(self, model: nn.Module, site: AttentionSite | FfnSite, spec: NeuronsSpec, form: Form) -> nn.Module:
-        """See `Operator.build`."""
+    op: ClassVar[str] = "neurons"
+    kind: ClassVar[LayerKind] = "ffn"
+    hidden: int
+
+    def __post_init__(self) -> None:
+        at_least(self, hidden=1)
+
+
+class Neurons(Operator[NeuronsSpec]):
+    """Removes hidden units; those that stay take over what can be taken over."""
+
+    spec = NeuronsSpec
+    title = "fewer hidden units"
+    description = "hidden units of the FFN are gone, what is left was solved again"
+    source = "optimal brain surgeon for a linear layer (Hassibi and Stork 1993)"
+
+    def build(self, model: nn.Module, site: Site, spec: NeuronsSpec, form: Form) -> nn.Module:
+        """See `Operator.build`: the first units."""
         assert isinstance(site, FfnSite)
         ffn = model.get_submodule(site.name)
         hidden = matrix(model.get_submodule(site.output))[0].shape[1]
@@ -43,6 +66,57 @@ class Neurons:
         keep_units(model, site, torch.arange(spec.hidden))
         remove_scale(model, site.scale)
         return ffn
+
+    def sizes(self, model: nn.Module, site: Site) -> list[int]:
+        """Numbers of hidden units."""
+        assert isinstance(site, FfnSite)
+        free = fixed_hidden(model.get_submodule(site.name)) is None
+        return size_steps(matrix(model.get_submodule(site.output))[0].shape[1]) if free else []
+
+    def size_of(self, spec: NeuronsSpec) -> int:
+        """Hidden units left."""
+        return spec.hidden
+
+    def resized(self, size: int, sizes: Sizes) -> Sizes | None:
+        """So many hidden units; nothing where no more are left."""
+        return {**sizes, "hidden": size} if size < sizes["hidden"] else None
+
+    def losses(self, layer: SiteLosses, sizes: list[int]) -> list[Candidate]:
+        """One sweep of removal gives the error of every size."""
+        split = layer.hidden_statistics()
+        removal = removal_order(split.fit, layer.weight, layer.root, min(sizes), sizes, split.judge)
+        return [Candidate(NeuronsSpec(size), layer.loss(error)) for size, error in removal.error.items()]
+
+    def solve(self, layer: SolvedSite, spec: NeuronsSpec) -> None:
+        """See `Operator.solve`."""
+        assert isinstance(layer, SolvedFfn)
+        solve_units(layer, spec.hidden)
+
+    def solve_from_weights(self, model: nn.Module, site: Site, spec: NeuronsSpec) -> None:
+        """See `Operator.solve_from_weights`: units with the largest product of incoming and outgoing weight norms."""
+        assert isinstance(site, FfnSite)
+        weight, bias = scaled(output_scale(model, site.scale), *matrix(model.get_submodule(site.output)))
+        units = _strongest(model.get_submodule(site.name), weight, spec.hidden)
+        keep_units(model, site, units)
+        set_output(model, site, weight[:, units], bias)
+
+
+def solve_units(layer: SolvedFfn, hidden: int) -> None:
+    """Leave `hidden` units and solve the output layer for them; with all of them it is only solved again."""
+    fitted = fit(ffn_statistics(layer.streams, layer.site), layer.weight, layer.bias, hidden)
+    fitted.load_into(layer.streams.work, layer.site)
+    layer.weight, layer.bias, layer.split = fitted.weight, fitted.bias, fitted.split
+    layer.found(fitted.error, fitted.split)
+
+
+def _strongest(ffn: nn.Module, weight: Tensor, count: int) -> Tensor:
+    """Units with the largest product of incoming and outgoing weight norms."""
+    strength = weight.norm(dim=0)
+    for name in hidden_layers(ffn):
+        rows = ffn.get_submodule(name).weight
+        assert isinstance(rows, Tensor)
+        strength = strength * rows.double().flatten(1).norm(dim=1).unflatten(0, (-1, len(strength))).norm(dim=0)
+    return torch.topk(strength, count).indices.sort().values
 
 
 @torch.no_grad()

@@ -6,10 +6,8 @@ from torch import nn
 
 from vitcompact.errors import UsageError
 from vitcompact.models import Anatomy, AttentionSite, FfnSite, inspect
-from vitcompact.operators import OPERATORS
-from vitcompact.operators.merge import install_merging
+from vitcompact.operators.registry import MODEL_OPERATORS, OPERATORS
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import HallucinateSpec
 
 
 def replay(model: nn.Module, plan: Plan) -> nn.Module:
@@ -24,8 +22,8 @@ def replay(model: nn.Module, plan: Plan) -> nn.Module:
     for layer in plan.layers:
         assert anatomy is not None
         build_layer(model, site_of(anatomy, layer), layer, plan)
-    if plan.merge_tokens:
-        install_merging(model, plan.merge_tokens)
+    for whole in MODEL_OPERATORS:
+        whole.install(model, plan)
     model.vitcompact_plan = plan  # type: ignore[assignment]
     return model
 
@@ -51,12 +49,4 @@ def build_layer(model: nn.Module, site: AttentionSite | FfnSite, layer: LayerPla
     for spec in layer.operators:
         if spec.kind != layer.kind:
             raise UsageError(f"operator {spec.op!r} does not apply to {layer.kind} layer {layer.name!r}")
-        _check_heads(model, site, spec)
         OPERATORS[spec.op].build(model, site, spec, plan.form)
-
-
-def _check_heads(model: nn.Module, site: AttentionSite | FfnSite, spec: object) -> None:
-    if isinstance(spec, HallucinateSpec):
-        actual = getattr(model.get_submodule(site.name), "num_heads", spec.num_heads)
-        if spec.num_heads != actual:
-            raise UsageError(f"the plan expects {spec.num_heads} heads in {site.name!r}, the model has {actual}")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from vitcompact.calibration.moments import QkMoments
 from vitcompact.layers.attention import CompactAttention
-from vitcompact.operators.thin import QkMoments
 
 
 class GroupMoments:

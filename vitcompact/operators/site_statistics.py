@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from vitcompact.calibration.least_squares import Moments, Split
+from vitcompact.calibration.moments import QkMoments
 from vitcompact.calibration.streams import Streams, held_out_rows
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.models import AttentionSite, FfnSite
-from vitcompact.operators import attention_fit, thin
+from vitcompact.operators import attention_fit
 
 
-def qk_moments(streams: Streams, site: AttentionSite, core: CompactAttention) -> thin.QkMoments:
+def qk_moments(streams: Streams, site: AttentionSite, core: CompactAttention) -> QkMoments:
     """Second moments of a core's queries and keys in the converted stream."""
-    moments = thin.QkMoments(site.name)
+    moments = QkMoments(site.name)
     for got, _ in streams.inputs(site, site.name):
         q, k, _ = core.project(core.inputs(*got.args, **got.kwargs))
         moments.add(q, k)

@@ -8,70 +8,192 @@ little energy, and `proj` is solved again afterwards.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from vitcompact.errors import DataError
+from vitcompact.calibration.least_squares import Split
+from vitcompact.calibration.moments import FLOOR, QkMoments, root_of
+from vitcompact.calibration.streams import held_out_rows
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.narrow import narrow
-from vitcompact.models import AttentionSite, FfnSite
-from vitcompact.operators.hallucinate import core_of
+from vitcompact.models import AttentionSite, Site
+from vitcompact.models.cores import core_of, whole_core
+from vitcompact.models.site_cost import Sizes
+from vitcompact.operators import attention_fit
+from vitcompact.operators.base import Candidate, Operator
+from vitcompact.operators.site_statistics import head_covariance, qk_moments
+from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite
 from vitcompact.plan.schema import Form
-from vitcompact.plan.specs import ThinQkSpec, ThinVoSpec
+from vitcompact.plan.specs import LayerKind, OperatorSpec, at_least
 
-FLOOR = 1e-9
-"""Directions with less than this share of the largest eigenvalue count as silent."""
+MULTIPLE = 8
+"""Widths of heads are multiples of this, which CPU kernels like."""
+CURVE_IMAGES = 64
+"""Images on which attention is run again for every width of its queries and keys."""
 
 
-class Thin:
-    """Builds an attention core with narrower queries and keys, or values: the first channels of the old ones."""
+@dataclass(frozen=True)
+class ThinQkSpec(OperatorSpec):
+    """Narrower queries and keys of every softmax map: `Q_h K_h^T` of rank `qk_dim`."""
 
-    def build(
-        self, model: nn.Module, site: AttentionSite | FfnSite, spec: ThinQkSpec | ThinVoSpec, form: Form
-    ) -> CompactAttention:
-        """See `Operator.build`."""
-        assert isinstance(site, AttentionSite)
-        core = core_of(model, site)
-        if isinstance(spec, ThinQkSpec):
-            narrow(core, qk_dim=spec.qk_dim)
-        else:
-            narrow(core, v_dim=spec.v_dim)
+    op: ClassVar[str] = "thin-qk"
+    kind: ClassVar[LayerKind] = "attention"
+    qk_dim: int
+
+    def __post_init__(self) -> None:
+        at_least(self, qk_dim=1)
+
+
+@dataclass(frozen=True)
+class ThinVoSpec(OperatorSpec):
+    """Narrower values of every head: the value-output product `W_v^h W_o^h` of rank `v_dim`."""
+
+    op: ClassVar[str] = "thin-vo"
+    kind: ClassVar[LayerKind] = "attention"
+    v_dim: int
+
+    def __post_init__(self) -> None:
+        at_least(self, v_dim=1)
+
+
+class ThinQk(Operator[ThinQkSpec]):
+    """Narrows queries and keys to the directions in which logits have most energy."""
+
+    spec = ThinQkSpec
+    title = "narrower queries and keys"
+    description = "queries and keys are narrower"
+    source = "truncated SVD of the whitened query-key product"
+
+    def build(self, model: nn.Module, site: Site, spec: ThinQkSpec, form: Form) -> CompactAttention:
+        """See `Operator.build`: the first channels of the old ones."""
+        core = core_of(model, _attention(site))
+        narrow(core, qk_dim=spec.qk_dim)
         return core
 
+    def sizes(self, model: nn.Module, site: Site) -> list[int]:
+        """Widths of queries and keys."""
+        core = whole_core(model, _attention(site))
+        return [] if core.fixed_qk_dim is not None else list(range(MULTIPLE, core.qk_dim, MULTIPLE))
 
-class QkMoments:
-    """Streams second moments of queries, and of keys around their mean in each image, per map."""
+    def size_of(self, spec: ThinQkSpec) -> int:
+        """Channels of each query and key."""
+        return spec.qk_dim
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
-        self.query: Tensor = torch.zeros(())
-        self.key: Tensor = torch.zeros(())
+    def resized(self, size: int, sizes: Sizes) -> Sizes:
+        """Queries and keys of that width."""
+        return {**sizes, "qk": size}
 
-    def add(self, q: Tensor, k: Tensor) -> None:
-        """Add `q (batch, maps, queries, qk_dim)` and `k (batch, maps, keys, qk_dim)`.
+    def losses(self, layer: SiteLosses, sizes: list[int]) -> list[Candidate]:
+        """Attention is run again with every width, `proj` solved again for each."""
+        streams, site, core = layer.streams, _attention(layer.site), layer.core
+        query, key, _ = qk_moments(streams, site, core).subspaces()
+        splits = {width: Split.empty(site.name) for width in sizes}
+        for got, target in streams.inputs(site, site.name, CURVE_IMAGES):
+            inputs = core.inputs(*got.args, **got.kwargs)
+            q, k, v = core.project(inputs)
+            for width, split in splits.items():
+                thin_q, thin_k = (t @ basis[..., :width].to(t.dtype) for t, basis in ((q, query), (k, key)))
+                phi = core.inner_norm(core.attend(thin_q, thin_k, v, inputs))
+                if core.gate is not None:
+                    phi = phi * core.gate(inputs.x).sigmoid()
+                phi = core.call.restore(phi, inputs)
+                split.add(phi, layer.weighted(target), held_out_rows(got, phi), got.weights)
+        prior = layer.prior()
+        return [Candidate(ThinQkSpec(width), layer.loss_after_solving(split, prior)) for width, split in splits.items()]
 
-        Raises:
-            DataError: values that are not finite; the message names the layer.
-        """
-        q, k = q.double(), k.double()
-        k = k - k.mean(dim=2, keepdim=True)
-        query, key = (torch.einsum("bhni,bhnj->hij", t, t) for t in (q, k))
-        if not (torch.isfinite(query).all() and torch.isfinite(key).all()):
-            raise DataError(f"{self.name}: activations are not finite (NaN or infinity) on the calibration images")
-        self.query, self.key = self.query + query, self.key + key
+    def loss_beside(self, loss: float, sizes: Sizes, whole: Sizes) -> float:
+        """See `Operator.loss_beside`: only maps that are left have queries and keys to lose."""
+        return loss * sizes["maps"] / whole["maps"]
 
-    def subspaces(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Projections of queries and keys `(maps, qk_dim, qk_dim)`, best column first, and their logit energy.
+    def solve(self, layer: SolvedSite, spec: ThinQkSpec) -> None:
+        """See `Operator.solve`."""
+        assert isinstance(layer, SolvedAttention)
+        core = layer.core
+        if spec.qk_dim < core.qk_dim:
+            query, key, _ = qk_moments(layer.streams, layer.site, core).subspaces()
+            set_qk(core, query, key, spec.qk_dim)
 
-        The first `r` columns of both give the best product of rank `r`; energies `(maps, qk_dim)` sum to 1 per map.
-        """
-        root_q, inverse_q = _root(self.query)
-        root_k, inverse_k = _root(self.key)
-        left, values, right = torch.linalg.svd(root_q @ root_k)
-        share = values.sqrt()[:, None]
-        energy = values.square()
-        energy = energy / energy.sum(-1, keepdim=True).clamp_min(1e-300)
-        return inverse_q @ left * share, inverse_k @ right.mT * share, energy
+    def solve_from_weights(self, model: nn.Module, site: Site, spec: ThinQkSpec) -> None:
+        """See `Operator.solve_from_weights`: as if the layer's inputs were white."""
+        core = core_of(model, _attention(site))
+        moments = QkMoments(site.name)
+        moments.query, moments.key = (_grams(core.rows(part)[0].double(), core.num_maps) for part in "qk")
+        set_qk(core, *moments.subspaces()[:2], spec.qk_dim)
+
+
+class ThinVo(Operator[ThinVoSpec]):
+    """Narrows values to the directions in which a head's output has most energy once it has passed `proj`."""
+
+    spec = ThinVoSpec
+    title = "narrower values"
+    description = "values are narrower"
+    source = "truncated SVD of the value-output product, weighted by the heads' outputs"
+
+    def build(self, model: nn.Module, site: Site, spec: ThinVoSpec, form: Form) -> CompactAttention:
+        """See `Operator.build`: the first channels of the old ones."""
+        core = core_of(model, _attention(site))
+        narrow(core, v_dim=spec.v_dim)
+        return core
+
+    def sizes(self, model: nn.Module, site: Site) -> list[int]:
+        """Widths of values."""
+        core = whole_core(model, _attention(site))
+        return [] if core.fixed_v_dim is not None else list(range(MULTIPLE, core.v_dim, MULTIPLE))
+
+    def size_of(self, spec: ThinVoSpec) -> int:
+        """Channels of each head's values."""
+        return spec.v_dim
+
+    def resized(self, size: int, sizes: Sizes) -> Sizes:
+        """Values of that width."""
+        return {**sizes, "v": size}
+
+    def losses(self, layer: SiteLosses, sizes: list[int]) -> list[Candidate]:
+        """`proj` is solved again from the statistics of the whole heads, mapped to each width."""
+        streams, site, core = layer.streams, _attention(layer.site), layer.core
+        covariance = head_covariance(streams, site, core)
+        bases, _ = value_bases(covariance, core.proj.weight, layer.root)
+        split = Split.empty(site.name)
+        for got, target in streams.inputs(site, site.name):
+            phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), ())
+            split.add(phi, layer.weighted(target), held_out_rows(got, phi), got.weights)
+
+        def loss(width: int) -> float:
+            narrow = torch.block_diag(*bases[..., :width])
+            return layer.loss_after_solving(split.derive(lambda problem: problem.map(narrow)), None)
+
+        return [Candidate(ThinVoSpec(width), loss(width)) for width in sizes]
+
+    def solve(self, layer: SolvedSite, spec: ThinVoSpec) -> None:
+        """See `Operator.solve`."""
+        assert isinstance(layer, SolvedAttention)
+        core = layer.core
+        if spec.v_dim < core.v_dim:
+            _narrow_values(core, head_covariance(layer.streams, layer.site, core), spec.v_dim)
+
+    def solve_from_weights(self, model: nn.Module, site: Site, spec: ThinVoSpec) -> None:
+        """See `Operator.solve_from_weights`: as if the layer's inputs were white."""
+        core = core_of(model, _attention(site))
+        _narrow_values(core, _grams(core.rows("v")[0].double(), core.num_heads), spec.v_dim)
+
+
+def _narrow_values(core: CompactAttention, covariance: Tensor, v_dim: int) -> None:
+    basis, _ = value_bases(covariance, core.proj.weight)
+    set_vo(core, basis[..., :v_dim], covariance)
+
+
+def _grams(weight: Tensor, heads: int) -> Tensor:
+    """Moments of each head's channels if the layer's inputs were white, `(heads, channels, channels)`."""
+    blocks = weight.unflatten(0, (heads, -1))
+    return blocks @ blocks.mT
+
+
+def _attention(site: Site) -> AttentionSite:
+    assert isinstance(site, AttentionSite)
+    return site
 
 
 @torch.no_grad()
@@ -111,7 +233,7 @@ def value_bases(covariance: Tensor, proj: Tensor, root: Tensor | None = None) ->
     """
     weight = proj.double() if root is None else root @ proj.double()
     blocks = weight.unflatten(1, covariance.shape[:2]).permute(1, 2, 0)
-    half, _ = _root(covariance)
+    half, _ = root_of(covariance)
     _, values, right = torch.linalg.svd(half @ blocks, full_matrices=False)
     basis, _ = torch.linalg.qr(blocks @ right.mT, mode="complete")
     return basis, values.square()
@@ -124,13 +246,3 @@ def _project_rows(core: CompactAttention, part: str, basis: Tensor) -> None:
         if rows is not None:
             values = rows.double().reshape(heads, old, -1)
             rows.copy_(torch.cat((basis.mT @ values, values[:, new:]), dim=1).reshape(rows.shape))
-
-
-def _root(moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric square root of second moments `(..., n, n)` and its pseudo-inverse."""
-    values, vectors = torch.linalg.eigh(moment)
-    floor = values[..., -1:].clamp_min(0) * FLOOR
-    alive = values > floor
-    roots = values.clamp_min(0).sqrt() * alive
-    inverse = torch.where(alive, 1 / values.clamp_min(1e-300).sqrt(), torch.zeros_like(values))
-    return (vectors * roots[..., None, :]) @ vectors.mT, (vectors * inverse[..., None, :]) @ vectors.mT

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitcompact.options.declare import COMPACTION, option
-from vitcompact.plan.specs import SPECS
 
 Only = Literal["heads", "ffn"]
 MergeTokens = int | Sequence[int] | Literal["auto"]
@@ -67,7 +66,7 @@ class SelectionOptions:
     )
     ops: tuple[str, ...] | None = option(
         None,
-        f"Operators that a target may use, separated by commas: {', '.join(SPECS)}.",
+        "Operators that a target may use, separated by commas: {operators}.",
         panel=COMPACTION,
         unit="NAMES",
         unset="all",

@@ -6,12 +6,17 @@ A plan is complete: a model's skeleton plus its plan gives every tensor's name a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeVar
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 from vitcompact.errors import UsageError
-from vitcompact.plan.specs import SPECS, LayerKind, OperatorSpec
+from vitcompact.plan.specs import ALIASES, SPECS, LayerKind, OperatorSpec
+from vitcompact.utils.files import write_file
+from vitcompact.utils.text import columns
 
 PLAN_VERSION = 1
 
@@ -38,7 +43,7 @@ class LayerPlan:
 
     def find(self, kind: type[Spec]) -> Spec | None:
         """The layer's operator of one kind, or None."""
-        return next((spec for spec in self.operators if isinstance(spec, kind)), None)
+        return next((cast(Spec, spec) for spec in self.operators if spec.op == kind.op), None)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,35 @@ class Plan:
         if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in self.merge_tokens):
             raise UsageError(f"merge_tokens takes one number for each block, 0 or more, got {self.merge_tokens}")
 
+    def __repr__(self) -> str:
+        return f"<{_line(self)}>"
+
+    def __str__(self) -> str:
+        return _table(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON, which `Plan.load` and `vitcompact convert --plan FILE` read.
+
+        Raises:
+            UsageError: the disk refuses.
+        """
+        write_file(Path(path).expanduser(), json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan from a JSON file, or from a document that holds one (such as what `convert --json` prints).
+
+        Raises:
+            UsageError: no such file, not JSON, or no plan.
+        """
+        try:
+            data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or f"not JSON ({error})"
+            raise UsageError(f"cannot read the plan {path}: {reason}") from error
+        inner = data.get("plan") if isinstance(data, dict) else None
+        return cls.from_json(inner if isinstance(inner, dict) else data)
+
     def folded(self) -> Plan:
         """The same plan for the folded form, in which no branch and no explicit alpha is left."""
         return replace(self, form="folded")
@@ -85,7 +119,7 @@ class Plan:
             {
                 "name": layer.name,
                 "kind": layer.kind,
-                "operators": [{"op": spec.op, **asdict(spec)} for spec in layer.operators],
+                "operators": [spec.to_json() for spec in layer.operators],
             }
             for layer in self.layers
         ]
@@ -123,7 +157,39 @@ class Plan:
 
 
 def _read_operator(data: Mapping[str, Any]) -> OperatorSpec:
-    op = data["op"]
+    op = ALIASES.get(data["op"], data["op"])
     if op not in SPECS:
         raise UsageError(f"unknown operator {op!r} in the plan; known: {', '.join(sorted(SPECS))}")
     return SPECS[op].from_json(data)
+
+
+def _table(plan: Plan) -> str:
+    """One line for each operator of each layer, then tokens merged and layers left alone by reason."""
+    rows = [("layer", "operator", "sizes")]
+    rows += [(layer.name, spec.op, _sizes(spec)) for layer in plan.layers for spec in layer.operators]
+    rows += [(layer.name, "", "solved again") for layer in plan.layers if not layer.operators]
+    if plan.merge_tokens:
+        rows.append(("blocks", "merge tokens", ",".join(map(str, plan.merge_tokens))))
+    lines = [_line(plan), "", columns(rows)]
+    reasons = Counter(item.reason for item in plan.skipped)
+    lines += ["", "left unchanged:"] if reasons else []
+    return "\n".join([*lines, *(f"  {count} x {reason}" for reason, count in reasons.items())])
+
+
+def _line(plan: Plan) -> str:
+    """How many layers get which operator, in one line."""
+    counts = Counter(spec.op for layer in plan.layers for spec in layer.operators)
+    parts = [f"{len(plan.layers)} layers", *(f"{op} x{count}" for op, count in counts.items())]
+    parts += [f"{sum(plan.merge_tokens)} pairs of tokens merged"] if plan.merge_tokens else []
+    parts += [f"{len(plan.skipped)} left unchanged"] if plan.skipped else []
+    return f"Plan ({plan.form}): {', '.join(parts)}"
+
+
+def _sizes(spec: Any) -> str:
+    """The fields of a spec that are not at their defaults: `rank=192`."""
+    shown = ((field, getattr(spec, field.name)) for field in fields(spec))
+    return " ".join(f"{field.name}={_value(v)}" for field, v in shown if field.default is MISSING or v != field.default)
+
+
+def _value(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)

@@ -1,160 +1,84 @@
-"""One spec per operator: what is left of a layer, as pure data.
+"""What an operator leaves of a layer, as pure data: the ground that all specs share.
 
-Sizes are enough to rebuild a layer's structure; which units or directions are kept is in the weights.
+Sizes are enough to rebuild a layer's structure; which units or directions are kept is in the weights. Each operator
+declares its spec in its own file and is registered in `vitcompact/operators/registry.py`; importing the package does
+that, so that a plan knows every operator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from vitcompact.errors import UsageError
 
 LayerKind = Literal["attention", "ffn"]
+Self = TypeVar("Self", bound="OperatorSpec")
 
 
 @dataclass(frozen=True)
-class HallucinatedHead:
-    """One head whose attention map is made from the maps of its `parents` (indices into the original heads)."""
-
-    head: int
-    parents: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class HallucinateSpec:
-    """hMHSA of one attention layer: which heads keep Q and K, and what each other head's map is made of.
-
-    `A_g = alpha * A_p + beta * I + gamma * J`, optionally filtered over the token grid (arXiv 2306.10875, section 3.2;
-    the three terms are linear in the map and so commute with V).
+class OperatorSpec:
+    """Base of the specs, which are frozen dataclasses of integers and flags.
 
     Attributes:
-        num_heads: heads of the original layer.
-        kept: heads that keep their own Q and K, in the order in which the new layer stores them.
-        hallucinated: the other heads with their parents, in stored order.
-        identity: an identity path (beta) on every value channel.
-        mean: a path (gamma) from the mean of V over the keys allowed.
-        conv: a 3x3 filter of every head's own values over the token grid.
-        filter_rank: rank of the 3x3 map filter, 0 for none.
+        op: name of the operator in a plan.
+        kind: of the layers that it applies to.
+        aliases: names that it had in plans written before.
     """
 
-    op: ClassVar[str] = "hallucinate"
-    kind: ClassVar[LayerKind] = "attention"
-    num_heads: int
-    kept: tuple[int, ...]
-    hallucinated: tuple[HallucinatedHead, ...]
-    identity: bool = False
-    mean: bool = False
-    conv: bool = False
-    filter_rank: int = 0
+    op: ClassVar[str]
+    kind: ClassVar[LayerKind]
+    aliases: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
-        heads = sorted([*self.kept, *(h.head for h in self.hallucinated)])
-        if heads != list(range(self.num_heads)) or not self.kept:
-            raise UsageError(
-                f"hallucinate: kept and hallucinated heads must be 0..{self.num_heads - 1} once each, got {heads}"
-            )
-        for child in self.hallucinated:
-            if len(child.parents) != 1 or child.parents[0] not in self.kept:
-                raise UsageError(
-                    f"hallucinate: head {child.head} needs one kept head as its parent, got {list(child.parents)}"
-                )
-        if not 0 <= self.filter_rank <= 3:
-            raise UsageError(f"hallucinate: filter_rank must be 0 to 3, got {self.filter_rank}")
+    def to_json(self) -> dict[str, Any]:
+        """As a plan has it; `from_json` reads it back."""
+        return {"op": self.op, **asdict(self)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> HallucinateSpec:
-        heads = tuple(HallucinatedHead(int(h["head"]), tuple(map(int, h["parents"]))) for h in data["hallucinated"])
-        return cls(
-            num_heads=int(data["num_heads"]),
-            kept=tuple(map(int, data["kept"])),
-            hallucinated=heads,
-            identity=bool(data.get("identity", False)),
-            mean=bool(data.get("mean", False)),
-            conv=bool(data.get("conv", False)),
-            filter_rank=int(data.get("filter_rank", 0)),
-        )
+    def from_json(cls: type[Self], data: Mapping[str, Any]) -> Self:
+        """Read what a plan says of this operator; fields with a default may be absent.
 
-
-@dataclass(frozen=True)
-class ThinQkSpec:
-    """Narrower queries and keys of every softmax map: `Q_h K_h^T` of rank `qk_dim`."""
-
-    op: ClassVar[str] = "thin-qk"
-    kind: ClassVar[LayerKind] = "attention"
-    qk_dim: int
-
-    def __post_init__(self) -> None:
-        _at_least_one("thin-qk", "qk_dim", self.qk_dim)
+        Raises:
+            UsageError: an unknown field, or a value of another type than the field's.
+            KeyError: a field is missing.
+        """
+        cls.refuse_unknown(data)
+        hints = get_type_hints(cls)
+        given = {field.name: field for field in fields(cls) if field.name in data}
+        return cls(**{name: exactly(data[name], hints[name], f"{cls.op}: {name}") for name in given})
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ThinQkSpec:
-        return cls(int(data["qk_dim"]))
+    def refuse_unknown(cls, data: Mapping[str, Any]) -> None:
+        """Raises UsageError where `data` has a key that is no field: a misspelt one would be lost without a word."""
+        known = {"op", *(field.name for field in fields(cls))}
+        if unknown := sorted(set(data) - known):
+            raise UsageError(f"{cls.op}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known - {'op'}))}")
 
 
-@dataclass(frozen=True)
-class ThinVoSpec:
-    """Narrower values of every head: the value-output product `W_v^h W_o^h` of rank `v_dim`."""
-
-    op: ClassVar[str] = "thin-vo"
-    kind: ClassVar[LayerKind] = "attention"
-    v_dim: int
-
-    def __post_init__(self) -> None:
-        _at_least_one("thin-vo", "v_dim", self.v_dim)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ThinVoSpec:
-        return cls(int(data["v_dim"]))
+def exactly(value: Any, kind: type, what: str) -> Any:
+    """`value`, which has to be an integer or a flag: no fraction, no text, no flag as a number."""
+    if type(value) is not kind:
+        raise UsageError(f"{what} must be {'true or false' if kind is bool else 'an integer'}, got {value!r}")
+    return value
 
 
-@dataclass(frozen=True)
-class NeuronsSpec:
-    """Fewer hidden units of an FFN: `hidden` of them are left."""
-
-    op: ClassVar[str] = "neurons"
-    kind: ClassVar[LayerKind] = "ffn"
-    hidden: int
-
-    def __post_init__(self) -> None:
-        _at_least_one("neurons", "hidden", self.hidden)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> NeuronsSpec:
-        return cls(int(data["hidden"]))
+def at_least(spec: OperatorSpec, **smallest: int) -> None:
+    """Raises UsageError where a size of `spec` is below what is named for it."""
+    for name, least in smallest.items():
+        if (value := getattr(spec, name)) < least:
+            raise UsageError(f"{spec.op}: {name} must be at least {least}, got {value}")
 
 
-@dataclass(frozen=True)
-class FactorizeSpec:
-    """cFFN of one FFN: its hidden-to-output matrix as a product of two of inner size `rank`.
+SPECS: dict[str, type[OperatorSpec]] = {}
+"""Every operator's spec by its name, in the order in which those of one layer are applied."""
 
-    Attributes:
-        rank: inner size.
-        branches: parallel re-parameterised branches of each factor; they exist in the training form only.
-    """
-
-    op: ClassVar[str] = "factorize"
-    kind: ClassVar[LayerKind] = "ffn"
-    rank: int
-    branches: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.branches < 0:
-            raise UsageError(f"factorize: rank must be at least 1 and branches at least 0, got {self}")
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FactorizeSpec:
-        return cls(rank=int(data["rank"]), branches=int(data.get("branches", 0)))
+ALIASES: dict[str, str] = {}
+"""Names of operators in plans written before, with what they are called now."""
 
 
-def _at_least_one(op: str, name: str, value: int) -> None:
-    if value < 1:
-        raise UsageError(f"{op}: {name} must be at least 1, got {value}")
-
-
-OperatorSpec = HallucinateSpec | ThinQkSpec | ThinVoSpec | NeuronsSpec | FactorizeSpec
-SPECS: dict[str, type[OperatorSpec]] = {
-    spec.op: spec for spec in (HallucinateSpec, ThinQkSpec, ThinVoSpec, NeuronsSpec, FactorizeSpec)
-}
-"""Every operator, in the order in which those of one layer are applied."""
+def register(specs: Iterable[type[OperatorSpec]]) -> None:
+    """Make plans know these operators, in the order in which they are applied."""
+    for spec in specs:
+        SPECS[spec.op] = spec
+        ALIASES.update(dict.fromkeys(spec.aliases, spec.op))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from vitcompact.planning.knapsack import INFINITE, Curve, Menu
@@ -28,7 +27,7 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
         layers.append(
             {
                 "name": menu.name,
-                "operators": [{"op": spec.op, **asdict(spec)} for spec in option.operators],
+                "operators": [spec.to_json() for spec in option.operators],
                 "saving": option.saving / found.whole,
                 "harm": option.harm,
                 "curve": _layer_curve(menu, found.whole),

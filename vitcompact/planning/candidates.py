@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from vitcompact.calibration.capture import Site
 from vitcompact.calibration.sensitivity import sensitivity
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
@@ -17,18 +16,19 @@ from vitcompact.calibration.walker import BlockWalker, walked_blocks
 from vitcompact.data import ImageBatches, first_images, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.layers.pointwise import matrix
-from vitcompact.models import Anatomy, AttentionSite, FfnSite, inspect
+from vitcompact.models import Anatomy, Site, inspect
 from vitcompact.models.cost import count
-from vitcompact.operators.loss_curves import AttentionCurve, FfnCurve, attention_curve, ffn_curve
-from vitcompact.operators.sizes import most_saved_by_attention, most_saved_by_ffn
+from vitcompact.models.site_cost import SiteCost, site_costs
+from vitcompact.operators import OPERATORS, Candidate
+from vitcompact.operators.sites import SiteLosses
 from vitcompact.plan.schema import Skipped
-from vitcompact.plan.specs import SPECS
-from vitcompact.planning.combinations import Choice, attention_choices, ffn_choices
+from vitcompact.planning.combinations import Choice, combinations, most_saved
 from vitcompact.planning.knapsack import Menu, Option
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.selection import Selection
-from vitcompact.planning.site_cost import AttentionCost, FfnCost, attention_costs, counted, ffn_costs
 from vitcompact.planning.site_time import SiteTimes
+from vitcompact.utils.device import device_of
+from vitcompact.utils.hooks import recorded_inputs
 from vitcompact.utils.progress import Progress, silent
 
 ADDED_UP = 4.0
@@ -45,23 +45,22 @@ class Harms:
     """Harm curves and costs of every site of a model: enough for any budget.
 
     Attributes:
+        candidates: by site and operator.
+        costs: by site.
         sites: in forward order.
         times: how long each site takes by its structure; needed for a budget of latency.
     """
 
-    attention: dict[str, tuple[AttentionCurve, AttentionCost]]
-    ffn: dict[str, tuple[FfnCurve, FfnCost]]
+    candidates: dict[str, dict[str, list[Candidate]]]
+    costs: dict[str, SiteCost]
     sites: tuple[Site, ...]
     skipped: tuple[Skipped, ...]
-    branches: int = 1
     times: SiteTimes | None = None
 
     def choices(self) -> dict[Site, tuple[Choice, ...]]:
         """Everything that can be done to each site."""
         return {
-            site: attention_choices(*self.attention[site.name])
-            if isinstance(site, AttentionSite)
-            else ffn_choices(*self.ffn[site.name], self.branches)
+            site: combinations(site.kind, self.candidates[site.name], self.costs[site.name].sizes)
             for site in self.sites
         }
 
@@ -79,7 +78,7 @@ class Harms:
                 for choice, saving in zip(choices, savings, strict=True)
                 if saving is not None
             )
-            menus.append(Menu(site.name, "attention" if isinstance(site, AttentionSite) else "ffn", options))
+            menus.append(Menu(site.name, site.kind, options))
         return menus
 
     def _saving(self, site: Site, choice: Choice, unit: Unit) -> float | None:
@@ -87,17 +86,14 @@ class Harms:
             if self.times is None:
                 raise UsageError("a budget of latency needs the times of the model's layers: measure them first")
             return self.times.saving(site.name, choice.operators)
-        if isinstance(site, AttentionSite):
-            return self.attention[site.name][1].saving(unit, *choice.sizes)
-        hidden, rank = choice.sizes
-        return self.ffn[site.name][1].saving(unit, hidden, rank or None)
+        return self.costs[site.name].saving(unit, **choice.sizes)
 
 
 def measure_harms(
     original: nn.Module,
     images: ImageBatches,
     *,
-    ops: Iterable[str] = tuple(SPECS),
+    ops: Iterable[str] = tuple(OPERATORS),
     budget: Budget | None = None,
     selection: Selection | None = None,
     weigh: bool = True,
@@ -123,23 +119,17 @@ def measure_harms(
     selection = selection or Selection()
     sites = _covered(anatomy, selection)
     size = resolve_input(original).input_size
-    heads = attention_costs(original, [site for site in sites if isinstance(site, AttentionSite)], counted(size))
-    wide = ffn_costs(original, [site for site in sites if isinstance(site, FfnSite)], counted(size))
+    costs = site_costs(original, sites, size)
+    offered = {site.name: _offered(original, site, ops) for site in sites}
     if budget is not None and budget.unit != "latency":
-        most = sum(
-            most_saved_by_attention(original, site, heads[site.name], budget.unit, ops)
-            if isinstance(site, AttentionSite)
-            else most_saved_by_ffn(original, site, wide[site.name], budget.unit, ops)
-            for site in sites
-        )
+        most = sum(most_saved(costs[site.name], budget.unit, offered[site.name]) for site in sites)
         least = 1 - most / getattr(count(original, size), budget.unit)
         if budget.target < least:
             raise budget.out_of_reach(least)
-    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(device_of(original)))
     sites = [site for site in sites if site.block not in walker.unreachable]
     known = sensitivity(original, sites, images, progress=progress) if weigh else None
-    attention: dict[str, AttentionCurve] = {}
-    ffn: dict[str, FfnCurve] = {}
+    found: dict[str, dict[str, list[Candidate]]] = {}
     by_block = {name: [site for site in sites if site.block == name] for name in walker.blocks}
     last = max((i for i, name in enumerate(walker.blocks) if by_block[name]), default=-1)
     progress.start("measuring layers", last + 1)
@@ -149,51 +139,39 @@ def measure_harms(
             here = by_block[walker.blocks[index]]
             streams.enter(index, here)
             for site in here:
-                if isinstance(site, AttentionSite):
-                    attention[site.name] = attention_curve(streams, site, ops)
-                else:
-                    ffn[site.name] = ffn_curve(streams, site, ops)
+                layer = SiteLosses(streams, site, selection.branches)
+                found[site.name] = {
+                    name: OPERATORS[name].losses(layer, wanted) for name, wanted in offered[site.name].items() if wanted
+                }
             streams.leave(here)
             progress.advance()
     progress.finish()
-    return Harms(
-        {name: (curve, heads[name]) for name, curve in attention.items()},
-        {name: (curve, wide[name]) for name, curve in ffn.items()},
-        tuple(site for name in walker.blocks for site in by_block[name]),
-        anatomy.skipped,
-        selection.branches,
-    )
+    return Harms(found, costs, tuple(site for name in walker.blocks for site in by_block[name]), anatomy.skipped)
+
+
+def _offered(model: nn.Module, site: Site, ops: Sequence[str]) -> dict[str, list[int]]:
+    """Candidate sizes of a site by operator, in the order in which operators are applied."""
+    return {
+        name: operator.sizes(model, site)
+        for name, operator in OPERATORS.items()
+        if name in ops and operator.kind == site.kind
+    }
 
 
 @torch.no_grad()
 def _images_needed(model: nn.Module, batch: torch.Tensor) -> int:
     """Images that give every FFN `ROWS_PER_UNIT` tokens for each hidden unit: planning needs no more than that."""
     needed = MIN_IMAGES
-    rows: dict[str, int] = {}
     sites = inspect(model).ffn
-
-    def keep(site: FfnSite) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            rows[site.name] = args[0].numel() // args[0].shape[site.channel_dim]
-
-        return hook
-
-    handles = [model.get_submodule(site.output).register_forward_pre_hook(keep(site)) for site in sites]
-    try:
-        model(batch[:1].to(_device(model)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with recorded_inputs(model, [site.output for site in sites]) as inputs:
+        model(batch[:1].to(device_of(model)))
     for site in sites:
         units = matrix(model.get_submodule(site.output))[0].shape[1]
-        needed = max(needed, math.ceil(ROWS_PER_UNIT * units / max(rows.get(site.name, 1), 1)))
+        x = inputs.get(site.output)
+        rows = 1 if x is None else x.numel() // x.shape[site.channel_dim]
+        needed = max(needed, math.ceil(ROWS_PER_UNIT * units / max(rows, 1)))
     return min(needed, MAX_IMAGES)
 
 
 def _covered(anatomy: Anatomy, selection: Selection) -> list[Site]:
-    heads = [site for site in anatomy.attention if selection.covers(site.name, "heads")]
-    return [*heads, *(site for site in anatomy.ffn if selection.covers(site.name, "ffn"))]
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
+    return [site for site in anatomy.sites if selection.covers(site.name, site.kind)]

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vitcompact.operators.loss_curves import AttentionCurve, FfnCurve
-from vitcompact.plan.specs import FactorizeSpec, NeuronsSpec, OperatorSpec, ThinQkSpec, ThinVoSpec
-from vitcompact.planning.site_cost import AttentionCost, FfnCost
+from vitcompact.models.site_cost import SiteCost, Sizes
+from vitcompact.operators import OPERATORS, Candidate
+from vitcompact.plan.specs import LayerKind
 from vitcompact.planning.site_structure import Operators, alike
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Operators of one site, the harm expected of each, and the sizes that they leave.
-
-    `sizes` are the arguments of the site's linear cost: maps and widths of queries and values, or hidden units and rank
-    (0: not factorized).
-    """
+    """Operators of one site, the harm expected of each, and the sizes that they leave (as `SiteCost` has them)."""
 
     operators: Operators
     harms: tuple[float, ...]
-    sizes: tuple[int, ...]
+    sizes: Sizes
 
     @property
     def harm(self) -> float:
@@ -29,36 +25,37 @@ class Choice:
         return sum(self.harms)
 
 
-def attention_choices(curve: AttentionCurve, cost: AttentionCost) -> tuple[Choice, ...]:
-    """Every combination of hallucinated heads, width of queries and keys, and width of values."""
-    maps: list[tuple[OperatorSpec | None, float, int]] = [(None, 0.0, cost.num_heads)]
-    maps += [(spec, harm, len(spec.kept)) for spec, harm in curve.hallucinate]
-    choices = []
-    for spec, harm, num_maps in maps:
-        for qk, qk_harm in {cost.qk_dim: 0.0, **curve.qk}.items():
-            for v, v_harm in {cost.v_dim: 0.0, **curve.v}.items():
-                parts: list[tuple[OperatorSpec | None, float]] = [
-                    (spec, harm),
-                    (ThinQkSpec(qk) if qk < cost.qk_dim else None, qk_harm * num_maps / cost.num_heads),
-                    (ThinVoSpec(v) if v < cost.v_dim else None, v_harm),
-                ]
-                choices.append(_choice(parts, (num_maps, qk, v)))
-    return tuple(choices)
+def combinations(kind: LayerKind, candidates: Mapping[str, Sequence[Candidate]], whole: Sizes) -> tuple[Choice, ...]:
+    """Every combination of the candidates of a site's operators, each taken once or not at all; nothing comes first.
+
+    Args:
+        candidates: by operator.
+        whole: sizes of the site as it is.
+    """
+    found = [Choice((), (), whole)]
+    for name, operator in OPERATORS.items():
+        if operator.kind != kind or name not in candidates:
+            continue
+        grown = []
+        for choice in found:
+            grown.append(choice)
+            for candidate in candidates[name]:
+                sizes = operator.resized(operator.size_of(candidate.spec), choice.sizes)
+                if sizes is not None:
+                    loss = operator.loss_beside(candidate.loss, choice.sizes, whole)
+                    grown.append(Choice((*choice.operators, candidate.spec), (*choice.harms, loss), sizes))
+        found = grown
+    return tuple(found)
 
 
-def ffn_choices(curve: FfnCurve, cost: FfnCost, branches: int) -> tuple[Choice, ...]:
-    """Every number of hidden units with every rank of which the two factors are smaller than the matrix."""
-    choices = []
-    for hidden, harm in {cost.hidden: 0.0, **curve.hidden}.items():
-        for rank, rank_harm in {0: 0.0, **curve.rank}.items():
-            if rank * (hidden + cost.outputs) >= hidden * cost.outputs:
-                continue
-            parts: list[tuple[OperatorSpec | None, float]] = [
-                (NeuronsSpec(hidden) if hidden < cost.hidden else None, harm),
-                (FactorizeSpec(rank, branches) if rank else None, rank_harm),
-            ]
-            choices.append(_choice(parts, (hidden, rank)))
-    return tuple(choices)
+def most_saved(cost: SiteCost, unit: str, offered: Mapping[str, Sequence[int]]) -> float:
+    """What the smallest of the sizes that each operator offers save together, or without some of them."""
+    found = [cost.sizes]
+    for name, sizes in offered.items():
+        if sizes:
+            smaller = (OPERATORS[name].resized(size, left) for size in {min(sizes), max(sizes)} for left in found)
+            found += [left for left in list(smaller) if left is not None]
+    return max(cost.saving(unit, **left) for left in found)
 
 
 def structures_of(rows: Sequence[Sequence[Choice]]) -> list[Operators]:
@@ -72,10 +69,10 @@ def thinned(rows: Sequence[Sequence[Choice]], room: int) -> list[Operators]:
     The original's own size of each axis stays (of ranks 0, none), so that equal widths stay possible.
     """
     every = [choice for row in rows for choice in row]
-    columns = zip(*(choice.sizes for choice in every), strict=True)
+    columns = zip(*(choice.sizes.values() for choice in every), strict=True)
     axes = [sorted(set(column), key=lambda size: (size > 0, -size)) for column in columns]
     while True:
-        left = [c for c in every if all(size in axis for size, axis in zip(c.sizes, axes, strict=True))]
+        left = [c for c in every if all(size in axis for size, axis in zip(c.sizes.values(), axes, strict=True))]
         found = structures_of([left])
         longest = max(axes, key=len)
         if len(found) <= room or len(longest) == 1:
@@ -98,8 +95,3 @@ def contenders(rows: Sequence[Sequence[Choice]], times: Mapping[Operators, float
                 left[operators] = None
                 best = min(best, times[operators])
     return list(left)
-
-
-def _choice(parts: Sequence[tuple[OperatorSpec | None, float]], sizes: tuple[int, ...]) -> Choice:
-    used = [(spec, harm) for spec, harm in parts if spec is not None]
-    return Choice(tuple(spec for spec, _ in used), tuple(harm for _, harm in used), sizes)

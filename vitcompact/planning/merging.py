@@ -21,6 +21,7 @@ from vitcompact.models.latency import relative_latency
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.merge import install_merging, num_patches, spread
 from vitcompact.planning.request import Budget, Unit
+from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress, silent
 
 STEPS = 12
@@ -114,7 +115,7 @@ def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], flo
 def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]], float]:
     """A function that gives the share of the original's time that a schedule leaves, between what was timed."""
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
-    device = next(original.parameters()).device
+    device = device_of(original)
     ratio = relative_latency(original, resolve_input(original).input_size, latency_batch, device)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
     times = [(0, 1.0), *((n, ratio(_merging(copy.deepcopy(original), spread(n, depth)))) for n in numbers)]
@@ -131,7 +132,7 @@ def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]
 
 @torch.no_grad()
 def _harm(original: nn.Module, schedule: Sequence[int], images: ImageBatches) -> float:
-    device = next(original.parameters()).device
+    device = device_of(original)
     merging, total, seen = _merging(copy.deepcopy(original), schedule), 0.0, 0
     for batch in images:
         for part in batch.split(MICRO_BATCH):

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from vitcompact.data import ImageBatches, resolve_input
@@ -22,6 +21,7 @@ from vitcompact.planning.merging import Merging, measure_merging
 from vitcompact.planning.request import Budget
 from vitcompact.planning.selection import Selection
 from vitcompact.planning.site_time import time_sites
+from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -175,7 +175,7 @@ def plan_measured(
     if budget.unit != "latency":
         return plan_budget(original, harms, budget, None, offered)
     harms = timed(original, harms, latency_batch, progress)
-    seconds = relative_latency(original, resolve_input(original).input_size, latency_batch, _device(original))
+    seconds = relative_latency(original, resolve_input(original).input_size, latency_batch, device_of(original))
     return plan_budget(original, harms, budget, seconds, offered)
 
 
@@ -213,7 +213,7 @@ def timed(original: nn.Module, harms: Harms, latency_batch: int = 8, progress: P
     """`harms` with the times of all layers on the device of `original`; as they are where they have them."""
     if harms.times is not None:
         return harms
-    examples = random_images(resolve_input(original).input_size, latency_batch, _device(original))
+    examples = random_images(resolve_input(original).input_size, latency_batch, device_of(original))
     return replace(harms, times=time_sites(original, harms.choices(), examples, progress=progress))
 
 
@@ -221,7 +221,3 @@ def _plan(curve: Curve, chosen: list[Option], skipped: tuple[Skipped, ...], merg
     pairs = zip(curve.menus, chosen, strict=True)
     layers = tuple(LayerPlan(menu.name, menu.kind, option.operators) for menu, option in pairs if option.operators)
     return Plan(layers, skipped, merge_tokens=merging.schedule if merging else ())
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

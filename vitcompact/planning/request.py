@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vitcompact.errors import UsageError
+from vitcompact.operators import OPERATORS
 from vitcompact.options.selection import MergeTokens
-from vitcompact.plan.specs import SPECS
 
 Unit = Literal["macs", "params", "latency"]
 
@@ -28,15 +28,17 @@ class Budget:
 
     unit: Unit
     target: float
-    ops: tuple[str, ...] = tuple(SPECS)
+    ops: tuple[str, ...] = tuple(OPERATORS)
     merge_tokens: MergeTokens | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and 0 < self.target < 1):
             raise UsageError(f"`target_{self.unit}` must be between 0 and 1 (both exclusive), got {self.target}")
-        unknown = [op for op in self.ops if op not in SPECS]
+        unknown = [op for op in self.ops if op not in OPERATORS]
         if unknown or not self.ops:
-            raise UsageError(f"`ops` takes {', '.join(SPECS)}; got {unknown[0]!r}" if unknown else "`ops` names none")
+            raise UsageError(
+                f"`ops` takes {', '.join(OPERATORS)}; got {unknown[0]!r}" if unknown else "`ops` names none"
+            )
 
     def out_of_reach(self, least: float) -> UsageError:
         """The refusal of a target below the `least` share that can be left."""
@@ -70,7 +72,7 @@ def budget_of(
         return None
     target = targets[given[0]]
     assert target is not None
-    return Budget(given[0], target, tuple(SPECS) if ops is None else tuple(ops), merge_tokens)
+    return Budget(given[0], target, tuple(OPERATORS) if ops is None else tuple(ops), merge_tokens)
 
 
 def check_budget(

@@ -7,21 +7,28 @@ from dataclasses import dataclass
 from torch import nn
 
 from vitcompact.errors import UsageError
-from vitcompact.layers.pointwise import matrix
-from vitcompact.models import AttentionSite, FfnSite, family_named, inspect
-from vitcompact.operators.factorize import rank_for
-from vitcompact.operators.pairing import num_hallucinated
+from vitcompact.models import AttentionSite, FfnSite, Site, inspect
+from vitcompact.operators import OPERATORS
 from vitcompact.plan.schema import Skipped
 from vitcompact.planning.selection import Selection
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Attention sites with their number of hallucinated heads, FFN sites with their rank, and what is left alone."""
+    """Sites with the operators that shares ask for, by name and size, in forward order; and what is left alone."""
 
-    attention: tuple[tuple[AttentionSite, int], ...]
-    ffn: tuple[tuple[FfnSite, int], ...]
+    layers: tuple[tuple[Site, tuple[tuple[str, int], ...]], ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def attention(self) -> list[tuple[AttentionSite, int]]:
+        """Attention sites with what is asked of them: heads to hallucinate."""
+        return [(site, asked[0][1]) for site, asked in self.layers if isinstance(site, AttentionSite)]
+
+    @property
+    def ffn(self) -> list[tuple[FfnSite, int]]:
+        """FFN sites with what is asked of them: the rank of the output matrix."""
+        return [(site, asked[0][1]) for site, asked in self.layers if isinstance(site, FfnSite)]
 
 
 def wanted_layers(model: nn.Module, selection: Selection) -> Wanted:
@@ -33,25 +40,23 @@ def wanted_layers(model: nn.Module, selection: Selection) -> Wanted:
     """
     anatomy = inspect(model)
     skipped = list(anatomy.skipped)
-    attention, ffn = [], []
-    for site in anatomy.attention:
-        if selection.covers(site.name, "heads"):
-            heads = family_named(site.family).parts(model.get_submodule(site.name)).num_heads
-            if number := num_hallucinated(selection.ratio, heads):
-                attention.append((site, number))
-            else:
-                skipped.append(Skipped(site.name, f"ratio {selection.ratio:g} of {heads} heads is less than one head"))
-    for output in anatomy.ffn:
-        if selection.covers(output.name, "ffn"):
-            weight, _ = matrix(model.get_submodule(output.output))
-            if rank := rank_for(selection.rank_ratio, weight.shape[1], weight.shape[0]):
-                ffn.append((output, rank))
-            else:
-                reason = f"rank ratio {selection.rank_ratio:g} would not make it smaller"
-                skipped.append(Skipped(output.name, reason))
-    for name in [*(site.name for site in anatomy.attention), *(site.name for site in anatomy.ffn)]:
-        if pattern := selection.protected(name):
-            skipped.append(Skipped(name, f"protected by {pattern!r}"))
-    if not attention and not ffn:
+    layers: list[tuple[Site, tuple[tuple[str, int], ...]]] = []
+    for site in anatomy.sites:
+        if not selection.covers(site.name, site.kind):
+            continue
+        answers = {
+            name: operator.requested(model, site, selection)
+            for name, operator in OPERATORS.items()
+            if operator.kind == site.kind
+        }
+        asked = tuple((name, size) for name, size in answers.items() if isinstance(size, int))
+        if asked:
+            layers.append((site, asked))
+        else:
+            skipped += [Skipped(site.name, reason) for reason in answers.values() if isinstance(reason, str)]
+    for site in anatomy.sites:
+        if pattern := selection.protected(site.name):
+            skipped.append(Skipped(site.name, f"protected by {pattern!r}"))
+    if not layers:
         raise UsageError("these options leave every layer as it is; check `only`, `protect`, `ratio` and `rank_ratio`")
-    return Wanted(tuple(attention), tuple(ffn), tuple(skipped))
+    return Wanted(tuple(layers), tuple(skipped))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vitcompact.errors import UsageError
 from vitcompact.options.selection import Only
 from vitcompact.options.surgery import TERMS
+from vitcompact.plan.specs import LayerKind
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,9 @@ class Selection:
                 f"`filter_rank` must be 0 to 3 and `branches` at least 0, got {self.filter_rank}, {self.branches}"
             )
 
-    def covers(self, name: str, kind: Only) -> bool:
+    def covers(self, name: str, kind: LayerKind) -> bool:
         """Whether the layer at module path `name` is to be compacted."""
-        return self.only in (None, kind) and self.protected(name) is None
+        return self.only in (None, "heads" if kind == "attention" else "ffn") and self.protected(name) is None
 
     def protected(self, name: str) -> str | None:
         """The pattern that protects a layer (itself or its block), or None."""

@@ -10,32 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
-from vitcompact.models import AttentionSite
+from vitcompact.models import AttentionSite, Site
 from vitcompact.models.latency import Call
-from vitcompact.operators.hallucinate import make_spec
+from vitcompact.operators import OPERATORS
 from vitcompact.operators.replay import build_layer
-from vitcompact.options.surgery import TERMS
 from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import FactorizeSpec, HallucinateSpec, OperatorSpec
+from vitcompact.plan.specs import OperatorSpec
+from vitcompact.utils.hooks import hooked
 
 Operators = tuple[OperatorSpec, ...]
 
 
 def alike(operators: Operators) -> Operators:
     """The operators without what plays no part in the folded layer's time: who is whose parent, and branches."""
-    return tuple(_alike(spec) for spec in operators)
-
-
-def _alike(spec: OperatorSpec) -> OperatorSpec:
-    if isinstance(spec, FactorizeSpec):
-        return replace(spec, branches=0)
-    if isinstance(spec, HallucinateSpec):
-        place = {head: i for i, head in enumerate(spec.kept)}
-        parents = {len(spec.kept) + i: place[child.parents[0]] for i, child in enumerate(spec.hallucinated)}
-        terms = tuple(term for term in TERMS if getattr(spec, term))
-        return make_spec(spec.num_heads, parents, terms, spec.filter_rank)
-    return spec
+    return tuple(OPERATORS[spec.op].timed_as(spec) for spec in operators)
 
 
 @torch.no_grad()
@@ -47,7 +35,7 @@ def built(module: nn.Module, site: Site, operators: Operators) -> nn.Module:
         alone: Site = replace(site, name="site", scale=None, norm=None)
     else:
         alone = replace(site, name="site", scale=None, norm=None, output=f"site{site.output[len(site.name) :]}")
-    layer = LayerPlan("site", "attention" if isinstance(site, AttentionSite) else "ffn", operators)
+    layer = LayerPlan("site", site.kind, operators)
     build_layer(holder, alone, layer, Plan((layer,), form="folded"))
     return holder.get_submodule("site").eval()
 
@@ -70,13 +58,9 @@ def recorded(
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(keep(name), with_kwargs=True) for name in names]
-    try:
-        with torch.inference_mode():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = {name: keep(name) for name in names}
+    with hooked(model, hooks, before=True, with_kwargs=True), torch.inference_mode():
+        model(images)
     return structures, calls
 
 

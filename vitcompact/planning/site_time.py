@@ -6,18 +6,19 @@ than one of as many multiplications. So each option is built as it runs once fol
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.calibration.capture import Site
+from vitcompact.models import Site
 from vitcompact.models.latency import Call, Stopwatch, wall_clock
 from vitcompact.planning.combinations import Choice, contenders, structures_of, thinned
 from vitcompact.planning.site_structure import Operators, alike, built, recorded
 from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.timing import relative_times
 
 SECONDS, FORWARDS = 30.0, 60
 """Time spent on timing: about so many seconds, or so many forward passes of the model where those take longer."""
@@ -110,13 +111,9 @@ def _shares(
     stopwatch: Stopwatch,
 ) -> tuple[float, list[float]]:
     """Seconds of a forward pass of the model, and the share of each module alone in it."""
-    totals: list[float] = []
-    shares: list[list[float]] = []
+    parts = [partial(stopwatch, modules[key], calls[key]) for key in calls]
     with torch.inference_mode():
-        for _ in range(MIN_ROUNDS + 1):
-            totals.append(stopwatch(model, call))
-            shares.append([stopwatch(modules[key], calls[key]) / totals[-1] for key in calls])
-    return statistics.median(totals[1:]), [statistics.median(column) for column in zip(*shares[1:], strict=True)]
+        return relative_times([partial(stopwatch, model, call), *parts], MIN_ROUNDS)
 
 
 def _demand(groups: Sequence[_Group], wanted: Sequence[Sequence[Operators]], rounds: int) -> float:
@@ -140,9 +137,8 @@ def _race(
             chunk = options[start : start + CHUNK]
             modules = [group.module, *(built(group.module, group.site, operators) for operators in chunk)]
             with torch.inference_mode():
-                laps = [[stopwatch(module, group.call) for module in modules] for _ in range(rounds + 1)]
-            for i, operators in enumerate(chunk, 1):
-                times[operators] = statistics.median(lap[i] / max(lap[0], 1e-12) for lap in laps[1:])
+                _, shares = relative_times([partial(stopwatch, module, group.call) for module in modules], rounds)
+            times.update(zip(chunk, shares, strict=True))
         found.append(times)
         progress.advance()
     return found

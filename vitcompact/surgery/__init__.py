@@ -2,5 +2,6 @@
 
 from vitcompact.surgery.convert import convert
 from vitcompact.surgery.fidelity import Fidelity
+from vitcompact.surgery.plan import plan
 
-__all__ = ["Fidelity", "convert"]
+__all__ = ["Fidelity", "convert", "plan"]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 
-import torch
 from torch import nn
 
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
 from vitcompact.calibration.walker import BlockWalker, walked_blocks
 from vitcompact.data import ImageBatches
-from vitcompact.models import AttentionSite
 from vitcompact.plan.schema import LayerPlan, Skipped
 from vitcompact.planning.selection import Selection
 from vitcompact.surgery.reconstruct import reconstruct_block
-from vitcompact.surgery.solve import Draft, Method, Site, Solved, solve_attention, solve_ffn
+from vitcompact.surgery.solve import Draft, Method, Site, solve
+from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress
 
 logger = logging.getLogger("vitcompact")
@@ -40,7 +39,7 @@ def convert_calibrated(
         the layers' plans, and the layers that could not be reached with the reason.
     """
     sites = [site for site, _ in drafts.values()]
-    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(_device(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(device_of(original)))
     by_block: dict[str, list[Site]] = {}
     for site in sites:
         by_block.setdefault(site.block, []).append(site)
@@ -55,7 +54,7 @@ def convert_calibrated(
             streams.enter(index, here)
             notes = []
             for site in here:
-                solved = _solve(streams, site, drafts[site.name][1], selection, method)
+                solved = solve(streams, site, drafts[site.name][1], selection, method)
                 layers.append(solved.layer)
                 if solved.rows_per_unknown < ROWS_WANTED:
                     scarce[site.name] = solved.rows_per_unknown
@@ -74,13 +73,3 @@ def convert_calibrated(
             len(scarce), name, scarce[name], ROWS_WANTED,
         )  # fmt: skip
     return layers, [Skipped(s.name, walker.unreachable[s.block]) for s in sites if s.block in walker.unreachable]
-
-
-def _solve(streams: Streams, site: Site, draft: Draft, selection: Selection, method: Method) -> Solved:
-    if isinstance(site, AttentionSite):
-        return solve_attention(streams, site, draft, selection, method)
-    return solve_ffn(streams, site, draft, method)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device

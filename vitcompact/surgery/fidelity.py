@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from vitcompact.calibration.streams import held_out
 from vitcompact.data import ImageBatches
+from vitcompact.models.forward import num_classes
+from vitcompact.models.scores import Likeness
+from vitcompact.utils.device import device_of
+from vitcompact.utils.text import fields
 
 
 @dataclass(frozen=True)
@@ -23,18 +26,16 @@ class Fidelity:
     cosine: float
     num_samples: int
 
+    def __repr__(self) -> str:
+        return fields("Fidelity", agreement=self.agreement, cosine=self.cosine, num_samples=self.num_samples)
+
 
 @torch.no_grad()
 def fidelity(original: nn.Module, converted: nn.Module, images: ImageBatches) -> Fidelity:
     """Compare the outputs of two models on the held-out images of every batch (all images where none are held out)."""
-    equal = cosine = total = 0.0
-    device = next(original.parameters()).device
+    likeness, total, device = Likeness(), 0, device_of(original)
     for batch in images:
         chosen = batch[len(batch) - (held_out(len(batch)) or len(batch)) :].to(device)
-        first, second = original(chosen), converted(chosen)
-        first, second = first.flatten(1).double(), second.flatten(1).double()
-        equal += float((first.argmax(1) == second.argmax(1)).sum())
-        cosine += float(F.cosine_similarity(first, second).sum())
+        likeness.add(original(chosen), converted(chosen))
         total += len(chosen)
-    has_head = int(getattr(original, "num_classes", 0) or 0) > 0
-    return Fidelity(equal / total if has_head else None, cosine / total, int(total))
+    return Fidelity(likeness.agreement if num_classes(original) else None, likeness.cosine, total)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.streams import BlockBatch, Streams
-from vitcompact.utils.precision import computes_bfloat16
+from vitcompact.utils.device import computes_bfloat16
 
 EVALUATIONS = 6
 """How often held-out images are looked at in one block's run."""

@@ -1,9 +1,8 @@
 """Short distillation of a converted model from its original."""
 
-from vitcompact.training.errors import DivergedError
 from vitcompact.training.finetune import branch_ratios, finetune
 from vitcompact.training.options import TrainOptions
-from vitcompact.training.result import FinetuneResult
+from vitcompact.training.result import DivergedError, FinetuneResult
 from vitcompact.training.stream import TensorBatches, TrainingStream
 
 __all__ = [

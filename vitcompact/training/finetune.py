@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,29 +15,22 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from vitcompact.data import check_model
 from vitcompact.errors import Interrupted, UsageError
-from vitcompact.layers.branches import BranchedLinear, TokenBatchNorm
+from vitcompact.layers.branches import TokenBatchNorm, branched
 from vitcompact.models.forward import eval_mode, num_classes
-from vitcompact.training.capture import block_names
-from vitcompact.training.distill import Distiller
-from vitcompact.training.groups import make_optimizer
-from vitcompact.training.held_out import HeldOut, Scores
-from vitcompact.training.identity import check_same_run, describe_run
+from vitcompact.training.distill import Distiller, amp_dtype, block_names
+from vitcompact.training.held_out import JUDGED_STEPS, HeldOut, Scores, batches_judged, evaluated_loss, unseen_crops
 from vitcompact.training.interrupt import StopRequest
-from vitcompact.training.keep import Best, Keeper
+from vitcompact.training.keep import Best, Keeper, check_same_run, describe_run, find_state, holding
 from vitcompact.training.loop import Clock, Loop, Stopwatch
-from vitcompact.training.nearer import JUDGED_STEPS, batches_judged, evaluated_loss, unseen_crops
+from vitcompact.training.optimizer import Stepper, block_error, make_optimizer, output_scales, rate_factor
 from vitcompact.training.options import ResolvedOptions, TrainOptions
-from vitcompact.training.precision import amp_dtype
-from vitcompact.training.rate import block_error, rate_factor
 from vitcompact.training.result import FinetuneResult, StoppedBy
-from vitcompact.training.scales import output_scales
 from vitcompact.training.schedule import LearningRate, StepPlan
-from vitcompact.training.state import BEST_NAME, STATE_NAME, is_state, load_state
-from vitcompact.training.statistics import remeasure
-from vitcompact.training.step import Stepper
-from vitcompact.training.stream import TrainingStream, as_stream, first_batch
-from vitcompact.utils.files import claimed
+from vitcompact.training.state import STATE_NAME, load_state
+from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure
+from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -83,12 +76,14 @@ def finetune(
         DivergedError: the loss was not finite for several steps in a row.
     """
     chosen = options or TrainOptions()
+    check_model(model)
+    check_model(teacher, "teacher", torch.float32)
     device = torch.device(device)
     stream = as_stream(batches, model, chosen.seed)
-    watch, home = Stopwatch(clock), _device_of(teacher)
-    folder, saved = _find_state(state_dir, resume)
+    watch, home = Stopwatch(clock), device_of(teacher)
+    folder, saved = find_state(state_dir, resume)
     try:
-        with _held(folder, saved), StopRequest() as stop, eval_mode(teacher), _own_randomness(device):
+        with holding(folder, saved), StopRequest() as stop, eval_mode(teacher), _own_randomness(device):
             teacher.to(device)
             run = _Run(model, teacher, stream, chosen, device, folder, stop, progress)
             return run.finish(run.start(evaluation, saved, watch, clock))
@@ -112,7 +107,7 @@ class _Run:
     ) -> None:
         options = ResolvedOptions.of(given, has_head=num_classes(teacher) > 0)
         self.model, self.teacher, self.stream = model, teacher, stream
-        self.home = _device_of(model)
+        self.home = device_of(model)
         self.device, self.stop, self.progress = device, stop, progress
         self.amp_dtype = amp_dtype(options, device)
         amp, first = self.amp_dtype is not None, first_batch(stream)
@@ -269,46 +264,7 @@ class _Run:
 
 def branch_ratios(model: nn.Module) -> dict[str, float]:
     """Per branched layer: Frobenius norm of its folded branches over that of its solved matrix; 0 while silent."""
-    return {
-        name: module.branch_ratio()
-        for name, module in model.named_modules()
-        if isinstance(module, BranchedLinear) and len(module.branches)
-    }
-
-
-def _find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
-    """The folder to keep states in, and the state to go on from."""
-    folder = Path(state_dir).expanduser() if state_dir is not None else None
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; the training state needs a folder")
-    if resume is None:
-        return folder, None
-    if resume == "auto":
-        if folder is None:
-            raise UsageError("resume='auto' needs state_dir, the folder of the state")
-        found = folder / STATE_NAME
-        return folder, found if found.exists() else None
-    found = Path(resume).expanduser()
-    found = found / STATE_NAME if found.is_dir() else found
-    if not found.exists():
-        raise UsageError(f"no training state at {found}: `resume='auto'` begins anew where there is none")
-    return folder or found.parent, found
-
-
-@contextmanager
-def _held(folder: Path | None, saved: Path | None) -> Iterator[None]:
-    """Hold the folder of the state for one run, and refuse one in which files of somebody have the names of ours.
-
-    Raises:
-        UsageError: see above, or another run holds it.
-    """
-    with claimed(folder / STATE_NAME) if folder is not None else nullcontext():
-        for path in () if folder is None else (folder / STATE_NAME, folder / BEST_NAME):
-            if path.exists() and path != saved and not is_state(path):
-                raise UsageError(
-                    f"{path} is no training state of vitcompact, and would be replaced by one: move it away"
-                )
-        yield
+    return {name: module.branch_ratio() for name, module in branched(model).items()}
 
 
 def _stopped_by(plan: StepPlan, options: TrainOptions) -> StoppedBy:
@@ -333,11 +289,6 @@ def _checkpoint_gradients(model: nn.Module) -> None:
     if not hasattr(model, "set_grad_checkpointing"):
         raise UsageError(f"`grad_checkpointing`: {type(model).__name__} has no set_grad_checkpointing()")
     model.set_grad_checkpointing(True)  # type: ignore[operator]
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 @contextmanager

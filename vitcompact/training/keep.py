@@ -1,28 +1,106 @@
-"""What a run leaves behind while it goes on: its last state to resume from, and the best weights so far."""
+"""What a run leaves behind, and who may go on from it: last state, best weights, the run's identity."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
+from vitcompact.training.optimizer import Stepper
 from vitcompact.training.schedule import StepPlan
 from vitcompact.training.state import (
     BEST_NAME,
     STATE_NAME,
     State,
+    is_state,
     load_state,
     pack_optimizer,
     save_state,
     unpack_optimizer,
 )
-from vitcompact.training.step import Stepper
+from vitcompact.training.stream import TrainingStream
+from vitcompact.utils.files import claimed
+
+_FREE = ("eval_every", "eval_share", "save_minutes")
+"""Options that do not change what is learned."""
+
+_WHAT = {
+    "model": "the converted model",
+    "teacher": "the original (`teacher`)",
+    "images": "the training images, their number, preparation, order or augmentation (`images`, `batch_size`, ...)",
+    "device": "`device`",
+    "amp": "`amp`",
+}
 
 logger = logging.getLogger("vitcompact")
+
+
+def describe_run(
+    model: nn.Module,
+    teacher: nn.Module,
+    stream: TrainingStream,
+    first: tuple[Tensor, Tensor],
+    options: Mapping[str, Any],
+    device: torch.device,
+    amp: bool,
+) -> dict[str, Any]:
+    """A JSON-ready identity of a run; images are told by their `first` batch, which all their options shape.
+
+    Args:
+        options: every option by its name in `TrainOptions`, rates as asked for.
+    """
+    parts = ("images", "labels") if options["labels"] else ("images",)
+    chosen = {name: value for name, value in options.items() if name not in (*_FREE, "amp")}
+    return {
+        "options": chosen,
+        "amp": amp,
+        "device": device.type,
+        "model": fingerprint(model.state_dict()),
+        "teacher": fingerprint(teacher.state_dict()),
+        "images": f"{stream.num_samples} {stream.batch_size} {fingerprint(dict(zip(parts, first, strict=False)))}",
+    }
+
+
+def check_same_run(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+    """Compare two identities.
+
+    Raises:
+        UsageError: they differ; says in what.
+    """
+    before, after = saved.get("options", {}), now["options"]
+    differing = [
+        f"`{name}` was {_shown(before.get(name))} and is {_shown(after[name])}"
+        for name in after
+        if before.get(name) != after[name]
+    ]
+    differing += [f"{what} changed" for key, what in _WHAT.items() if saved.get(key) != now[key]]
+    if differing:
+        raise UsageError(
+            f"the training state in {where} belongs to another run: {'; '.join(differing)}. Continue with the same "
+            "options, or leave `resume` out to start anew"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else str(value)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 over names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()
 
 
 @dataclass
@@ -104,3 +182,38 @@ class Keeper:
             logger.warning("training goes on, but its state could not be saved: %s", error)
             return False
         return True
+
+
+def find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
+    """The folder to keep states in, and the state to go on from."""
+    folder = Path(state_dir).expanduser() if state_dir is not None else None
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; the training state needs a folder")
+    if resume is None:
+        return folder, None
+    if resume == "auto":
+        if folder is None:
+            raise UsageError("resume='auto' needs state_dir, the folder of the state")
+        found = folder / STATE_NAME
+        return folder, found if found.exists() else None
+    found = Path(resume).expanduser()
+    found = found / STATE_NAME if found.is_dir() else found
+    if not found.exists():
+        raise UsageError(f"no training state at {found}: `resume='auto'` begins anew where there is none")
+    return folder or found.parent, found
+
+
+@contextmanager
+def holding(folder: Path | None, saved: Path | None) -> Iterator[None]:
+    """Hold the folder of the state for one run, and refuse one in which files of somebody have the names of ours.
+
+    Raises:
+        UsageError: see above, or another run holds it.
+    """
+    with claimed(folder / STATE_NAME) if folder is not None else nullcontext():
+        for path in () if folder is None else (folder / STATE_NAME, folder / BEST_NAME):
+            if path.exists() and path != saved and not is_state(path):
+                raise UsageError(
+                    f"{path} is no training state of vitcompact, and would be replaced by one: move it away"
+                )
+        yield

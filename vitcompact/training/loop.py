@@ -15,9 +15,9 @@ from vitcompact.errors import Interrupted
 from vitcompact.training.held_out import HeldOut
 from vitcompact.training.interrupt import StopRequest
 from vitcompact.training.keep import Keeper
+from vitcompact.training.optimizer import Stepper
 from vitcompact.training.options import TrainOptions
 from vitcompact.training.schedule import LearningRate, StepPlan
-from vitcompact.training.step import Stepper
 from vitcompact.training.stream import TrainingStream
 from vitcompact.utils.progress import Progress
 

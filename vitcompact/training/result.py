@@ -7,6 +7,14 @@ from typing import Any, Literal
 
 from torch import nn
 
+from vitcompact.errors import UsageError
+from vitcompact.utils.text import fields
+
+
+class DivergedError(UsageError):
+    """The loss was not finite for several steps in a row (exit code 2)."""
+
+
 StoppedBy = Literal["epochs", "steps", "max_minutes"]
 
 
@@ -46,6 +54,11 @@ class FinetuneResult:
     best_step: int | None = None
     skipped_steps: int = 0
     lr: float | None = None
+
+    def __repr__(self) -> str:
+        values = {name: value for name, value in self.to_json().items() if name not in ("top1", "branch_ratio")}
+        scores = {"top1_before": self.top1_before, "top1_after": self.top1_after}
+        return fields("FinetuneResult", model=type(self.model).__name__, **values, **scores)
 
     @property
     def top1(self) -> dict[str, float | None]:

@@ -1,18 +1,20 @@
-"""Where training images come from: `TrainingStream`, and its in-memory form for users of the library."""
+"""Training images: `TrainingStream`, its in-memory form, and BatchNorm statistics measured over them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import count
+from itertools import count, islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import from_tensor
+from vitcompact.data import from_tensor, images_for
 from vitcompact.data.sampling import shuffled
 from vitcompact.errors import UsageError
+from vitcompact.layers.branches import TokenBatchNorm
+from vitcompact.models.forward import autocast, eval_mode
 
 
 @runtime_checkable
@@ -78,11 +80,39 @@ def as_stream(batches: TrainingStream | Tensor | Iterable[Any], model: nn.Module
     """What `finetune` was given, as a stream; an iterable is read once and kept in memory, its labels are not.
 
     Raises:
-        UsageError: not images.
+        UsageError: not images, or not of a size that the model takes.
     """
     if isinstance(batches, TrainingStream):
         return batches
     if isinstance(batches, Tensor):
-        return TensorBatches(batches, seed=seed)
-    kept = list(from_tensor(batches, channels=int(getattr(model, "in_chans", 3))))
+        return TensorBatches(torch.cat(list(images_for(model, batches, name="batches"))), seed=seed)
+    kept = list(images_for(model, batches, name="batches"))
     return TensorBatches(torch.cat(kept), batch_size=max(len(batch) for batch in kept), seed=seed)
+
+
+def remeasure(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_batches: int,
+    device: torch.device,
+    amp_dtype: torch.dtype | None,
+) -> None:
+    """Replace running mean and variance of every `TokenBatchNorm` by plain averages over `num_batches` batches.
+
+    While training they lag behind the weights, and a moving average of the weights has statistics of its own; only
+    the evaluation form is folded, so it has to be the function that was trained.
+    """
+    norms = [module for module in model.modules() if isinstance(module, TokenBatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with eval_mode(model), torch.no_grad():
+        for norm in norms:
+            norm.train()
+        for i, (images, _) in enumerate(islice(batches, num_batches)):
+            for norm in norms:
+                norm.momentum = 1 / (i + 1)
+            with autocast(device, amp_dtype):
+                model(images.to(device))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum

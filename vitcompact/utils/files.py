@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from vitcompact.errors import UsageError
 from vitcompact.utils.locks import beside, exclusive
@@ -110,6 +112,11 @@ def write_file(path: Path, content: str | bytes) -> None:
             temporary.write_bytes(data)
 
     replace_file(path, write)
+
+
+def json_text(data: Any) -> str:
+    """JSON as it stands in the files written here, and on stdout."""
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
 
 
 def exchange(first: Path, second: Path) -> bool:

@@ -13,9 +13,9 @@ from vitcompact.cli.render.common import cost_table, number, skipped_tables, tab
 
 
 def analysis_tables(document: Mapping[str, Any]) -> list[RenderableType]:
-    """Heads, FFNs, cost before and after, and what is left alone."""
+    """Heads, FFNs, cost before and after, and what is left unchanged."""
     images = document.get("num_samples")
-    seen = f"{images} images" if images else "no images: from the weights alone"
+    seen = f"{images} images" if images else "without images, from the weights alone"
     parts: list[RenderableType] = [Text.assemble((str(document["model"]), "bold"), f"  ({seen})"), ""]
     if document["layers"]:
         parts.append(_heads(document["layers"]))
@@ -48,7 +48,7 @@ def _heads(layers: Sequence[Mapping[str, Any]]) -> Group:
             Text(" ".join(map(str, layer["kept"]))),
             Text(pairs_text(layer["hallucinated"]) or "none"),
         )
-    return titled("Attention: likeness of each hallucinated head's map to its parent's", found)
+    return titled("Attention: similarity of each hallucinated head's map to its parent's", found)
 
 
 def _ffn(layers: Sequence[Mapping[str, Any]]) -> Group:
@@ -60,7 +60,7 @@ def _ffn(layers: Sequence[Mapping[str, Any]]) -> Group:
     for layer in layers:
         sizes = (str(layer.get(name, "")) for name in ("hidden", "embed", "rank"))
         found.add_row(Text(layer["name"]), *sizes, _share(layer["energy"]))
-    return titled("FFN: energy of the output that the rank keeps", found)
+    return titled("FFN: share of the output's energy that the rank keeps", found)
 
 
 def _share(value: float | None) -> str:

@@ -13,7 +13,7 @@ from vitcompact.cli.render.common import table, titled
 
 
 def bench_tables(document: Mapping[str, Any]) -> list[RenderableType]:
-    """Baseline and model for each batch size, the speed-up, and what the MACs would have promised."""
+    """Baseline and model for each batch size, the speed-up, and what the MACs alone would suggest."""
     size = " x ".join(map(str, document["input_size"][1:]))
     found = table(
         *("batch", "", "ms p50", "ms p95", "images/s", "peak memory"),
@@ -33,9 +33,9 @@ def bench_tables(document: Mapping[str, Any]) -> list[RenderableType]:
         lines.append(f"baseline ran on {document['baseline']['backend']}")
     if ratio:
         lines.insert(
-            0, f"MACs: {ratio:.3f} of the baseline's; in step with them it would be {1 / ratio:.3f} times as fast"
+            0, f"MACs: {ratio:.3f} of the baseline's, which by themselves would make it {1 / ratio:.3f} times as fast"
         )
-    title = f"{document['model']} against its baseline, {size} px, alternating runs"
+    title = f"{document['model']} against its baseline, {size} px, timed alternately"
     return [titled(title, found), titled("Speed-up", speed), Text("\n".join(lines))]
 
 

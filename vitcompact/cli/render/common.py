@@ -61,7 +61,7 @@ def skipped_tables(skipped: Sequence[Mapping[str, Any]]) -> list[Group]:
     found = table("layers", "reason", fold=("layers", "reason"))
     for reason, names in by_reason.items():
         found.add_row(Text(short_list(names)), Text(reason))
-    return [titled("Left as they are", found)]
+    return [titled("Left unchanged", found)]
 
 
 def short_list(names: Sequence[str], limit: int = 3) -> str:

@@ -8,28 +8,28 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vitcompact.cli.render.analysis import pairs_text
-from vitcompact.cli.render.budget import describe, merging_text
 from vitcompact.cli.render.common import cost_table, number, pairs, skipped_tables, table, titled
+from vitcompact.operators import OPERATORS, describe
+from vitcompact.operators.merge import schedule_text
 
 
 def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
-    """Cost, fidelity, and what was left alone."""
+    """Cost, fidelity, and what was left unchanged."""
     parts: list[RenderableType] = [_cost(document)]
     if merging := document["plan"].get("merge_tokens"):
-        parts.append(pairs("Merging", [("similar tokens", merging_text(merging))]))
+        parts.append(pairs("Token merging", [("schedule", schedule_text(merging))]))
     fidelity = document.get("fidelity")
     if fidelity:
-        shown = (("agreement", "same first guess"), ("cosine", "cosine of the outputs"))
+        shown = (("agreement", "same top-1 class"), ("cosine", "cosine of the outputs"))
         rows = [(label, number(fidelity[key])) for key, label in shown if fidelity[key] is not None]
         seen = fidelity.get("num_samples")
         what = f"{seen} held-out calibration images" if seen else "held-out calibration images"
-        parts.append(pairs(f"Against the original, on {what}", rows))
+        parts.append(pairs(f"Compared with the original, on {what}", rows))
     return [*parts, *skipped_tables(document["plan"].get("skipped", ()))]
 
 
 def plan_tables(document: Mapping[str, Any]) -> list[RenderableType]:
-    """What would be done to which layer, and what would be left alone."""
+    """What would be done to which layer, and what would be left unchanged."""
     return [_plan(document["plan"]), *skipped_tables(document["plan"].get("skipped", ())), _cost(document)]
 
 
@@ -42,15 +42,7 @@ def _plan(plan: Mapping[str, Any]) -> Group:
     found = table("layer", "operator", "what", whole=("layer", "operator"), fold=("what",))
     for layer in plan["layers"]:
         for operator in layer["operators"]:
-            found.add_row(Text(layer["name"]), operator["op"], Text(_describe(operator)))
+            found.add_row(Text(layer["name"]), operator["op"], Text(describe(OPERATORS[operator["op"]], operator)))
     if merging := plan.get("merge_tokens"):
-        found.add_row("blocks", "merge tokens", merging_text(merging))
+        found.add_row("blocks", "merge tokens", schedule_text(merging))
     return titled("Plan", found)
-
-
-def _describe(operator: Mapping[str, Any]) -> str:
-    if operator["op"] == "hallucinate":
-        return (
-            f"{len(operator['hallucinated'])} of {operator['num_heads']} heads: {pairs_text(operator['hallucinated'])}"
-        )
-    return describe(operator).removeprefix(f"{operator['op']} ")

@@ -19,15 +19,15 @@ def finetune_table(document: Mapping[str, Any]) -> Group:
         ("steps", f"{document['steps']} ({document['epochs']:.2f} epochs)"),
         ("top-1 before", percent(top1["before"])),
         ("top-1 after", percent(top1["after"])),
-        ("same first guess as the original", number(document["agreement"])),
+        ("same top-1 class as the original", number(document["agreement"])),
     ]
     if document.get("cosine") is not None:
-        rows.append(("cosine to the original's features", number(document["cosine"])))
+        rows.append(("cosine with the original's features", number(document["cosine"])))
     if document.get("seconds") is not None:
         rows.insert(1, ("time", duration(document["seconds"])))
     if document.get("lr") is not None:
         rows.insert(1, ("learning rate", f"{document['lr']:.1e}"))
-    return pairs("Finetuned", rows)
+    return pairs("Fine-tuned", rows)
 
 
 def fold_table(document: Mapping[str, Any]) -> Group:
@@ -35,8 +35,8 @@ def fold_table(document: Mapping[str, Any]) -> Group:
     rows = [
         ("largest difference of outputs", tiny(document["max_abs_diff"])),
         ("relative to the largest output", f"{tiny(document['rel_diff'])} (at most 2e-04 allowed)"),
-        ("after the cast that is saved", tiny(document["cast_max_abs_diff"])),
-        ("same first guess", number(document["agreement"])),
+        ("after casting to the saved dtype", tiny(document["cast_max_abs_diff"])),
+        ("same top-1 class", number(document["agreement"])),
         ("parameters", big(document["params"])),
         ("MACs per image", big(document["macs"])),
     ]
@@ -45,9 +45,9 @@ def fold_table(document: Mapping[str, Any]) -> Group:
         numbers = merging["merge_tokens"]
         each = str(numbers[0]) if len(set(numbers)) == 1 else ", ".join(map(str, numbers))
         rows += [
-            ("pairs of tokens merged a block", each),
-            ("same first guess as without", number(merging["agreement"])),
-            ("cosine to the outputs without", number(merging["cosine"])),
+            ("pairs of tokens merged per block", each),
+            ("same top-1 class as without merging", number(merging["agreement"])),
+            ("cosine with the outputs without merging", number(merging["cosine"])),
         ]
     return pairs("Folded: verified against the unfolded model", rows)
 
@@ -57,7 +57,7 @@ def eval_table(document: Mapping[str, Any]) -> Group:
     rows = [("images", str(document["num_samples"]) + _skipped(document))]
     if "top1" in document:
         rows += [("top-1", percent(document["top1"])), ("top-5", percent(document["top5"]))]
-        compared = [("agreement", "same first guess as reference"), ("cosine", "cosine of the logits")]
+        compared = [("agreement", "same top-1 class as the reference"), ("cosine", "cosine of the logits")]
     else:
         compared = [
             ("cosine", "cosine of pooled features"),
@@ -70,7 +70,7 @@ def eval_table(document: Mapping[str, Any]) -> Group:
 
 def demo_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """Before and after of the whole job, stage by stage."""
-    numbers = ("top-1", "parameters", "MACs", "ms per batch", "took")
+    numbers = ("top-1", "parameters", "MACs", "ms per batch", "time")
     found = table("", *numbers, right=numbers)
     for stage in document["stages"]:
         latency = stage.get("latency_ms")

@@ -43,7 +43,7 @@ def draw_html(document: Mapping[str, Any]) -> str:
 
 def _seen(document: Mapping[str, Any]) -> str:
     images = document.get("num_samples")
-    return f"Measured on {images} images." if images else "No images were given: judged by the weights alone."
+    return f"Measured on {images} images." if images else "No images were given: measured on the weights alone."
 
 
 def _cost(document: Mapping[str, Any]) -> str:
@@ -58,7 +58,7 @@ def _heads(layers: Sequence[Mapping[str, Any]]) -> str:
     if not layers:
         return ""
     text = (
-        "<h2>Attention heads</h2><p>How alike the attention maps of two heads are: mean cosine over images and "
+        "<h2>Attention heads</h2><p>How similar the attention maps of two heads are: mean cosine over images and "
         "queries. A hallucinated head gets its map from its parent.</p>"
     )
     drawn = [svg.matrix(layer) for layer in layers if layer.get("matrix")]
@@ -75,14 +75,14 @@ def _ffn(layers: Sequence[Mapping[str, Any]]) -> str:
         (str(layer["name"]), layer["energy"], f"{_percent(layer['energy'])} at rank {layer['rank']}")
         for layer in layers
     ]
-    return "<h2>FFN outputs</h2><p>Energy of each FFN's output that its rank keeps.</p>" + svg.bars(rows)
+    return "<h2>FFN outputs</h2><p>Share of the energy of each FFN's output that its rank keeps.</p>" + svg.bars(rows)
 
 
 def _skipped(skipped: Sequence[Mapping[str, Any]]) -> str:
     if not skipped:
         return ""
     rows = [(str(item["name"]), str(item["reason"])) for item in skipped]
-    return "<h2>Left as they are</h2>" + _table(("layer", "reason"), rows)
+    return "<h2>Left unchanged</h2>" + _table(("layer", "reason"), rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

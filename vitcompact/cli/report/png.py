@@ -67,7 +67,7 @@ def _draw_matrices(panel: Any, layers: Sequence[Mapping[str, Any]], rows: int, c
 
     colors = LinearSegmentedColormap.from_list("likeness", SCALE)
     panel.suptitle(
-        "Likeness of attention maps (mean cosine); framed: hallucinated head (row) and its parent (column)",
+        "Similarity of attention maps (mean cosine); framed: hallucinated head (row) and its parent (column)",
         fontsize=11,
         x=0.01,
         ha="left",

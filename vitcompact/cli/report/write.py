@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vitcompact.cli.report.html import draw_html
 from vitcompact.errors import UsageError
 from vitcompact.utils.files import write_file
 
@@ -62,8 +63,6 @@ def write_report(document: Mapping[str, Any], path: str | Path) -> Path:
 
         content = draw_png(document)
     else:
-        from vitcompact.cli.report.html import draw_html
-
         content = draw_html(document)
     write_file(path, content)
     return path

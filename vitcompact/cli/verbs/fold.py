@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from vitcompact.attached import results as attached
 from vitcompact.checkpoint import load_source
 from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options
@@ -45,10 +46,10 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         images=_images(loaded.model, options, console) if merging else None,
         seed=options.seed,
     )
-    results = {**common.plain({"parity": folded.vitcompact_parity})["parity"]}
+    results = {**common.plain({"parity": attached(folded).parity})["parity"]}
     results |= common.plain({"cost": common.cost_of(folded)})["cost"]
     if merging:
-        results |= common.plain({"merging": folded.vitcompact_merging})
+        results |= common.plain({"merging": attached(folded).merging})
     provenance, original = inputs.lineage(str(options.source))
     common.save_model(folded, out, options, results, provenance or loaded.provenance, original)
     if space is not None:

@@ -1,4 +1,4 @@
-"""Running scores over batches, accumulated in float64: the batch size does not matter."""
+"""Scores of outputs, and how alike those of two models are, accumulated in float64: the batch size does not matter."""
 
 from __future__ import annotations
 
@@ -34,6 +34,32 @@ def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
 def cosines(first: Tensor, second: Tensor) -> Tensor:
     """float64 (...,): cosine along the last axis; 0 where it is not defined (a zero or a non-finite vector)."""
     return torch.nan_to_num(F.cosine_similarity(first.double(), second.double(), dim=-1), nan=0.0)
+
+
+def same_guess(first: Tensor, second: Tensor) -> Tensor:
+    """bool (batch,): the largest output is the same in both (batch, outputs)."""
+    return first.argmax(dim=1) == second.argmax(dim=1)
+
+
+class Likeness:
+    """How alike the outputs of two models are: the share of equal first guesses, and the mean cosine."""
+
+    def __init__(self) -> None:
+        self._same, self._cosine = Mean(), Mean()
+
+    def add(self, first: Tensor, second: Tensor) -> None:
+        """Outputs (batch, ...) of both models for the same images."""
+        first, second = first.flatten(1), second.flatten(1)
+        self._same.add(same_guess(first, second))
+        self._cosine.add(cosines(first, second))
+
+    @property
+    def agreement(self) -> float:
+        return self._same.value() or 0.0
+
+    @property
+    def cosine(self) -> float:
+        return self._cosine.value() or 0.0
 
 
 def neighbour_agreement(first: Tensor, second: Tensor, chunk: int = 1024) -> float | None:

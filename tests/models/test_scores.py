@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
-from vitcompact.evaluation.scores import Mean, cosines, neighbour_agreement, top_k_hits
+from vitcompact.models.scores import Likeness, Mean, cosines, neighbour_agreement, same_guess, top_k_hits
 
 
 def test_mean_does_not_depend_on_the_batches() -> None:
@@ -51,3 +52,15 @@ def test_neighbours_ignore_scale_and_need_three_images() -> None:
     rows = torch.randn(10, 4)
     assert neighbour_agreement(rows, 5 * rows) == 1.0
     assert neighbour_agreement(rows[:2], rows[:2]) is None
+
+
+def test_likeness_weighs_images_alike_whatever_the_batches() -> None:
+    first, second = torch.randn(7, 5), torch.randn(7, 5)
+    first[:3] = second[:3]
+    whole, parts = Likeness(), Likeness()
+    whole.add(first, second)
+    for size in (slice(0, 2), slice(2, 7)):
+        parts.add(first[size], second[size])
+    assert whole.agreement == parts.agreement == float(same_guess(first, second).double().mean()) >= 3 / 7
+    assert whole.cosine == pytest.approx(parts.cosine)
+    assert whole.cosine == pytest.approx(float(cosines(first, second).mean()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,14 +10,16 @@ from torch import nn
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.layers.narrow import narrow
 from vitcompact.layers.pointwise import matrix
-from vitcompact.models import AttentionSite, FfnSite, family_named
+from vitcompact.models.base import AttentionSite, FfnSite
+from vitcompact.models.cores import build_core, parts_of, whole_core
 from vitcompact.models.cost import count_modules, meta_copy
-from vitcompact.operators.hallucinate import build_core, whole_core
 
 Cost = Mapping[str, float]
 """Cost of one module by unit."""
 Measure = Callable[[nn.Module, list[str]], dict[str, Cost]]
 """Costs of some modules of a model, by path."""
+Sizes = Mapping[str, int]
+"""Sizes of a site by name: `maps`, `qk`, `v` of an attention layer, `hidden`, `rank` (0: not factorized) of an FFN."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,15 @@ class AttentionCost:
     per_qk: Cost
     per_v: Cost
 
-    def saving(self, unit: str, num_maps: int, qk_dim: int, v_dim: int) -> float:
+    @property
+    def sizes(self) -> Sizes:
+        """Those of the layer as it is."""
+        return {"maps": self.num_heads, "qk": self.qk_dim, "v": self.v_dim}
+
+    def saving(self, unit: str, maps: int, qk: int, v: int) -> float:
         """What these sizes save."""
-        qk = self.num_heads * self.qk_dim - num_maps * qk_dim
-        return self.per_qk[unit] * qk + self.per_v[unit] * self.num_heads * (self.v_dim - v_dim)
+        channels = self.num_heads * self.qk_dim - maps * qk
+        return self.per_qk[unit] * channels + self.per_v[unit] * self.num_heads * (self.v_dim - v)
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,32 @@ class FfnCost:
     rest: Cost
     matrix: Cost
 
-    def saving(self, unit: str, hidden: int, rank: int | None = None) -> float:
+    @property
+    def sizes(self) -> Sizes:
+        """Those of the layer as it is."""
+        return {"hidden": self.hidden, "rank": 0, "outputs": self.outputs}
+
+    def saving(self, unit: str, hidden: int, rank: int = 0, outputs: int = 0) -> float:
         """What these sizes save; a product of two matrices costs what its entries do."""
         whole = self.hidden * self.outputs
-        entries = hidden * self.outputs if rank is None else rank * (hidden + self.outputs)
+        entries = rank * (hidden + self.outputs) if rank else hidden * self.outputs
         return (1 - hidden / self.hidden) * self.rest[unit] + (1 - entries / whole) * self.matrix[unit]
+
+
+SiteCost = AttentionCost | FfnCost
+
+
+def site_costs(
+    model: nn.Module, sites: Sequence[AttentionSite | FfnSite], input_size: tuple[int, int, int]
+) -> dict[str, SiteCost]:
+    """Parameters and MACs per image of every site by its sizes.
+
+    Args:
+        input_size: `(channels, height, width)` of one image.
+    """
+    measure = counted(input_size)
+    heads = attention_costs(model, [site for site in sites if isinstance(site, AttentionSite)], measure)
+    return {**heads, **ffn_costs(model, [site for site in sites if isinstance(site, FfnSite)], measure)}
 
 
 def attention_costs(model: nn.Module, sites: list[AttentionSite], measure: Measure) -> dict[str, AttentionCost]:
@@ -79,7 +107,7 @@ def _with_cores(model: nn.Module, sites: list[AttentionSite], kind: str) -> nn.M
     for site in sites:
         core = whole_core(meta, site)
         if kind == "map":
-            parts = family_named(site.family).parts(meta.get_submodule(site.name))
+            parts = parts_of(meta, site)
             half = parts.num_heads - parts.num_heads // 2
             children = tuple((half + i,) if half + i < parts.num_heads else () for i in range(half))
             core = build_core(parts, HeadLayout(tuple(range(half)), children))

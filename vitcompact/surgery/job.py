@@ -1,0 +1,219 @@
+"""A surgery that was asked for: checked, prepared and carried out; `plan` and `convert` keep different parts of it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.data import ImageBatches, check_model, images_for
+from vitcompact.errors import UsageError
+from vitcompact.models import Site, inspect
+from vitcompact.models.cost import meta_copy
+from vitcompact.models.plain_vit import no_patch_grid
+from vitcompact.operators.merge import given_schedule
+from vitcompact.operators.replay import replay, site_of
+from vitcompact.options.surgery import Hallucinate, Init
+from vitcompact.plan.schema import Plan, Skipped
+from vitcompact.planning.planner import plan_for
+from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
+from vitcompact.planning.scope import wanted_layers
+from vitcompact.planning.selection import Only, Selection
+from vitcompact.surgery.calibrated import convert_calibrated
+from vitcompact.surgery.from_weights import convert_from_weights
+from vitcompact.surgery.reconstruct import ReconstructOptions
+from vitcompact.surgery.solve import Draft, Method
+from vitcompact.utils.device import frozen_copy
+from vitcompact.utils.progress import Progress
+
+logger = logging.getLogger("vitcompact")
+
+FEW_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How much is to be compacted, as users say it: two shares, or a budget."""
+
+    ratio: float | None
+    rank_ratio: float | None
+    target_macs: float | None
+    target_params: float | None
+    target_latency: float | None
+    ops: Iterable[str] | None
+    merge_tokens: MergeTokens | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where it may be compacted, and what hallucinated maps and FFN factors may be made of."""
+
+    only: Only | None
+    protect: Iterable[str]
+    terms: Iterable[str]
+    filter_rank: int
+    branches: int
+
+    def selection(self, asked: Asked) -> Selection:
+        """The layers that these limits and the two shares select."""
+        ratio, rank_ratio = (0.5 if share is None else share for share in (asked.ratio, asked.rank_ratio))
+        return Selection(
+            ratio, rank_ratio, self.only, tuple(self.protect), tuple(self.terms), self.filter_rank, self.branches
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A surgery that was found possible; `plan` and `convert` differ only in what they keep of it.
+
+    Attributes:
+        original: the model in float32 on the device to work on, frozen.
+        images: calibration images, None for surgery from the weights alone.
+        schedule: pairs of tokens that each block is to merge, where numbers were given.
+    """
+
+    original: nn.Module
+    images: ImageBatches | None
+    selection: Selection
+    budget: Budget | None
+    method: Method
+    schedule: tuple[int, ...]
+    cache_bytes: float
+    progress: Progress
+
+    def budget_plan(self) -> Plan | None:
+        """The plan for the budget, measured without converting anything; None where there is no budget.
+
+        Raises:
+            UsageError: the target is out of reach.
+        """
+        if self.budget is None or self.images is None:
+            return None
+        return plan_for(
+            *(self.original, self.images, self.budget),
+            selection=self.selection,
+            weigh=self.method.sensitivity,
+            cache_bytes=self.cache_bytes,
+            progress=self.progress,
+        ).plan
+
+    @torch.no_grad()
+    def solve(self, plan: Plan | None) -> tuple[nn.Module, Plan]:
+        """A copy of the original with structure and solved values, folded, and the plan that it followed.
+
+        Args:
+            plan: the structure; None chooses pairs of heads as it goes, each layer's in the stream converted so far.
+        """
+        drafts, skipped = _drafts(self.original, self.selection, plan)
+        work = copy.deepcopy(self.original)
+        if self.images is None:
+            logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
+            layers = convert_from_weights(work, drafts, self.selection, self.progress)
+        else:
+            layers, unreachable = convert_calibrated(
+                *(self.original, work, self.images, drafts, self.selection, self.method),
+                *(self.cache_bytes, self.progress),
+            )
+            skipped += unreachable
+        schedule = self.schedule if plan is None else plan.merge_tokens
+        return work, Plan(tuple(layers), tuple(skipped), merge_tokens=schedule)
+
+
+def prepare(
+    model: nn.Module,
+    images: Tensor | Iterable[Tensor] | ImageBatches | None,
+    plan: Plan | None,
+    *,
+    asked: Asked,
+    limits: Limits,
+    method: Method,
+    batch_size: int,
+    cache_gb: float,
+    device: str | torch.device,
+    progress: Progress,
+) -> Job:
+    """Check all that was asked for before the long work.
+
+    Raises:
+        UsageError: options that exclude each other, or a model that cannot be converted.
+        DataError: images that this model does not take.
+    """
+    targets = asked.target_macs, asked.target_params, asked.target_latency
+    budget = budget_of(*targets, asked.ops, asked.merge_tokens)
+    check_budget(budget, (asked.ratio, asked.rank_ratio), plan, images)
+    selection = limits.selection(asked)
+    check_model(model)
+    _check_model(model, selection)
+    _check_merging(model, selection, asked.merge_tokens, plan)
+    batches = None if images is None else images_for(model, images, batch_size)
+    original = frozen_copy(model, device)
+    if batches is not None and batches.num_samples < FEW_IMAGES:
+        logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
+    schedule = given_schedule(model, asked.merge_tokens)
+    return Job(original, batches, selection, budget, method, schedule, cache_gb * 1e9, progress)
+
+
+def method_of(
+    init: Init, hallucinate: Hallucinate, reconstruct: int | ReconstructOptions, without: Iterable[str]
+) -> Method:
+    """How values are found, from the arguments of `plan` and `convert`.
+
+    Raises:
+        UsageError: no such method or ingredient.
+    """
+    _check_method(init, hallucinate)
+    return Method(init, hallucinate, reconstruct=_reconstruct(reconstruct)).without(without)
+
+
+def _reconstruct(wanted: int | ReconstructOptions) -> ReconstructOptions:
+    return wanted if isinstance(wanted, ReconstructOptions) else ReconstructOptions(steps=wanted)
+
+
+def _check_model(model: nn.Module, selection: Selection) -> None:
+    before = getattr(model, "vitcompact_plan", None)
+    if before is not None and (before.layers or before.merge_tokens):
+        raise UsageError("this model is converted already; convert the original checkpoint instead")
+    if "conv" in selection.terms and (reason := no_patch_grid(model)) is not None:
+        logger.warning("no conv paths here: %s", reason)
+
+
+def _check_merging(model: nn.Module, selection: Selection, merge_tokens: MergeTokens | None, plan: Plan | None) -> None:
+    """Refuse, before anything is solved, tokens that cannot be merged.
+
+    Raises:
+        UsageError: see above.
+    """
+    if plan is not None and merge_tokens is not None:
+        raise UsageError("`plan` says how many tokens are merged: leave out `merge_tokens`")
+    if plan is not None and plan.merge_tokens:
+        replay(meta_copy(model), plan)
+    elif (merge_tokens == "auto" or given_schedule(model, merge_tokens)) and (
+        "conv" in selection.terms or selection.filter_rank
+    ):
+        raise UsageError("`merge_tokens` does not go with 3x3 filters, which need the whole grid of tokens")
+
+
+def _check_method(init: str, hallucinate: str) -> None:
+    if init not in ("lstsq", "svd"):
+        raise UsageError(f"`init` takes 'lstsq' or 'svd', got {init!r}")
+    if hallucinate not in ("refit", "copy"):
+        raise UsageError(f"`hallucinate` takes 'refit' or 'copy', got {hallucinate!r}")
+
+
+def _drafts(
+    model: nn.Module, selection: Selection, plan: Plan | None
+) -> tuple[dict[str, tuple[Site, Draft]], list[Skipped]]:
+    """Sites to compact in forward order with what they are to become, and what is left alone."""
+    if plan is not None:
+        anatomy = inspect(model)
+        given = {layer.name: (site_of(anatomy, layer), Draft(layer.kind, layer.operators)) for layer in plan.layers}
+        return given, list(plan.skipped)
+    wanted = wanted_layers(model, selection)
+    drafts: dict[str, tuple[Site, Draft]] = {
+        site.name: (site, Draft(site.kind, requested=asked)) for site, asked in wanted.layers
+    }
+    return drafts, list(wanted.skipped)

@@ -1,0 +1,75 @@
+"""Plan: what `convert` would do to which layer, without the converted model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.data import ImageBatches
+from vitcompact.options.surgery import Hallucinate, Init
+from vitcompact.plan.schema import Plan
+from vitcompact.planning.request import MergeTokens
+from vitcompact.planning.selection import Only
+from vitcompact.surgery.job import Asked, Limits, method_of, prepare
+from vitcompact.surgery.reconstruct import ReconstructOptions
+from vitcompact.utils.progress import Progress, silent
+
+
+def plan(
+    model: nn.Module,
+    *,
+    ratio: float | None = None,
+    rank_ratio: float | None = None,
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    target_latency: float | None = None,
+    ops: Iterable[str] | None = None,
+    merge_tokens: MergeTokens | None = None,
+    images: Tensor | Iterable[Tensor] | ImageBatches | None = None,
+    only: Only | None = None,
+    protect: Iterable[str] = (),
+    terms: Iterable[str] = ("identity",),
+    filter_rank: int = 0,
+    branches: int = 0,
+    init: Init = "lstsq",
+    hallucinate: Hallucinate = "refit",
+    reconstruct: int | ReconstructOptions = 0,
+    without: Iterable[str] = (),
+    batch_size: int = 64,
+    cache_gb: float = 4.0,
+    device: str | torch.device = "cpu",
+    progress: Progress = silent,
+) -> Plan:
+    """The plan that `convert` follows with the same arguments; `print` shows it as a table, `Plan.save` keeps it.
+
+        plan = vitcompact.plan(model, images=images, target_macs=0.8)
+        compact = vitcompact.convert(model, images=images, plan=plan)
+
+    is `convert(model, images=images, target_macs=0.8)`, weights included, where the images and the other arguments are
+    the same (a target of latency is measured anew each time and may differ).
+
+    For a target, nothing is converted: the original is measured, and the plan chosen, which takes about as long as a
+    conversion. Without a target (the pair, `ratio` and `rank_ratio`), each layer's pairs of heads are chosen by what
+    the layers before it have become, so a whole conversion runs inside and its weights are thrown away; without images
+    that takes seconds.
+
+    Args:
+        model: a timm module; it is untouched. All arguments are those of `convert`, which explains them.
+
+    Raises:
+        NothingToCompactError, UsageError, DataError: as `convert`.
+    """
+    job = prepare(
+        *(model, images, None),
+        asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens),
+        limits=Limits(only, protect, terms, filter_rank, branches),
+        method=method_of(init, hallucinate, reconstruct, without),
+        batch_size=batch_size,
+        cache_gb=cache_gb,
+        device=device,
+        progress=progress,
+    )
+    found = job.budget_plan()
+    return job.solve(None)[1] if found is None else found

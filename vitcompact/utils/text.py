@@ -1,0 +1,36 @@
+"""Numbers and tables as plain text, for what Python users see when they print a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def big(number: float) -> str:
+    """A count in three digits: `22.1 M`."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(number) >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"
+
+
+def change(before: float, after: float) -> str:
+    """Two counts and what lies between: `22.1 M to 17.7 M (-20 %)`."""
+    share = f" ({100 * (after / before - 1):+.0f} %)" if before else ""
+    return f"{big(before)} to {big(after)}{share}"
+
+
+def fields(name: str, **values: object) -> str:
+    """A short repr: numbers in four digits, and nothing for what is None."""
+    shown = ", ".join(f"{key}={_short(value)}" for key, value in values.items() if value is not None)
+    return f"{name}({shown})"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,27 @@
+"""Seconds of several runs, taken in turns: what else the machine does meanwhile hits all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+
+def rounds(runs: Sequence[Callable[[], float]]) -> Iterator[list[float]]:
+    """What each of `runs` gives (its seconds), round by round without end; every other round goes backwards."""
+    order = list(range(len(runs)))
+    while True:
+        seconds = {i: runs[i]() for i in order}
+        yield [seconds[i] for i in range(len(runs))]
+        order.reverse()
+
+
+def relative_times(runs: Sequence[Callable[[], float]], num_rounds: int, warmup: int = 1) -> tuple[float, list[float]]:
+    """Median seconds of the first run, and of each other one the median share of the first's in the same round.
+
+    Args:
+        warmup: rounds before that do not count.
+    """
+    measured = list(islice(rounds(runs), warmup, warmup + num_rounds))
+    shares = [statistics.median(laps[i] / max(laps[0], 1e-12) for laps in measured) for i in range(1, len(runs))]
+    return statistics.median(laps[0] for laps in measured), shares

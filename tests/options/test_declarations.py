@@ -111,7 +111,7 @@ def test_every_option_says_what_it_is(verb: Any) -> None:
         (SurgeryOptions, {"without": ("luck",)}, "`without` takes sensitivity, propagated_error, shared_maps; got"),
         (SurgeryOptions, {"terms": ("mode",)}, "`terms` takes identity, mean, conv; got 'mode'"),
         (SurgeryOptions, {"init": "zero"}, "unknown `init` 'zero'"),
-        (BenchOptions, {"batch_sizes": (8, 0)}, "`batch_sizes` must be at least 1"),
+        (BenchOptions, {"batch_sizes": (8, 0)}, "`batch_sizes` must be at least 1, got 8, 0"),
     ],
 )
 def test_what_is_not_allowed_is_refused_by_its_name(kind: type, values: dict[str, Any], message: str) -> None:

@@ -133,7 +133,8 @@ def check_limits(options: Any) -> None:
     for name, declaration in declared(type(options)).items():
         value = getattr(options, name)
         if refusal := declaration.refusal(value):
-            raise UsageError(f"`{name}` must be {refusal}, got {value}")
+            got = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+            raise UsageError(f"`{name}` must be {refusal}, got {got}")
 
 
 def one_of(name: str, value: str | None, accepted: tuple[str, ...]) -> None:

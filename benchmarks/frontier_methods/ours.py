@@ -10,7 +10,7 @@ from torch import nn
 import vitcompact
 from vitcompact.data.batches import from_tensor
 from vitcompact.plan.schema import Plan
-from vitcompact.planning.candidates import measure_harms
+from vitcompact.planning.candidates import measure_losses
 from vitcompact.planning.planner import offered_merging, plan_measured, timed
 from vitcompact.planning.request import Budget, MergeTokens, Unit
 
@@ -92,8 +92,8 @@ def _budget(
 def _plan(model: nn.Module, calibration: Calibration, budget: Budget) -> Plan:
     original, measured = copy.deepcopy(model).requires_grad_(False), calibration.measured
     images = from_tensor(calibration.images)
-    if "harms" not in measured:
-        measured["harms"] = measure_harms(original, images)
+    if "losses" not in measured:
+        measured["losses"] = measure_losses(original, images)
     if budget.unit == "latency":
-        measured["harms"] = timed(original, measured["harms"])
-    return plan_measured(original, measured["harms"], budget, offered_merging(original, images, budget)).plan
+        measured["losses"] = timed(original, measured["losses"])
+    return plan_measured(original, measured["losses"], budget, offered_merging(original, images, budget)).plan

@@ -1,4 +1,4 @@
-"""Budgets of a model: sensitivities, costs and harms against what they stand for."""
+"""Budgets of a model: sensitivities, costs and losses against what they stand for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vitcompact.operators.replay import replay
 from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import OperatorSpec
-from vitcompact.planning.candidates import measure_harms
+from vitcompact.planning.candidates import measure_losses
 from vitcompact.planning.knapsack import spend
 from vitcompact.planning.planner import plan_budget, plan_for
 from vitcompact.planning.request import Budget, Unit
@@ -110,9 +110,9 @@ def test_ops_narrow_the_budget(vit: VisionTransformer, images: Tensor) -> None:
 def test_what_cannot_be_reached_is_known_before_anything_is_measured(name: str, unit: Unit, images: Tensor) -> None:
     """From sizes alone, and the same as the curve says after measuring."""
     model = model_of(name)
-    harms = measure_harms(model, from_tensor(images, 16))
+    losses = measure_losses(model, from_tensor(images, 16))
     whole = getattr(count(model, SIZE), unit)
-    least = 1 - spend(harms.menus(unit)).reachable / whole
+    least = 1 - spend(losses.menus(unit)).reachable / whole
     with (
         patch("vitcompact.planning.candidates.BlockWalker", side_effect=AssertionError("measured")),
         pytest.raises(UsageError, match=re.escape(f"{unit} {least - 1e-3:g} is out of reach")) as refusal,
@@ -161,8 +161,8 @@ def test_a_layer_that_does_not_matter_pays_first(images: Tensor) -> None:
     """With all but nothing of one FFN reaching the output, that FFN is cut before the others."""
     model = model_of("vit")
     model.blocks[1].ls2.gamma.data.mul_(1e-3)
-    harms = measure_harms(model, from_tensor(images, 16))
-    plan = plan_budget(model, harms, Budget("macs", 0.93)).plan
+    losses = measure_losses(model, from_tensor(images, 16))
+    plan = plan_budget(model, losses, Budget("macs", 0.93)).plan
     layer = plan.layer("blocks.1.mlp")
     assert layer is not None
     saved = layer.operators[0]

@@ -24,8 +24,8 @@ def menus(seed: int, count: int = 4, options: int = 5) -> list[Menu]:
     ]
 
 
-def option_of(saving: float, harm: float) -> Option:
-    return Option((NeuronsSpec(8),), saving, (harm,))
+def option_of(saving: float, loss: float) -> Option:
+    return Option((NeuronsSpec(8),), saving, (loss,))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -39,13 +39,13 @@ def test_the_cheapest_choice_is_found(seed: int, share: float) -> None:
     assert sum(option.saving for option in chosen) >= wanted
     nothing = Option((), 0.0, ())
     everything = itertools.product(*[(nothing, *menu.options) for menu in layers])
-    best = min(sum(o.harm for o in pick) for pick in everything if sum(o.saving for o in pick) >= wanted)
-    assert sum(option.harm for option in chosen) <= best * 1.05 + 1e-9
+    best = min(sum(o.loss for o in pick) for pick in everything if sum(o.saving for o in pick) >= wanted)
+    assert sum(option.loss for option in chosen) <= best * 1.05 + 1e-9
 
 
-def test_harm_rises_with_saving() -> None:
+def test_loss_rises_with_saving() -> None:
     curve = spend(menus(1))
-    finite = [harm for harm in curve.harm if harm < float("inf")]
+    finite = [loss for loss in curve.loss if loss < float("inf")]
     assert finite == sorted(finite)
     assert finite[0] == 0.0
     assert curve.choose(curve.reachable * 1.01) is None
@@ -54,7 +54,7 @@ def test_harm_rises_with_saving() -> None:
 def test_dominated_options_are_never_offered() -> None:
     spec = NeuronsSpec(8)
     menu = Menu("a", "ffn", (Option((spec,), 1.0, (5.0,)), Option((spec,), 2.0, (1.0,)), Option((spec,), 0.0, (0.0,))))
-    assert [(o.saving, o.harm) for o in menu.pareto()] == [(0.0, 0.0), (2.0, 1.0)]
+    assert [(o.saving, o.loss) for o in menu.pareto()] == [(0.0, 0.0), (2.0, 1.0)]
 
 
 def test_no_layers_no_budget() -> None:
@@ -68,8 +68,8 @@ def random_menus(rng: random.Random, *, whole_numbers: bool) -> list[Menu]:
         return float(rng.randint(least, 4)) if whole_numbers else rng.choice([1.0, 1e9]) * rng.random()
 
     def option() -> Option:
-        harms = tuple(draw(0) for _ in range(rng.randint(1, 2)))
-        return Option((NeuronsSpec(8),) * len(harms), draw(0), harms)
+        losses = tuple(draw(0) for _ in range(rng.randint(1, 2)))
+        return Option((NeuronsSpec(8),) * len(losses), draw(0), losses)
 
     return [
         Menu(f"layer{i}", "ffn", tuple(option() for _ in range(rng.randint(0, 7)))) for i in range(rng.randint(0, 4))
@@ -77,14 +77,14 @@ def random_menus(rng: random.Random, *, whole_numbers: bool) -> list[Menu]:
 
 
 def offered(menu: Menu) -> list[tuple[float, float]]:
-    """Saving and harm of what a menu is to offer: nothing, and whatever no other option beats, by rising saving."""
-    pairs = {(o.saving, o.harm) for o in menu.options if o.saving > 0}
+    """Saving and loss of what a menu is to offer: nothing, and whatever no other option beats, by rising saving."""
+    pairs = {(o.saving, o.loss) for o in menu.options if o.saving > 0}
     kept = [p for p in pairs if not any(q != p and q[0] >= p[0] and q[1] <= p[1] for q in pairs)]
     return [(0.0, 0.0), *sorted(kept)]
 
 
 def spent_by_hand(menus: list[Menu]) -> tuple[list[float], list[list[int]], list[list[int]]]:
-    """Least harm at every bin, chosen option of every menu at every bin, and bins of every option, one at a time."""
+    """Least loss at every bin, chosen option of every menu at every bin, and bins of every option, one at a time."""
     total = sum(offered(menu)[-1][0] for menu in menus)
     unit = total / BINS if total else 1.0
     least = [0.0] + [INFINITE] * BINS
@@ -93,11 +93,11 @@ def spent_by_hand(menus: list[Menu]) -> tuple[list[float], list[list[int]], list
         steps.append([int(saving / unit) for saving, _ in offered(menu)])
         before, least, table = least, [], []
         for target in range(BINS + 1):
-            harm, index = INFINITE, 0
+            loss, index = INFINITE, 0
             for i, (step, (_, added)) in enumerate(zip(steps[-1], offered(menu), strict=True)):
-                if before[max(target - step, 0)] + added < harm:  # of equal ones, the first
-                    harm, index = before[max(target - step, 0)] + added, i
-            least.append(harm)
+                if before[max(target - step, 0)] + added < loss:  # of equal ones, the first
+                    loss, index = before[max(target - step, 0)] + added, i
+            least.append(loss)
             table.append(index)
         tables.append(table)
     return least, tables, steps
@@ -109,8 +109,8 @@ def test_spending_is_bit_for_bit_what_it_is_by_hand(seed: int, whole_numbers: bo
     layers = random_menus(random.Random(seed), whole_numbers=whole_numbers)
     curve = spend(layers)
     least, tables, steps = spent_by_hand(layers)
-    assert [[(o.saving, o.harm) for o in menu.pareto()] for menu in layers] == [offered(menu) for menu in layers]
-    assert list(curve.harm) == least
+    assert [[(o.saving, o.loss) for o in menu.pareto()] for menu in layers] == [offered(menu) for menu in layers]
+    assert list(curve.loss) == least
     assert [list(table) for table in curve._tables] == tables
     assert [list(each) for each in curve._steps] == steps
     for share in (0.0, 0.3, 0.7, 1.0):
@@ -138,12 +138,12 @@ def test_the_choice_is_exact_where_every_saving_is_a_whole_number_of_bins(seed: 
     assert curve.reachable == BINS
     picks = list(itertools.product(*[(option_of(0, 0), *menu.options) for menu in layers]))
     for wanted in (1, 555, 2000, 3210, 4000):
-        best = min(sum(o.harm for o in pick) for pick in picks if sum(o.saving for o in pick) >= wanted)
+        best = min(sum(o.loss for o in pick) for pick in picks if sum(o.saving for o in pick) >= wanted)
         chosen = curve.choose(wanted)
         assert chosen is not None
         assert sum(o.saving for o in chosen) >= wanted
-        assert sum(o.harm for o in chosen) == pytest.approx(best, rel=1e-12)
-        assert curve.harm[wanted] == pytest.approx(best, rel=1e-12)
+        assert sum(o.loss for o in chosen) == pytest.approx(best, rel=1e-12)
+        assert curve.loss[wanted] == pytest.approx(best, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -180,7 +180,7 @@ def test_menus_that_save_nothing_leave_nothing_to_choose(options: tuple[Option, 
     assert curve.choose(1e-9) is None
 
 
-def test_harms_that_are_not_finite_are_never_chosen() -> None:
+def test_losses_that_are_not_finite_are_never_chosen() -> None:
     fine = option_of(2.0, 1.0)
     for bad in (float("nan"), INFINITE):
         curve = spend([Menu("a", "ffn", (option_of(4.0, bad),)), Menu("b", "ffn", (fine,))])

@@ -1,4 +1,4 @@
-"""Merging tokens as part of a budget: what it saves, what it harms, and when it is chosen."""
+"""Merging tokens as part of a budget: what it saves, what it costs, and when it is chosen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vitcompact.errors import UsageError
 from vitcompact.operators.merge import install_merging, spread
 from vitcompact.planning import merging
 from vitcompact.planning.budget_report import budget_json
-from vitcompact.planning.candidates import Harms, measure_harms
+from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.merging import Merging, measure_merging
 from vitcompact.planning.planner import offered_merging, plan_budget
 from vitcompact.planning.request import Budget
@@ -40,8 +40,8 @@ def vit() -> VisionTransformer:
 
 
 @pytest.fixture(scope="module")
-def harms(vit: nn.Module, images: Tensor) -> Harms:
-    return measure_harms(vit, from_tensor(images, 16))
+def losses(vit: nn.Module, images: Tensor) -> Losses:
+    return measure_losses(vit, from_tensor(images, 16))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def merged(model: nn.Module, schedule: tuple[int, ...]) -> nn.Module:
 
 
 @pytest.mark.parametrize("classes", [5, 0])
-def test_harm_has_the_metric_of_the_layers_harms(classes: int, images: Tensor) -> None:
+def test_loss_has_the_metric_of_the_layers_losses(classes: int, images: Tensor) -> None:
     """A small change is the mean square of what it does along random directions of the output."""
     model = perturbed_model("test_vit2", img_size=64, num_classes=classes)
     generator = torch.Generator().manual_seed(0)
@@ -82,7 +82,7 @@ def test_what_is_offered_is_what_merging_does(
     for each in offered[::4]:
         found = merged(vit, each.schedule)
         assert each.left == pytest.approx(count(found, SIZE).macs / whole)
-        assert each.harm == pytest.approx(float(change(vit(images), found(images)).mean()), rel=1e-3)
+        assert each.loss == pytest.approx(float(change(vit(images), found(images)).mean()), rel=1e-3)
     assert offered[-1].left <= AUTO.target < offered[-2].left, "the strongest one just meets the target alone"
 
 
@@ -101,18 +101,18 @@ def test_tokens_left_are_those_that_layers_see(vit: VisionTransformer, images: T
         assert only.share(name, "ffn" if name.endswith("mlp") else "attention") == pytest.approx(tokens / whole)
 
 
-def test_what_harms_less_is_chosen(vit: VisionTransformer, harms: Harms, offered: tuple[Merging, ...]) -> None:
+def test_what_loses_less_is_chosen(vit: VisionTransformer, losses: Losses, offered: tuple[Merging, ...]) -> None:
     """Merging alone where it is for nothing, none where it is dear, both where the first pairs are cheap."""
-    without = plan_budget(vit, harms, replace(AUTO, merge_tokens=None))
-    free = [replace(each, harm=0.0) for each in offered]
-    dear = [replace(each, harm=1e3) for each in offered]
-    first = [replace(each, harm=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
-    alone, none, both = (plan_budget(vit, harms, AUTO, None, choice) for choice in (free, dear, first))
+    without = plan_budget(vit, losses, replace(AUTO, merge_tokens=None))
+    free = [replace(each, loss=0.0) for each in offered]
+    dear = [replace(each, loss=1e3) for each in offered]
+    first = [replace(each, loss=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
+    alone, none, both = (plan_budget(vit, losses, AUTO, None, choice) for choice in (free, dear, first))
     assert (alone.plan.layers, alone.plan.merge_tokens) == ((), offered[-1].schedule)
     assert none.plan == without.plan
     assert both.plan.merge_tokens == offered[2].schedule
     assert both.plan.layers
-    assert 0 < both.harm < without.harm
+    assert 0 < both.loss < without.loss
     for found in (alone, none, both):
         assert 0.68 < found.after.macs / found.before.macs <= 0.75
 
@@ -129,13 +129,13 @@ def test_converted_folded_saved_and_loaded(
     keep_layers: bool,
     vit: VisionTransformer,
     images: Tensor,
-    harms: Harms,
+    losses: Losses,
     offered: tuple[Merging, ...],
     tmp_path: Path,
 ) -> None:
     """Also where nothing but merging is left to do."""
-    choice = [replace(each, harm=0.0 if i < 3 or not keep_layers else 1e3) for i, each in enumerate(offered)]
-    plan = plan_budget(vit, harms, AUTO, None, choice).plan
+    choice = [replace(each, loss=0.0 if i < 3 or not keep_layers else 1e3) for i, each in enumerate(offered)]
+    plan = plan_budget(vit, losses, AUTO, None, choice).plan
     compact = vitcompact.convert(vit, plan=plan, images=images)
     assert bool(plan_of(compact).layers) == keep_layers
     folded = vitcompact.fold(compact, images=images)
@@ -148,16 +148,18 @@ def test_converted_folded_saved_and_loaded(
     assert torch.equal(again(images), folded(images))
 
 
-def test_the_report_says_what_merging_pays(vit: VisionTransformer, harms: Harms, offered: tuple[Merging, ...]) -> None:
-    first = [replace(each, harm=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
-    document = budget_json(plan_budget(vit, harms, AUTO, None, first))
+def test_the_report_says_what_merging_costs(
+    vit: VisionTransformer, losses: Losses, offered: tuple[Merging, ...]
+) -> None:
+    first = [replace(each, loss=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
+    document = budget_json(plan_budget(vit, losses, AUTO, None, first))
     assert document["merging"]["merge_tokens"] == list(offered[2].schedule)
     assert document["merging"]["saving"] == pytest.approx(1 - offered[2].left)
     assert len(document["merging"]["curve"]) == len(offered)
     assert all(point["left"] <= offered[2].left for point in document["curve"])
-    none = budget_json(plan_budget(vit, harms, AUTO, None, [replace(each, harm=1e3) for each in offered]))
+    none = budget_json(plan_budget(vit, losses, AUTO, None, [replace(each, loss=1e3) for each in offered]))
     assert (none["merging"]["merge_tokens"], none["merging"]["harm"]) == ([], 0.0)
-    assert "merging" not in budget_json(plan_budget(vit, harms, replace(AUTO, merge_tokens=None)))
+    assert "merging" not in budget_json(plan_budget(vit, losses, replace(AUTO, merge_tokens=None)))
 
 
 def test_time_is_read_off_between_what_was_timed(

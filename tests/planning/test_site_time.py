@@ -28,7 +28,7 @@ from vitcompact.operators.replay import replay
 from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.planning import planner as budget
-from vitcompact.planning.candidates import Harms, measure_harms
+from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.planner import plan_budget, plan_for
 from vitcompact.planning.request import Budget
 from vitcompact.planning.site_structure import alike, built, recorded
@@ -55,8 +55,8 @@ def vit() -> VisionTransformer:
 
 
 @pytest.fixture(scope="module")
-def harms(vit: nn.Module, images: Tensor) -> Harms:
-    return measure_harms(vit, from_tensor(images, 16))
+def losses(vit: nn.Module, images: Tensor) -> Losses:
+    return measure_losses(vit, from_tensor(images, 16))
 
 
 def by_macs(module: Any, call: Call, second: float = 1e9) -> float:
@@ -85,44 +85,44 @@ def awkward(module: nn.Module, call: Call) -> float:
     return by_macs(module, call) * (2 if is_slow(module) else 1)
 
 
-def timed(model: nn.Module, harms: Harms, stopwatch: Callable[[nn.Module, Call], float]) -> Harms:
-    return replace(harms, times=time_sites(model, harms.choices(), torch.randn(BATCH, *SIZE), stopwatch))
+def timed(model: nn.Module, losses: Losses, stopwatch: Callable[[nn.Module, Call], float]) -> Losses:
+    return replace(losses, times=time_sites(model, losses.choices(), torch.randn(BATCH, *SIZE), stopwatch))
 
 
 def macs_left(model: nn.Module) -> Callable[[nn.Module], float]:
     return lambda small: count(small, SIZE).macs / count(model, SIZE).macs
 
 
-def test_where_time_follows_macs_so_does_the_plan(vit: VisionTransformer, harms: Harms) -> None:
+def test_where_time_follows_macs_so_does_the_plan(vit: VisionTransformer, losses: Losses) -> None:
     """Every option on the frontier is measured as it runs, and its time is what its multiplications say."""
-    by_time = timed(vit, harms, by_macs)
+    by_time = timed(vit, losses, by_macs)
     whole = count(vit, SIZE).macs
-    for times, macs in zip(by_time.menus("latency"), harms.menus("macs"), strict=True):
+    for times, macs in zip(by_time.menus("latency"), losses.menus("macs"), strict=True):
         offered = {option.operators: option.saving for option in times.options}
         for option in macs.pareto():
             assert offered[option.operators] == pytest.approx(option.saving / whole)
     plans = (
         plan_budget(vit, by_time, Budget("latency", 0.8), macs_left(vit)),
-        plan_budget(vit, harms, Budget("macs", 0.8)),
+        plan_budget(vit, losses, Budget("macs", 0.8)),
     )
-    one, other = (sum(option.harm for option in found.chosen) for found in plans)
+    one, other = (sum(option.loss for option in found.chosen) for found in plans)
     assert one == pytest.approx(other, rel=1e-2)
 
 
-def test_slow_kernels_are_avoided(vit: VisionTransformer, harms: Harms) -> None:
+def test_slow_kernels_are_avoided(vit: VisionTransformer, losses: Losses) -> None:
     """What MACs recommend is not what a plan for time takes where kernels dislike it."""
 
     def slow(plan: Plan) -> list[str]:
         small = replay(meta_copy(vit), plan.folded())
         return [layer.name for layer in plan.layers if is_slow(small.get_submodule(layer.name))]
 
-    assert slow(plan_budget(vit, harms, Budget("macs", 0.7)).plan)
-    plan = plan_budget(vit, timed(vit, harms, awkward), Budget("latency", 0.7), macs_left(vit)).plan
+    assert slow(plan_budget(vit, losses, Budget("macs", 0.7)).plan)
+    plan = plan_budget(vit, timed(vit, losses, awkward), Budget("latency", 0.7), macs_left(vit)).plan
     assert plan.layers
     assert not slow(plan)
 
 
-def test_a_machine_that_slows_down_and_recovers_changes_nothing(vit: VisionTransformer, harms: Harms) -> None:
+def test_a_machine_that_slows_down_and_recovers_changes_nothing(vit: VisionTransformer, losses: Losses) -> None:
     runs = 0
 
     def restless(module: nn.Module, call: Call) -> float:
@@ -130,14 +130,14 @@ def test_a_machine_that_slows_down_and_recovers_changes_nothing(vit: VisionTrans
         runs += 1
         return awkward(module, call) * (1 + 4 * (runs // 61 % 2))
 
-    calm, noisy = (timed(vit, harms, watch).times for watch in (awkward, restless))
+    calm, noisy = (timed(vit, losses, watch).times for watch in (awkward, restless))
     assert calm is not None
     assert noisy is not None
     for name, savings in calm.saved.items():
         assert noisy.saved[name] == pytest.approx(savings, abs=1e-3)
 
 
-def test_too_many_options_are_thinned_and_the_rest_not_offered(vit: VisionTransformer, harms: Harms) -> None:
+def test_too_many_options_are_thinned_and_the_rest_not_offered(vit: VisionTransformer, losses: Losses) -> None:
     """On a slow machine fewer sizes are measured, within the time allowed, and only those can be chosen."""
     spent, seen = 0.0, set()
 
@@ -148,11 +148,11 @@ def test_too_many_options_are_thinned_and_the_rest_not_offered(vit: VisionTransf
             seen.add(tuple(tuple(parameter.shape) for parameter in module.parameters() if parameter.dim() == 2))
         return by_macs(module, call, 1e3)
 
-    small = timed(vit, harms, slow)
+    small = timed(vit, losses, slow)
     forward = by_macs(vit, Call((torch.empty(BATCH, *SIZE),)), 1e3)
     assert spent < 90 * forward
     offered = 0
-    for menu, all_options in zip(small.menus("latency"), harms.menus("macs"), strict=True):
+    for menu, all_options in zip(small.menus("latency"), losses.menus("macs"), strict=True):
         assert 2 < len(menu.options) < len(all_options.options)
         for option in menu.options:
             plan = Plan((LayerPlan(menu.name, menu.kind, option.operators),), form="folded")
@@ -221,15 +221,15 @@ def test_plan_for_measures_first(vit: VisionTransformer, images: Tensor, monkeyp
     assert found.plan.layers
     assert found.whole == 1
     with pytest.raises(UsageError, match="times of the model's layers"):
-        measure_harms(vit, from_tensor(images, 16), ops=("neurons",)).menus("latency")
+        measure_losses(vit, from_tensor(images, 16), ops=("neurons",)).menus("latency")
 
 
 def test_layers_are_timed_once_for_any_number_of_budgets(
-    vit: VisionTransformer, harms: Harms, monkeypatch: pytest.MonkeyPatch
+    vit: VisionTransformer, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))
     monkeypatch.setattr(budget, "time_sites", partial(time_sites, stopwatch=awkward))
-    once = budget.timed(vit, harms, BATCH)
+    once = budget.timed(vit, losses, BATCH)
     monkeypatch.setattr(budget, "time_sites", None)
     assert budget.timed(vit, once) is once
     targets = (0.9, 0.8)

@@ -51,7 +51,7 @@ def analyze(
 ) -> AnalysisReport:
     """Measure what `convert` would have to work with; one forward pass over `images`, maps of one batch at a time.
 
-    With a target, every layer's harm curve is measured too, which takes about as long as a conversion.
+    With a target, every layer's loss increase curve is measured too, which takes about as long as a conversion.
 
     Args:
         images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.

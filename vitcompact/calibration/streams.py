@@ -159,7 +159,7 @@ class Streams:
         """By what errors of a site's output are weighted, `(channels, channels)`; None: all channels alike."""
         return None if self.sensitivity is None else self.sensitivity.root(site.name)
 
-    def harm_scale(self, site: Site) -> float:
+    def loss_scale(self, site: Site) -> float:
         """Expected squared change of the model's output per image for a mean squared error of one at every token."""
         return 1.0 if self.sensitivity is None else self.sensitivity.scale(site.name)
 

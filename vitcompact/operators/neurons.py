@@ -207,8 +207,8 @@ def removal_order(
     order: list[Tensor] = []
     error: dict[int, float] = {}
     while alive > keep:
-        harm = weights.square().sum(1) / inverse.diagonal().clamp_min(1e-300)
-        going = harm.masked_fill(gone, float("inf")).topk(min(STEP, alive - keep), largest=False).indices
+        loss = weights.square().sum(1) / inverse.diagonal().clamp_min(1e-300)
+        going = loss.masked_fill(gone, float("inf")).topk(min(STEP, alive - keep), largest=False).indices
         lever = torch.linalg.solve(inverse[going][:, going], torch.cat((weights[going], inverse[going]), dim=1))
         of_weights, of_inverse = lever.split((weights.shape[1], len(inverse)), dim=1)
         order.append(units[going])

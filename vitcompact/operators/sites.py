@@ -91,7 +91,7 @@ class SiteLosses:
 
     def loss(self, mean_squared_error: float) -> float:
         """Expected loss increase of an error, given its mean per token (weighted by `root`)."""
-        return mean_squared_error * self.streams.harm_scale(self.site)
+        return mean_squared_error * self.streams.loss_scale(self.site)
 
 
 def energy(statistics: LeastSquares) -> float:

@@ -1,4 +1,4 @@
-"""What a budget buys, ready for JSON: harm against cost in total and per layer, and which operator pays."""
+"""What a budget buys, ready for JSON: loss increase against cost in total and per layer, and which operator pays."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
     layers = []
     by_operator: dict[str, dict[str, float]] = {}
     for menu, option in zip(found.curve.menus, found.chosen, strict=True):
-        for spec, harm in zip(option.operators, option.harms, strict=True):
+        for spec, loss in zip(option.operators, option.losses, strict=True):
             entry = by_operator.setdefault(spec.op, {"layers": 0, "harm": 0.0})
             entry["layers"] += 1
-            entry["harm"] += harm
+            entry["harm"] += loss
         layers.append(
             {
                 "name": menu.name,
                 "operators": [spec.to_json() for spec in option.operators],
                 "saving": option.saving / found.whole,
-                "harm": option.harm,
+                "harm": option.loss,
                 "curve": _layer_curve(menu, found.whole),
             }
         )
@@ -37,7 +37,7 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
     document = {
         "unit": found.budget.unit,
         "target": found.budget.target,
-        "harm": found.harm,
+        "harm": found.loss,
         "curve": _total_curve(found.curve, found.whole, merging),
         "operators": [{"op": op, **entry} for op, entry in by_operator.items()],
         "layers": layers,
@@ -49,24 +49,24 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
 
 
 def _merging_json(merging: Merging) -> dict[str, Any]:
-    return {"merge_tokens": list(merging.schedule), "saving": 1 - merging.left, "harm": merging.harm}
+    return {"merge_tokens": list(merging.schedule), "saving": 1 - merging.left, "harm": merging.loss}
 
 
 def _total_curve(curve: Curve, whole: float, merging: Merging | None) -> list[dict[str, float]]:
-    """Least harm with 95 %, 90 %, ... of the cost left, as far down as it goes; beside `merging` if there is any."""
+    """Least loss with 95 %, 90 %, ... of the cost left, as far down as it goes; beside `merging` if there is any."""
     points = []
-    most, beside = (1.0, 0.0) if merging is None else (merging.left, merging.harm)
+    most, beside = (1.0, 0.0) if merging is None else (merging.left, merging.loss)
     for step in range(1, CURVE_STEPS):
         left = 1 - step / CURVE_STEPS
         if left > most:
             continue
         saving = (most - left) * whole
-        harm = next((h for s, h in zip(curve.saving, curve.harm, strict=True) if s >= saving and h < INFINITE), None)
-        if harm is None:
+        loss = next((h for s, h in zip(curve.saving, curve.loss, strict=True) if s >= saving and h < INFINITE), None)
+        if loss is None:
             break
-        points.append({"left": round(left, 6), "harm": harm + beside})
+        points.append({"left": round(left, 6), "harm": loss + beside})
     return points
 
 
 def _layer_curve(menu: Menu, whole: float) -> list[dict[str, float]]:
-    return [{"saving": option.saving / whole, "harm": option.harm} for option in menu.pareto()]
+    return [{"saving": option.saving / whole, "harm": option.loss} for option in menu.pareto()]

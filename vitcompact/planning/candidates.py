@@ -1,4 +1,4 @@
-"""Harm curves and costs of every site of a model: what a global budget is spent on."""
+"""Loss increase curves and costs of every site of a model: what a global budget is spent on."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ MIN_IMAGES, MAX_IMAGES = 96, 512
 
 
 @dataclass(frozen=True)
-class Harms:
-    """Harm curves and costs of every site of a model: enough for any budget.
+class Losses:
+    """Loss increase curves and costs of every site of a model: enough for any budget.
 
     Attributes:
         candidates: by site and operator.
@@ -74,7 +74,7 @@ class Harms:
         for site, choices in self.choices().items():
             savings = [self._saving(site, choice, unit) for choice in choices]
             options = tuple(
-                Option(choice.operators, saving, tuple(ADDED_UP * harm for harm in choice.harms))
+                Option(choice.operators, saving, tuple(ADDED_UP * loss for loss in choice.losses))
                 for choice, saving in zip(choices, savings, strict=True)
                 if saving is not None
             )
@@ -89,7 +89,7 @@ class Harms:
         return self.costs[site.name].saving(unit, **choice.sizes)
 
 
-def measure_harms(
+def measure_losses(
     original: nn.Module,
     images: ImageBatches,
     *,
@@ -99,7 +99,7 @@ def measure_harms(
     weigh: bool = True,
     cache_bytes: float = 4e9,
     progress: Progress = silent,
-) -> Harms:
+) -> Losses:
     """Walk the original once over the images and measure what every size of every site would do.
 
     Args:
@@ -146,7 +146,7 @@ def measure_harms(
             streams.leave(here)
             progress.advance()
     progress.finish()
-    return Harms(found, costs, tuple(site for name in walker.blocks for site in by_block[name]), anatomy.skipped)
+    return Losses(found, costs, tuple(site for name in walker.blocks for site in by_block[name]), anatomy.skipped)
 
 
 def _offered(model: nn.Module, site: Site, ops: Sequence[str]) -> dict[str, list[int]]:

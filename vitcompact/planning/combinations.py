@@ -1,4 +1,4 @@
-"""Everything that can be done to a site, with the harm expected of it, and which of it is worth timing."""
+"""Everything that can be done to a site, with the loss increase expected of it, and which of it is worth timing."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from vitcompact.planning.site_structure import Operators, alike
 
 @dataclass(frozen=True)
 class Choice:
-    """Operators of one site, the harm expected of each, and the sizes that they leave (as `SiteCost` has them)."""
+    """Operators of one site, the loss increase expected of each, and the sizes left (as `SiteCost` has them)."""
 
     operators: Operators
-    harms: tuple[float, ...]
+    losses: tuple[float, ...]
     sizes: Sizes
 
     @property
-    def harm(self) -> float:
-        """Total harm."""
-        return sum(self.harms)
+    def loss(self) -> float:
+        """Total loss increase."""
+        return sum(self.losses)
 
 
 def combinations(kind: LayerKind, candidates: Mapping[str, Sequence[Candidate]], whole: Sizes) -> tuple[Choice, ...]:
@@ -43,7 +43,7 @@ def combinations(kind: LayerKind, candidates: Mapping[str, Sequence[Candidate]],
                 sizes = operator.resized(operator.size_of(candidate.spec), choice.sizes)
                 if sizes is not None:
                     loss = operator.loss_beside(candidate.loss, choice.sizes, whole)
-                    grown.append(Choice((*choice.operators, candidate.spec), (*choice.harms, loss), sizes))
+                    grown.append(Choice((*choice.operators, candidate.spec), (*choice.losses, loss), sizes))
         found = grown
     return tuple(found)
 
@@ -81,15 +81,15 @@ def thinned(rows: Sequence[Sequence[Choice]], room: int) -> list[Operators]:
 
 
 def contenders(rows: Sequence[Sequence[Choice]], times: Mapping[Operators, float], margin: float) -> list[Operators]:
-    """Structures that for some site no less harmful one is clearly faster than, by times relative to the whole site.
+    """Structures that for some site no less costly one is clearly faster than, by times relative to the whole site.
 
     Args:
-        margin: how much slower than a less harmful one a structure may look.
+        margin: how much slower than a less costly one a structure may look.
     """
     left: dict[Operators, None] = {}
     for row in rows:
         best = 1.0
-        for choice in sorted(row, key=lambda choice: choice.harm):
+        for choice in sorted(row, key=lambda choice: choice.loss):
             operators = alike(choice.operators)
             if operators in times and times[operators] < best * (1 + margin):
                 left[operators] = None

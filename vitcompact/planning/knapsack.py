@@ -1,4 +1,4 @@
-"""Spending a global budget: one option per layer so that the total harm is least (a multiple-choice knapsack)."""
+"""Spending a global budget: one option per layer for the least total loss increase (a multiple-choice knapsack)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ BINS = 4000
 
 @dataclass(frozen=True)
 class Option:
-    """One thing that can be done to a layer: its operators, what they save and the harm they are expected to do.
+    """One thing that can be done to a layer: its operators, what they save and the loss increase expected of them.
 
-    `harm` is the expected squared change of the model's output, `harms` its split by operator; `saving` is in the
+    `loss` is the expected squared change of the model's output, `losses` its split by operator; `saving` is in the
     budget's own unit (MACs, parameters or shares of the original's time).
     """
 
     operators: tuple[OperatorSpec, ...]
     saving: float
-    harms: tuple[float, ...]
+    losses: tuple[float, ...]
 
     @property
-    def harm(self) -> float:
-        """Total harm."""
-        return sum(self.harms)
+    def loss(self) -> float:
+        """Total loss increase."""
+        return sum(self.losses)
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Menu:
     options: tuple[Option, ...]
 
     def pareto(self) -> tuple[Option, ...]:
-        """Options that no other one beats in both saving and harm, by rising saving; the first does nothing."""
+        """Options that no other one beats in both saving and loss, by rising saving; the first does nothing."""
         return self._pareto
 
     @cached_property
     def _pareto(self) -> tuple[Option, ...]:
         best: list[Option] = []
-        for option in sorted(self.options, key=lambda o: (-o.saving, o.harm)):
-            if option.saving > 0 and (not best or option.harm < best[-1].harm):
+        for option in sorted(self.options, key=lambda o: (-o.saving, o.loss)):
+            if option.saving > 0 and (not best or option.loss < best[-1].loss):
                 best.append(option)
         return (Option((), 0.0, ()), *reversed(best))
 
@@ -60,11 +60,11 @@ class Menu:
 
 @dataclass(frozen=True)
 class Curve:
-    """Least expected harm at every total saving: `harm[i]` at `saving[i]`; `choices[i]` are indices into the menus."""
+    """Least expected loss increase at every total saving: `loss[i]` at `saving[i]`."""
 
     menus: tuple[Menu, ...]
     saving: tuple[float, ...]
-    harm: tuple[float, ...]
+    loss: tuple[float, ...]
     _tables: tuple[tuple[int, ...], ...] = field(repr=False)
     _steps: tuple[tuple[int, ...], ...] = field(repr=False)
 
@@ -75,7 +75,7 @@ class Curve:
 
     def choose(self, saving: float) -> list[Option] | None:
         """The best option of every menu for a total saving of at least `saving`, or None where it is out of reach."""
-        start = next((i for i, total in enumerate(self.saving) if total >= saving and self.harm[i] < INFINITE), None)
+        start = next((i for i, total in enumerate(self.saving) if total >= saving and self.loss[i] < INFINITE), None)
         if start is None:
             return None
         left, chosen = start, []
@@ -99,11 +99,11 @@ def spend(menus: Sequence[Menu]) -> Curve:
     tables, all_steps = [], []
     for menu in menus:
         steps = [int(option.saving / unit) for option in menu.pareto()]
-        # min(INFINITE, NaN) is INFINITE: a harm that is not a number is never the least.
-        harms = [min(INFINITE, option.harm) for option in menu.pareto()]
-        # [option, bin]: the least harm with that option, where the menus before save what it leaves of the bin.
+        # min(INFINITE, NaN) is INFINITE: a loss increase that is not a number is never the least.
+        losses = [min(INFINITE, option.loss) for option in menu.pareto()]
+        # [option, bin]: the least loss with that option, where the menus before save what it leaves of the bin.
         left = (bins - _column(steps, torch.int64)).clamp_(min=0)
-        best, table = (best[left] + _column(harms, torch.float64)).min(dim=0)
+        best, table = (best[left] + _column(losses, torch.float64)).min(dim=0)
         tables.append(tuple(table.tolist()))
         all_steps.append(tuple(steps))
     saving = tuple(i * unit for i in range(BINS + 1))

@@ -1,6 +1,7 @@
 """What merging tokens would save and cost: schedules that a budget may use beside its operators.
 
-Nothing is fitted here, so the harm of a schedule is measured from end to end, on the original, in a budget's own unit.
+Nothing is fitted here, so the loss increase of a schedule is measured from end to end, on the original, in a budget's
+own unit.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ class Merging:
     Attributes:
         schedule: pairs of tokens that each block merges.
         left: share of the original's cost with this alone, in the unit of the budget.
-        harm: mean squared change of the model's output, as harms of layers are.
+        loss: mean squared change of the model's output, as losses of layers are.
         tokens: share of the tokens that is left in each block for its attention, and for its FFN.
     """
 
     schedule: tuple[int, ...]
     left: float
-    harm: float
+    loss: float
     tokens: tuple[tuple[float, float], ...]
 
     def share(self, name: str, kind: str) -> float:
@@ -80,7 +81,7 @@ def measure_merging(
     progress.start("merging tokens", len(schedules))
     found = []
     for each in schedules:
-        found.append(Merging(each, left(each), _harm(original, each, judged), _tokens(original, each)))
+        found.append(Merging(each, left(each), _loss(original, each, judged), _tokens(original, each)))
         progress.advance()
     progress.finish()
     return tuple(found)
@@ -131,7 +132,7 @@ def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]
 
 
 @torch.no_grad()
-def _harm(original: nn.Module, schedule: Sequence[int], images: ImageBatches) -> float:
+def _loss(original: nn.Module, schedule: Sequence[int], images: ImageBatches) -> float:
     device = device_of(original)
     merging, total, seen = _merging(copy.deepcopy(original), schedule), 0.0, 0
     for batch in images:

@@ -15,7 +15,7 @@ from vitcompact.models.latency import random_images, relative_latency
 from vitcompact.operators.merge import given_schedule, merge_schedule
 from vitcompact.operators.replay import replay
 from vitcompact.plan.schema import LayerPlan, Plan, Skipped
-from vitcompact.planning.candidates import Harms, measure_harms
+from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.knapsack import Curve, Menu, Option, spend
 from vitcompact.planning.merging import Merging, measure_merging
 from vitcompact.planning.request import Budget
@@ -36,7 +36,7 @@ class BudgetPlan:
 
     Attributes:
         before, after: cost of the original and of the folded result.
-        curve: the least harm at every saving.
+        curve: the least loss increase at every saving.
         chosen: the option taken from each of the curve's menus.
         whole: the original's cost in the budget's unit; of latency, 1.
         merging: what of the saving comes from merging tokens, or None.
@@ -54,23 +54,23 @@ class BudgetPlan:
     offered: tuple[Merging, ...] = ()
 
     @property
-    def harm(self) -> float:
+    def loss(self) -> float:
         """Expected squared change of the model's output per image."""
-        return sum(option.harm for option in self.chosen) + (self.merging.harm if self.merging else 0.0)
+        return sum(option.loss for option in self.chosen) + (self.merging.loss if self.merging else 0.0)
 
 
 def plan_budget(
     original: nn.Module,
-    harms: Harms,
+    losses: Losses,
     budget: Budget,
     seconds: Callable[[nn.Module], float] | None = None,
     offered: Sequence[Merging] = (),
 ) -> BudgetPlan:
-    """The plan of least expected harm whose cost is at most `budget.target` times the original's.
+    """The plan of least expected loss increase whose cost is at most `budget.target` times the original's.
 
     Args:
         seconds: measures a model's latency relative to the original's; needed for a budget of latency, as are the times
-            in `harms`.
+            in `losses`.
         offered: schedules of merging tokens that the budget asks for, one of which the plan has.
 
     Raises:
@@ -79,14 +79,14 @@ def plan_budget(
     size = resolve_input(original).input_size
     before = count(original, size)
     whole = 1.0 if budget.unit == "latency" else float(getattr(before, budget.unit))
-    merging, curve = _shared(harms.menus(budget.unit), budget, whole, offered)
+    merging, curve = _shared(losses.menus(budget.unit), budget, whole, offered)
     left = merging.left if merging else 1.0
     saving = whole * (left - budget.target)
     for _ in range(ATTEMPTS):
         chosen = curve.choose(saving)
         if chosen is None:
             break
-        plan = _plan(curve, chosen, harms.skipped, merging)
+        plan = _plan(curve, chosen, losses.skipped, merging)
         small = replay(meta_copy(original), plan.folded())
         after = count(small, size)
         share = seconds(small) if seconds is not None else getattr(after, budget.unit) / whole
@@ -108,9 +108,9 @@ def _shared(
         return None, curve
 
     def expected(merging: Merging | None) -> tuple[float, float]:
-        left, harm = (merging.left, merging.harm) if merging else (1.0, 0.0)
+        left, loss = (merging.left, merging.loss) if merging else (1.0, 0.0)
         chosen = curve.choose(whole * (1 - budget.target / left))
-        return float("inf") if chosen is None else harm + sum(option.harm for option in chosen), left
+        return float("inf") if chosen is None else loss + sum(option.loss for option in chosen), left
 
     nothing = [None] if budget.merge_tokens == "auto" else []
     best = min((*nothing, *offered), key=expected)
@@ -142,7 +142,7 @@ def plan_for(
     if budget.merge_tokens == "auto" and not weigh:
         raise UsageError("`merge_tokens='auto'` compares expected loss increases: leave out `without='sensitivity'`")
     offered = offered_merging(original, images, budget, latency_batch=latency_batch, progress=progress)
-    harms = measure_harms(
+    losses = measure_losses(
         original,
         images,
         ops=budget.ops,
@@ -152,19 +152,19 @@ def plan_for(
         cache_bytes=cache_bytes,
         progress=progress,
     )
-    return plan_measured(original, harms, budget, offered, latency_batch=latency_batch, progress=progress)
+    return plan_measured(original, losses, budget, offered, latency_batch=latency_batch, progress=progress)
 
 
 def plan_measured(
     original: nn.Module,
-    harms: Harms,
+    losses: Losses,
     budget: Budget,
     offered: Sequence[Merging] = (),
     *,
     latency_batch: int = 8,
     progress: Progress = silent,
 ) -> BudgetPlan:
-    """The plan for a budget from harms that were measured before; for latency, layers are timed where they are not yet.
+    """The plan for a budget from losses measured before; for latency, layers are timed where they are not yet.
 
     Args:
         offered: what `offered_merging` gives.
@@ -173,10 +173,10 @@ def plan_measured(
         UsageError: the target is out of reach.
     """
     if budget.unit != "latency":
-        return plan_budget(original, harms, budget, None, offered)
-    harms = timed(original, harms, latency_batch, progress)
+        return plan_budget(original, losses, budget, None, offered)
+    losses = timed(original, losses, latency_batch, progress)
     seconds = relative_latency(original, resolve_input(original).input_size, latency_batch, device_of(original))
-    return plan_budget(original, harms, budget, seconds, offered)
+    return plan_budget(original, losses, budget, seconds, offered)
 
 
 def offered_merging(
@@ -187,7 +187,7 @@ def offered_merging(
     latency_batch: int = 8,
     progress: Progress = silent,
 ) -> tuple[Merging, ...]:
-    """The schedules of merging tokens that a budget may or must use, with what they save and harm.
+    """The schedules of merging tokens that a budget may or must use, with what they save and lose.
 
     Raises:
         UsageError: numbers were given, and tokens of this model cannot be merged.
@@ -209,12 +209,12 @@ def offered_merging(
     return measure_merging(original, images, budget, schedule or None, latency_batch=latency_batch, progress=progress)
 
 
-def timed(original: nn.Module, harms: Harms, latency_batch: int = 8, progress: Progress = silent) -> Harms:
-    """`harms` with the times of all layers on the device of `original`; as they are where they have them."""
-    if harms.times is not None:
-        return harms
+def timed(original: nn.Module, losses: Losses, latency_batch: int = 8, progress: Progress = silent) -> Losses:
+    """`losses` with the times of all layers on the device of `original`; as they are where they have them."""
+    if losses.times is not None:
+        return losses
     examples = random_images(resolve_input(original).input_size, latency_batch, device_of(original))
-    return replace(harms, times=time_sites(original, harms.choices(), examples, progress=progress))
+    return replace(losses, times=time_sites(original, losses.choices(), examples, progress=progress))
 
 
 def _plan(curve: Curve, chosen: list[Option], skipped: tuple[Skipped, ...], merging: Merging | None) -> Plan:

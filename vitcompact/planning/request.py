@@ -22,8 +22,8 @@ class Budget:
         unit: what is to shrink: multiply-accumulates, parameters, or seconds on this machine.
         target: what is to be left of it, in (0, 1).
         ops: operators that may be used, by their names in a plan.
-        merge_tokens: pairs of tokens that each block merges, which count towards the target; `auto` for as many as harm
-            least beside the operators, None for none.
+        merge_tokens: pairs of tokens that each block merges, which count towards the target; `auto` for what
+            costs least beside the operators, None for none.
     """
 
     unit: Unit

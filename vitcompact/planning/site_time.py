@@ -25,7 +25,7 @@ SECONDS, FORWARDS = 30.0, 60
 SCREENING = 3
 """Rounds after which only options that may be worth it are timed further."""
 MARGIN = 0.05
-"""How much slower than a less harmful option one may look and still be timed further."""
+"""How much slower than a less costly option one may look and still be timed further."""
 MIN_ROUNDS, MAX_ROUNDS = 7, 31
 CHUNK = 8
 """Modules that race in one round, the whole module first: neighbours in time share what else the machine does."""
@@ -71,7 +71,7 @@ def time_sites(
     """Time what can be done to every site of a model; sites of the same structure share one measurement.
 
     Where there are too many options for the time allowed, those of a coarser grid of sizes are timed; options that a
-    first look shows to be both slower and more harmful than another are left out.
+    first look shows to be both slower and more costly than another are left out.
 
     Args:
         images: of one forward pass, on the device of `original`; their values play no part.

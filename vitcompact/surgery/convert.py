@@ -49,7 +49,7 @@ def convert(
 
     Without a target, half of the heads take their attention map from another head, chosen and refitted by output error
     on the images, and each FFN's output matrix becomes a product of two. With a target, all operators share a global
-    budget, spent where it harms the model's output least. Works block by block: inputs come from the converted stream,
+    budget, spent where it losses the model's output least. Works block by block: inputs come from the converted stream,
     targets from the original one. Memory is the statistics, one batch and one block's activations.
 
     Args:
@@ -59,7 +59,7 @@ def convert(
             that a batch takes on `device`, in (0, 1); one of them, needs images.
         ops: operators that a budget may use; all by default.
         merge_tokens: pairs of similar tokens that each block of a plain ViT merges (ToMe), one number or one for each
-            block; they count towards a target. `auto` merges as many as harm least beside a budget's operators.
+            block; they count towards a target. `auto` merges what costs least beside a budget's operators.
         images: normalised calibration images `(n, 3, height, width)` or batches of them, no labels. None converts
             from the weights alone, which loses much accuracy.
         only: `heads` or `ffn` for one of the two.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,3 +49,27 @@ def test_large_images_are_reduced_but_not_below_the_size_asked(kind: str) -> Non
 
 def test_nothing_is_reduced_unless_asked() -> None:
     assert decode(encoded(picture(1, 300, 420))).size == (420, 300)
+
+
+def test_what_would_start_a_program_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostScript named like a photograph: Pillow would hand it to Ghostscript."""
+    started: list[object] = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args: started.append(args))
+    page = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\nshowpage\n%%EOF\n"
+    Image.open(io.BytesIO(page)).load  # noqa: B018  (Pillow by itself knows it)
+    with pytest.raises(UnreadableImageError, match="not an image"):
+        decode(page)
+    assert not started
+
+
+def test_a_photograph_with_a_second_picture_inside_is_a_photograph() -> None:
+    """Cameras write such files with the name .jpg (MPO)."""
+    stream = io.BytesIO()
+    picture(1).save(stream, "MPO", save_all=True, append_images=[picture(2)])
+    assert decode(stream.getvalue()).size == (24, 20)
+
+
+def test_more_pixels_than_cameras_take_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitcompact.data.decode.MAX_PIXELS", 24 * 20 - 1)
+    with pytest.raises(UnreadableImageError, match="24 x 20 pixels: more than 479"):
+        decode(encoded(picture(1)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import vitcompact
 from tests.attached import parity_of
-from vitcompact import DataError, TrainOptions, UsageError
+from vitcompact import CheckpointError, DataError, TrainOptions, UsageError
 from vitcompact.folding.verify import perturbed
 
 from .conftest import SIDE
@@ -53,6 +53,20 @@ def test_images(function: str, kind: str, vit: VisionTransformer, monkeypatch: p
     monkeypatch.setattr(type(vit), "forward_features", _never)
     with pytest.raises(UsageError, match=message):
         FUNCTIONS[function](vit, images)
+
+
+@pytest.mark.parametrize("where", ["blocks.1.mlp.fc1.weight", "head.weight", "pos_embed"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("function", sorted(FUNCTIONS.keys() - {"evaluate"}))
+def test_weights_that_are_not_finite(
+    function: str, value: float, where: str, vit: VisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is measured, left unconverted without a word, or looped over for ever."""
+    model = copy.deepcopy(vit)
+    model.get_parameter(where).data.view(-1)[0] = value
+    monkeypatch.setattr(type(vit), "forward_features", _never)
+    with pytest.raises(CheckpointError, match=f"damaged: {where} holds NaN or infinite values"):
+        FUNCTIONS[function](model, torch.randn(4, 3, SIDE, SIDE))
 
 
 def _never(self: VisionTransformer, x: Tensor, **_: Any) -> Tensor:

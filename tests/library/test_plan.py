@@ -66,7 +66,7 @@ def test_it_prints_as_a_table(vit: VisionTransformer) -> None:
     plan = vitcompact.plan(vit, ratio=0.5, rank_ratio=0.5, protect=["blocks.1"], merge_tokens=1)
     lines = str(plan).splitlines()
     assert lines[0] == repr(plan)[1:-1]
-    assert "hallucinate x1, factorize x1, 2 pairs of tokens merged, 2 left as they are" in lines[0]
+    assert "hallucinate x1, factorize x1, 2 pairs of tokens merged, 2 left unchanged" in lines[0]
     spec = plan.layers[0].find(HallucinateSpec)
     assert spec is not None
     head = spec.hallucinated[0]

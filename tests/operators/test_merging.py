@@ -210,7 +210,7 @@ def test_what_is_refused() -> None:
     model = timm.create_model("test_vit", img_size=64, num_classes=5).eval()
     images = torch.randn(16, 3, 64, 64)
     for wrong in (-1, (1, 2), (), (1.5,) * depth(model), True):
-        with pytest.raises(UsageError, match="merge-tokens"):
+        with pytest.raises(UsageError, match="merge_tokens"):
             vitcompact.fold(model, merge_tokens=wrong)  # type: ignore[arg-type]
     filtered = vitcompact.convert(model, images=images, filter_rank=1)
     with pytest.raises(UsageError, match="filter_rank=0"):

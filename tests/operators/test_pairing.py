@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from vitcompact.errors import DataError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.operators.pairing import CopyCosts, assignment, attention_maps, num_hallucinated, shortlist
 
@@ -73,3 +74,11 @@ def test_copy_cost_is_the_output_error_of_copying() -> None:
     copied[:, 2] = maps[:, 0]
     error = ((copied - maps) @ values).transpose(1, 2).flatten(2) @ core.proj.weight.T
     assert float(costs.matrix(core.proj.weight)[2, 0]) == pytest.approx(float(error.square().sum()), rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_costs_that_are_not_finite_are_refused(value: float) -> None:
+    costs = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
+    costs[2, 4] = value
+    with pytest.raises(DataError, match="not finite"):
+        shortlist(costs, 3, 4)

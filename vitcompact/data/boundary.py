@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from vitcompact.data.batches import ImageBatches, check_batch, from_tensor
 from vitcompact.data.config import resolve_input
-from vitcompact.errors import DataError, UsageError
+from vitcompact.errors import CheckpointError, DataError, UsageError
 from vitcompact.models.cost import meta_copy
 
 
 def check_model(model: object, name: str = "model", dtype: torch.dtype | None = None) -> None:
-    """Refuse what is no timm model with floating-point weights of one type.
+    """Refuse what is no timm model with finite floating-point weights of one type.
 
     Args:
         name: of the parameter, for the message.
@@ -23,6 +23,7 @@ def check_model(model: object, name: str = "model", dtype: torch.dtype | None = 
 
     Raises:
         UsageError: see above.
+        CheckpointError: weights that are not finite; the message names the first.
     """
     if isinstance(model, str):
         raise UsageError(f"{name} must be a timm module, got the text {model!r}: timm.create_model makes one of a name")
@@ -38,6 +39,9 @@ def check_model(model: object, name: str = "model", dtype: torch.dtype | None = 
         wanted = "floating-point weights of one type" if dtype is None else f"{str(dtype).split('.')[1]} weights"
         found = " and ".join(types) or "no weights"
         raise UsageError(f"{name} must have {wanted}, got {found}: pass {name}.float()")
+    for tensor, values in (*model.named_parameters(), *model.named_buffers()):
+        if values.is_floating_point() and not values.is_meta and not torch.isfinite(values).all():
+            raise CheckpointError(f"{name} is damaged: {tensor} holds NaN or infinite values")
 
 
 def images_for(

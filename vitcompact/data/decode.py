@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "ICO")
+"""Kinds of files that are opened, whatever they are called; others may start programs (EPS starts Ghostscript)."""
+MAX_PIXELS = 120_000_000
+"""A larger image is left out before it is decoded: more than cameras take, and gigabytes to hold."""
 MAX_ASPECT = 100
 """Longest side over shortest: beyond it, resizing the short side to a model's input would need gigabytes."""
 
@@ -40,7 +45,7 @@ def decode(content: bytes, mode: str = "RGB", shrink_to: int | None = None) -> I
             so all of them are translated here.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             _check_shape(image)
             return _convert(_load(image, shrink_to), mode)
     except UnidentifiedImageError:
@@ -49,6 +54,13 @@ def decode(content: bytes, mode: str = "RGB", shrink_to: int | None = None) -> I
         raise
     except Exception as error:
         raise UnreadableImageError(_reason(error)) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this build of Pillow reads."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _load(image: Image.Image, shrink_to: int | None) -> Image.Image:
@@ -61,7 +73,7 @@ def _load(image: Image.Image, shrink_to: int | None) -> Image.Image:
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
         image = Image.fromarray(np.clip(values // 257 if wide else values, 0, 255).astype(np.uint8))
     return image.convert(mode)
@@ -71,6 +83,8 @@ def _check_shape(image: Image.Image) -> None:
     short, long = sorted(image.size)
     if short < 1 or long > MAX_ASPECT * short:
         raise UnreadableImageError(f"{image.width} x {image.height} pixels: sides differ more than {MAX_ASPECT}-fold")
+    if short * long > MAX_PIXELS:
+        raise UnreadableImageError(f"{image.width} x {image.height} pixels: more than {MAX_PIXELS:,}")
 
 
 def _reason(error: Exception) -> str:

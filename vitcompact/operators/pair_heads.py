@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.capture import SiteInput
+from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.similarity import MapSimilarity
 from vitcompact.calibration.streams import Streams, held_out_rows
@@ -42,7 +43,9 @@ def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) ->
     for _, _, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
         _, _, v = core.project(inputs)
         costs.add(maps, _per_head(v, core))
-    return costs.matrix(core.proj.weight)
+    found = costs.matrix(core.proj.weight)
+    check_finite(site.name, found)
+    return found
 
 
 def with_maps(

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from vitcompact.errors import DataError
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.backends import maps
 from vitcompact.layers.calls import AttentionInputs
@@ -56,7 +57,12 @@ def shortlist(costs: Tensor, count: int, size: int) -> list[Parents]:
         costs: `(heads, parents)`; the diagonal is not read.
 
     No head gets more than `ceil(hallucinated / kept)` children, which keeps attention calls equally wide.
+
+    Raises:
+        DataError: costs that are not finite, which no order could be made of.
     """
+    if not torch.isfinite(costs).all():
+        raise DataError("the costs of copying attention maps are not finite (NaN or infinity)")
     heads = range(costs.shape[0])
     table = costs.tolist()
     if math.comb(len(heads), count) <= EXHAUSTIVE_LIMIT:

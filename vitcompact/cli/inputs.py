@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SOURCE_NAMES = ("model", "num_classes", "img_size", "random_weights", "seed")
 RATIO_NAMES = ("ratio", "rank_ratio")
+PAIR_NAMES = ("terms", "filter_rank", "init", "hallucinate")
+"""Options that only the pair has."""
+DEFAULT_TARGET = 0.8
+"""Share of the MACs that is left where nothing was chosen."""
 TARGET_NAMES = ("target_macs", "target_params", "target_latency", "ops")
 SELECTION_NAMES = tuple(declared(SelectionOptions))
 ORIGINAL = "original"
@@ -178,9 +182,37 @@ def from_workspace(
     return dataclasses.replace(options, **taken) if taken else options  # type: ignore[type-var]
 
 
-def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
+def with_default(options: T, given: frozenset[str], console: Console) -> T:
+    """Shares where none were given: those of `--method`, or a budget where there are images.
+
+    Options that belong to the pair, and `--only`, choose the pair. What is taken by default is said.
+
+    Raises:
+        UsageError: `--method pair` beside a target, or `--method budget` beside a ratio.
+    """
+    shares = {name: getattr(options, name) for name in (*RATIO_NAMES, *TARGET_NAMES[:3])}
+    method = options.method  # type: ignore[attr-defined]
+    if method == "pair":
+        if target := next((name for name in TARGET_NAMES[:3] if shares[name] is not None), None):
+            raise UsageError(f"--method pair is --ratio 0.5 --rank-ratio 0.5: leave out {flags()[target]}")
+        halves = {name: 0.5 for name in RATIO_NAMES if shares[name] is None}
+        return dataclasses.replace(options, **halves)  # type: ignore[type-var]
+    if method == "budget" and (ratio := next((name for name in RATIO_NAMES if shares[name] is not None), None)):
+        raise UsageError(f"--method budget is a target, such as --target-macs 0.8: leave out {flags()[ratio]}")
+    chosen = any(share is not None for share in shares.values()) or getattr(options, "plan", None) is not None
+    pair = given & {*PAIR_NAMES} or options.only is not None  # type: ignore[attr-defined]
+    has_images = options.data_dir is not None or bool(options.dataset)  # type: ignore[attr-defined]
+    if chosen or (method is None and (pair or not has_images)):
+        return options
+    if method is None:
+        console.note(f"no share was given: --target-macs {DEFAULT_TARGET:g} (--method pair is the paper's pair)")
+    return dataclasses.replace(options, target_macs=DEFAULT_TARGET)  # type: ignore[type-var]
+
+
+def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str], method: str | None) -> dict[str, Any]:
     """What was recorded of a selection, less what the options given replace: ratios and targets exclude each other."""
-    targets, ratios = given & {*TARGET_NAMES}, given & {*RATIO_NAMES}
+    targets = given & {*TARGET_NAMES} or method == "budget"
+    ratios = given & {*RATIO_NAMES} or method == "pair"
     dropped = (*TARGET_NAMES, *RATIO_NAMES) if targets else TARGET_NAMES if ratios else ()
     if ratios and recorded.get("merge_tokens") == "auto":
         dropped = (*dropped, "merge_tokens")

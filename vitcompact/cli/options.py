@@ -42,6 +42,13 @@ class Own:
     eval_data_dir: str | None = option(
         None, "Evaluation images, where they are not a split of --data-dir.", IMAGES, "PATH"
     )
+    method: Literal["budget", "pair"] | None = option(
+        None,
+        "What to do where no share is given: budget is --target-macs 0.8, pair is --ratio 0.5 --rank-ratio 0.5, the "
+        "paper's pair.",
+        COMPACTION,
+        unset="budget with images, pair without",
+    )
     plan: Path | None = option(None, "Apply this plan.json instead of choosing what to compact.", COMPACTION, "FILE")
     resume: str | None = option(None, "Continue an interrupted run; auto finds its state.", TRAINING, "PATH|auto")
     reference: str | None = option(
@@ -92,25 +99,25 @@ VERBS = (
         """Look at a model: how alike its attention heads are, what its FFNs need, and what compaction would save.
 
         Example: vitcompact analyze vit_small_patch16_224 --data-dir images --report analysis.html""",
-        (SourceOptions, DataOptions, SelectionOptions, _own("checkpoint eval_data_dir device report workdir")),
+        (SourceOptions, DataOptions, SelectionOptions, _own("method checkpoint eval_data_dir device report workdir")),
         arguments={"source": ("SOURCE", _SOURCE)},
         defaults={"num_samples": 512},
     ),
     Verb(
         "convert",
-        """Make a model smaller: hallucinate attention heads and factorize FFNs, solved on calibration images.
+        """Make a model smaller, in closed form on calibration images: a budget spent over all layers, or the pair.
 
         Without images the weights alone decide, which costs far more accuracy.
 
-        Example, after analyze: vitcompact convert --ratio 0.5
+        Example, by itself: vitcompact convert vit_small_patch16_224 OUT --data-dir images --target-macs 0.7
 
-        Example, by itself: vitcompact convert vit_small_patch16_224 OUT --data-dir images""",
+        Example, after analyze: vitcompact convert --ratio 0.5""",
         (
             SourceOptions,
             DataOptions,
             SelectionOptions,
             SurgeryOptions,
-            _own("checkpoint eval_data_dir device plan dry_run workdir overwrite dtype"),
+            _own("method checkpoint eval_data_dir device plan dry_run workdir overwrite dtype"),
         ),
         arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("converted")},
         defaults={"num_samples": 512, "dtype": "float32"},

@@ -14,7 +14,7 @@ Only = Literal["heads", "ffn"]
 MergeTokens = int | Sequence[int] | Literal["auto"]
 """Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
 
-_HALF = "0.5 without a target"
+_HALF = "0.5 where the other ratio is given"
 
 
 @dataclass(frozen=True, kw_only=True)

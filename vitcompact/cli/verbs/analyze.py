@@ -24,6 +24,7 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
     options = inputs.given_source(options)
     if options.source is None:
         raise UsageError("no model was given: name a timm model, a directory or a weights file (see analyze --help)")
+    options = inputs.with_default(options, given, console)
     inputs.check_selection(options)
     open_device(options.device)
     if options.report is not None:

@@ -34,7 +34,7 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
 def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
     options = inputs.given_source(options)
     space = common.workspace_for(options, held)
-    options = _filled(options, given, space, console)
+    options = inputs.with_default(_filled(options, given, space, console), given, console)
     plan = None if options.plan is None else _read_plan(options, given)
     inputs.check_selection(options, plan)
     of_kind(SurgeryOptions, options)
@@ -82,13 +82,13 @@ def _filled(options: Options, given: frozenset[str], space: Workspace | None, co
     options = images.with_recorded_images(options, given, space, console)
     if space is None or options.plan is not None:
         return options
-    recorded = inputs.recorded_selection(space.state.selection, given)
+    recorded = inputs.recorded_selection(space.state.selection, given, options.method)
     return inputs.from_workspace(options, given, recorded, inputs.SELECTION_NAMES, space, console)
 
 
 def _read_plan(options: Options, given: frozenset[str]) -> Plan:
     """The plan in `--plan FILE`, which may also be a document of ours that holds one."""
-    clash = sorted(given & {*inputs.SELECTION_NAMES, "terms", "filter_rank", "branches"})
+    clash = sorted(given & {*inputs.SELECTION_NAMES, "method", "terms", "filter_rank", "branches"})
     if clash:
         names = ", ".join(flags()[name] for name in clash)
         raise UsageError(f"--plan says what is compacted; leave out {names}")

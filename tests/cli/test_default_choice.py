@@ -55,7 +55,9 @@ def test_a_target_and_the_pair_exclude_each_other(run: Run, images: Path) -> Non
     assert (refused.code, "leave out --target-params" in refused.error) == (2, True)
     refused = run(*words, "budget", "--ratio", "0.5")
     assert (refused.code, "leave out --ratio" in refused.error) == (2, True)
-    assert run(*words, "both").code == 2
+    refused = run(*words, "both")
+    assert refused.code == 2
+    assert "Invalid value for '--method': 'both' is not one of 'budget', 'pair' (see" in refused.error
 
 
 def test_analyze_chooses_for_the_stages_that_follow(run: Run, images: Path) -> None:

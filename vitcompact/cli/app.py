@@ -119,7 +119,8 @@ def _report(error: BaseException, console: Console) -> int:
     if isinstance(error, _ClickUsageError):
         context = getattr(error, "ctx", None)
         name = context.command_path if context is not None else PROGRAM
-        console.error(f"{error.format_message()} (see {name} --help)")  # type: ignore[attr-defined]
+        message = error.format_message()  # type: ignore[attr-defined]
+        console.error(f"{message.replace('Value error, ', '').rstrip('.')} (see {name} --help)")
         return EXIT_USAGE
     if console.verbose:
         console.plain("".join(traceback.format_exception(error)))

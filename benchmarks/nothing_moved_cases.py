@@ -94,13 +94,13 @@ def real_model(checkpoint: Path, tar_file: Path, num_images: int) -> tuple[nn.Mo
     return model, torch.stack(images)
 
 
-def build(name: str, data: Path) -> tuple[nn.Module, Tensor]:
-    """A model and its images.
+def build(name: str, data: Path, num_images: int | None = None) -> tuple[nn.Module, Tensor]:
+    """A model and its images; of a real checkpoint as many as asked for.
 
     Raises:
         UsageError: no such checkpoint below `data`.
     """
     if name in RANDOM:
         return random_model(*RANDOM[name])
-    checkpoint, tar_file, num_images = REAL[name]
-    return real_model(data / checkpoint, data / tar_file, num_images)
+    checkpoint, tar_file, few = REAL[name]
+    return real_model(data / checkpoint, data / tar_file, num_images or few)

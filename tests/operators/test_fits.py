@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vitcompact.calibration import least_squares as statistics
+from vitcompact.calibration.held_out import Parts
 from vitcompact.calibration.least_squares import LeastSquares, Moments, Split
 from vitcompact.errors import DataError
 from vitcompact.operators import attention_fit, ffn_fit
@@ -76,7 +77,7 @@ def test_ffn_truncation_is_optimal_for_the_data() -> None:
     outputs = hidden @ weight.T
     split = Split.empty("ffn")
     target = outputs + bias
-    split.add(outputs[:, None], torch.cat((target, target), -1)[:, None], 50)
+    split.add(outputs[:, None], torch.cat((target, target), -1)[:, None], Parts((350, 50), (False, True)))
     fitted = ffn_fit.fit(split, weight, bias, 4)
     factors = fitted.factors
 
@@ -97,7 +98,7 @@ def test_ffn_refit_takes_back_drift() -> None:
     target = outputs + bias
     drifted = target + outputs @ rows(3, 8, 8) * 0.3
     split = Split.empty("ffn")
-    split.add(outputs[:, None], torch.cat((target, drifted), -1)[:, None], 100)
+    split.add(outputs[:, None], torch.cat((target, drifted), -1)[:, None], Parts((500, 100), (False, True)))
     fitted = ffn_fit.fit(split, weight, bias, 6)
     assert fitted.drift_share > 0.5
     assert fitted.ridge is not None
@@ -109,7 +110,9 @@ def test_identity_and_mean_paths_are_found() -> None:
     beta, gamma, proj = rows(3, 6), rows(4, 6), rows(5, 6, 4)
     target = (features[0] + beta * features[1] + gamma * features[2]) @ proj + 1.5
     split = Split.empty("attn")
-    split.add(torch.cat(features, -1)[:, None], torch.cat((target, target), -1)[:, None], 100)
+    split.add(
+        torch.cat(features, -1)[:, None], torch.cat((target, target), -1)[:, None], Parts((800, 100), (False, True))
+    )
     fitted = attention_fit.fit(split, 6, ("identity", "mean"))
     first = torch.arange(6)
     without = attention_fit.fit(Split(split.fit.select(first), split.held_out.select(first)), 6, ())

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor
 
+from vitcompact.calibration.held_out import Parts
 from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.errors import UsageError
 from vitcompact.models import inspect
@@ -51,7 +52,7 @@ def test_dependent_units_go_for_free() -> None:
     weight = rows(2, 5, 20)
     split = Split.empty("ffn")
     target = hidden @ weight.T + 1.0
-    split.add(hidden[:, None], torch.cat((target, target), -1)[:, None], 50)
+    split.add(hidden[:, None], torch.cat((target, target), -1)[:, None], Parts((350, 50), (False, True)))
     fitted = neurons.fit(split, weight, torch.ones(5, dtype=torch.float64), 12)
     assert fitted.error < 1e-4
     got = hidden[:, fitted.units] @ fitted.weight.T + fitted.bias

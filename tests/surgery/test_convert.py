@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import vitcompact
 from tests.attached import fidelity_of, plan_of
 from vitcompact.analysis import count
-from vitcompact.calibration.streams import held_out
+from vitcompact.calibration.held_out import held_out
 from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.folding.verify import perturbed
 from vitcompact.layers.branches import BranchedLinear

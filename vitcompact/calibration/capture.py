@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitcompact.calibration.held_out import Parts
 from vitcompact.calibration.walker import BlockCall, capture_input
 from vitcompact.models import Site
 from vitcompact.models.layer_scale import output_scale
@@ -27,14 +28,15 @@ class BlockTargets:
 class SiteInput:
     """The arguments with which a module is called in the converted stream, and the residual stream there.
 
-    `num_images` is the batch size; the leading axis of `x` is a multiple of it where the block cuts windows. `weights
-    (batch, tokens)` says how much an error of the site's output matters at each token; None: all alike.
+    `parts` says which images of the batch are held out; the leading axis of `x` is a multiple of their number where the
+    block cuts windows. `weights (batch, tokens)` says how much an error of the site's output matters at each token;
+    None: all alike.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     residual: Tensor | None
-    num_images: int
+    parts: Parts
     weights: Tensor | None = None
 
     @property
@@ -53,11 +55,13 @@ def run_original(call: BlockCall, block: nn.Module, model: nn.Module, sites: lis
     return BlockTargets(output, branches, {s.name: residuals[s.norm] for s in sites if s.norm in residuals})
 
 
-def run_to(call: BlockCall, block: nn.Module, model: nn.Module, module: str, norm: str | None) -> SiteInput:
+def run_to(
+    call: BlockCall, block: nn.Module, model: nn.Module, module: str, norm: str | None, parts: Parts
+) -> SiteInput:
     """Run a block of the converted stream as far as the call of `module`."""
     with recorded_inputs(model, [] if norm is None else [norm]) as residuals:
         args, kwargs = capture_input(call, block, model.get_submodule(module))
-    return SiteInput(args, kwargs, residuals.get(norm) if norm else None, call.x.shape[0])
+    return SiteInput(args, kwargs, residuals.get(norm) if norm else None, parts)
 
 
 def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:

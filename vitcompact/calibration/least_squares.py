@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcompact.calibration.finite import check_finite
+from vitcompact.calibration.held_out import Parts
 
 CHUNK = 1024
 """Rows that are in float64 at a time."""
@@ -127,13 +128,13 @@ class Split:
         """Statistics of no rows yet."""
         return cls(LeastSquares(name), LeastSquares(name))
 
-    def add(self, phi: Tensor, target: Tensor, num_held_out: int, weights: Tensor | None = None) -> None:
-        """Add a batch `(images, ..., features)` whose last `num_held_out` images are held out."""
-        cut = phi.shape[0] - num_held_out
-        if cut:
-            self.fit.add(phi[:cut], target[:cut], None if weights is None else weights[:cut])
-        if num_held_out:
-            self.held_out.add(phi[cut:], target[cut:], None if weights is None else weights[cut:])
+    def add(self, phi: Tensor, target: Tensor, parts: Parts, weights: Tensor | None = None) -> None:
+        """Add a batch `(images, ..., features)`; `parts` says which of its images are held out."""
+        weighed = (
+            [None] * len(parts.held) if weights is None else [weights[part] for _, part in parts.slices(len(weights))]
+        )
+        for (held, rows), some in zip(parts.slices(len(phi)), weighed, strict=True):
+            (self.held_out if held else self.fit).add(phi[rows], target[rows], some)
 
     def derive(self, change: Callable[[LeastSquares], LeastSquares]) -> Split:
         """The same change of problem on both sides."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vitcompact.calibration.least_squares import LeastSquares
+from vitcompact.calibration.ties import least
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Penalties tried, as a fraction of the features' mean energy."""
@@ -26,7 +27,7 @@ class Choice:
 
 def best_ridge(problem: LeastSquares, judge: LeastSquares, prior: Tensor | None) -> float:
     """The penalty of least held-out error."""
-    return min(RIDGES, key=lambda ridge: judge.error(problem.solve(ridge, prior)))
+    return least(RIDGES, lambda ridge: judge.error(problem.solve(ridge, prior)))
 
 
 def share_drift(
@@ -36,7 +37,7 @@ def share_drift(
     small, large = plain.solve(ridge, prior), drifted.solve(ridge, prior)
     mixes = {share: small + share * (large - small) for share in DRIFT_SHARES}
     errors = {share: judge.error(mix) for share, mix in mixes.items()}
-    share = min(errors, key=errors.__getitem__)
+    share = least(errors, errors.__getitem__)
     return Choice(mixes[share], errors[share], ridge, share)
 
 

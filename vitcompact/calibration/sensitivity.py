@@ -9,6 +9,7 @@ counts; for a feature extractor they are those of the cosine of pooled features 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.token_weights import Sensitivity
-from vitcompact.data import ImageBatches
+from vitcompact.data import ImageBatches, rebatched
+from vitcompact.errors import DataError
 from vitcompact.models import Site
 from vitcompact.models.forward import features, logits, num_classes
 from vitcompact.utils.device import device_of
@@ -42,23 +44,28 @@ def sensitivity(
     Args:
         model: the original, in eval mode; its parameters get no gradient.
         probes: random output directions per image.
+
+    Raises:
+        DataError: activations that are not finite, or an output that no layer has an influence on.
     """
     device = device_of(model)
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    found = Sensitivity({site.name: [] for site in sites})
-    progress.start("output sensitivity", len(images))
-    for batch in images:
-        energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-        for part in batch.split(MICRO_BATCH):
-            for name, grads in _gradients(model, sites, part.to(device), probes, generator).items():
-                energies[name].append(grads.square().sum(-1).mean(0).cpu())
-                rows = grads.flatten(0, -2).double()
-                found.metric[name] = found.metric.get(name, 0) + (rows.T @ rows).cpu() / probes
-        for name, energy in energies.items():
-            found.tokens[name].append(torch.cat(energy))
+    energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    metric: dict[str, Tensor] = {}
+    progress.start("output sensitivity", math.ceil(images.num_samples / MICRO_BATCH))
+    for part in rebatched(images, MICRO_BATCH):  # the same directions for an image whatever the batches
+        for name, grads in _gradients(model, sites, part.to(device), probes, generator).items():
+            energies[name].append(grads.square().sum(-1).mean(0).reshape(len(part), -1).cpu())
+            rows = grads.flatten(0, -2).double()
+            metric[name] = metric.get(name, 0) + (rows.T @ rows).cpu() / probes
         progress.advance()
     progress.finish()
-    return found
+    if metric and not any(float(found.trace()) for found in metric.values()):
+        raise DataError(
+            "the model's output is the same whatever its layers do, so that none matters more than another: "
+            "has its head been trained?"
+        )
+    return Sensitivity({name: torch.cat(energy) for name, energy in energies.items()}, metric)
 
 
 def _gradients(

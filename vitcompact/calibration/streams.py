@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.capture import SiteInput, drift_sites, run_original, run_to
+from vitcompact.calibration.held_out import GROUP, Parts, group_size, held_out, is_held_out, whole_groups
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.calibration.walker import BlockCall, BlockWalker
@@ -25,19 +27,6 @@ class BlockBatch:
 
     call: BlockCall
     target: Tensor
-
-
-HELD_OUT_SHARE = 0.125
-
-
-def held_out(batch_size: int) -> int:
-    """Images at the end of a batch that no fit sees; choices are made on them. None of a single image."""
-    return max(round(batch_size * HELD_OUT_SHARE), min(batch_size - 1, 1))
-
-
-def held_out_rows(got: SiteInput, rows: Tensor) -> int:
-    """Entries of the leading axis of `rows` that belong to the held-out images (windows of an image lie together)."""
-    return held_out(got.num_images) * (rows.shape[0] // got.num_images)
 
 
 class Streams:
@@ -69,7 +58,8 @@ class Streams:
         self._index = -1
         self._few: tuple[tuple[int, str, str, int], list[tuple[SiteInput, Tensor]]] | None = None
         self._extra: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
-        self._num_batches = len(images)
+        self._sizes: list[int] = []
+        self._starts: list[int] = []
         self._drifting: set[str] = set()
 
     def enter(self, index: int, sites: list[Site]) -> None:
@@ -78,6 +68,10 @@ class Streams:
         block = self.original.get_submodule(self.walker.blocks[index])
         for batch, images in self._batches():
             call = self._call(batch, images, "original")
+            if index == 0:
+                assert images is not None  # the first block is called with what the images become
+                self._starts.append(sum(self._sizes))
+                self._sizes.append(len(images))
             targets = run_original(call, block, self.original, sites)
             if batch == 0 and self._take_back:
                 self._drifting = drift_sites(targets, sites)
@@ -89,6 +83,9 @@ class Streams:
 
     def inputs(self, site: Site, module: str, num_images: int | None = None) -> Iterator[tuple[SiteInput, Tensor]]:
         """What `module` of `site` is called with in the converted stream, and the site's target, batch by batch.
+
+        Args:
+            num_images: the first images only, rounded up to whole groups; None for all.
 
         Yields:
             the input, and `[output | output + drift]` `(..., 2 * channels)`: the original's branch output, without and
@@ -104,20 +101,26 @@ class Streams:
 
     def _run_inputs(self, site: Site, module: str, num_images: int | None) -> Iterator[tuple[SiteInput, Tensor]]:
         block = self.work.get_submodule(self.walker.blocks[self._index])
-        seen = 0
+        wanted = self.num_images if num_images is None else min(whole_groups(num_images), self.num_images)
+        start = 0
         for batch, images in self._batches():
-            if num_images is not None and seen >= num_images:
+            stop = min(start + self._sizes[batch], wanted)
+            if start >= stop:
                 break
-            call = self._call(batch, images, "converted")
-            got = run_to(call, block, self.work, module, site.norm if site.name in self._drifting else None)
+            count = stop - start
+            call = self._call(batch, images, "converted", count)
+            parts = Parts.of(start, stop, self.num_images)
+            got = run_to(call, block, self.work, module, site.norm if site.name in self._drifting else None, parts)
             target = self._fetch(f"target:{site.name}", batch)
+            target = target[: len(target) * count // self._sizes[batch]]
             drifted = target
             if got.residual is not None:
-                drifted = target + self._fetch(f"stream:{site.name}", batch) - got.residual
-            seen += call.x.shape[0]
+                stream = self._fetch(f"stream:{site.name}", batch)
+                drifted = target + stream[: len(target)] - got.residual
             if self.sensitivity is not None:
-                got.weights = self.sensitivity.weights(site.name, batch)
+                got.weights = self.sensitivity.weights(site.name, start, stop)
             yield got, torch.cat((target, drifted), dim=site.channel_dim).movedim(site.channel_dim, -1)
+            start = stop
         trim_heap()
 
     @property
@@ -138,22 +141,34 @@ class Streams:
         return self._fetch("call", 0)
 
     def training_batch(self, num_images: int, generator: torch.Generator) -> BlockBatch:
-        """Random images, none held out, of a random batch: the block's call in the converted stream and its target."""
-        batch = int(torch.randint(self._num_batches, (1,), generator=generator))
-        size = len(self._fetch("call", batch))
+        """Random images, none held out, of a random group: the block's call in the converted stream and its target."""
+        group = int(torch.randint(whole_groups(self.num_images) // GROUP, (1,), generator=generator))
+        size = group_size(group, self.num_images)
         usable = torch.randperm(max(size - held_out(size), 1), generator=generator)[:num_images]
-        return self._block_batch(batch, usable)
+        return self._block_batch([group * GROUP + place for place in usable.tolist()])
 
     def held_out_batches(self) -> Iterator[BlockBatch]:
-        """The held-out images of every batch (all images where none are held out)."""
-        for batch in range(self._num_batches):
-            size = len(self._fetch("call", batch))
-            yield self._block_batch(batch, torch.arange(size - (held_out(size) or size), size))
+        """The held-out images, those of a batch at a time (all images where none are held out)."""
+        start = 0
+        for size in self._sizes:
+            chosen = [i for i in range(start, start + size) if self.num_images == 1 or is_held_out(i, self.num_images)]
+            if chosen:
+                yield self._block_batch(chosen)
+            start += size
 
-    def _block_batch(self, batch: int, images: Tensor) -> BlockBatch:
-        images = images.to(self.device)
-        call = BlockCall(self._fetch("call", batch)[images], *self._extra)
-        return BlockBatch(call, self._fetch("next-original", batch)[images])
+    def _block_batch(self, images: list[int]) -> BlockBatch:
+        return BlockBatch(BlockCall(self._rows("call", images), *self._extra), self._rows("next-original", images))
+
+    def _rows(self, kind: str, images: list[int]) -> Tensor:
+        """What was kept for some of the images, in the order given."""
+        kept: dict[int, Tensor] = {}
+        found = []
+        for image in images:
+            batch = bisect_right(self._starts, image) - 1
+            if batch not in kept:
+                kept[batch] = self._store.get(kind, batch)
+            found.append(kept[batch][image - self._starts[batch]])
+        return torch.stack(found).to(self.device)
 
     def root(self, site: Site) -> Tensor | None:
         """By what errors of a site's output are weighted, `(channels, channels)`; None: all channels alike."""
@@ -180,13 +195,14 @@ class Streams:
     def _batches(self) -> Iterator[tuple[int, Tensor | None]]:
         """Batch numbers, with the images only where the walk needs them."""
         if self.walker.chained(self._index):
-            yield from ((batch, None) for batch in range(self._num_batches))
+            yield from ((batch, None) for batch in range(len(self._sizes)))
         else:
             yield from ((batch, images.to(self.device)) for batch, images in enumerate(self._images))
 
-    def _call(self, batch: int, images: Tensor | None, stream: str) -> BlockCall:
-        previous = self._fetch(stream, batch) if self._index else None
-        return self.walker.enter(self._index, images, previous)
+    def _call(self, batch: int, images: Tensor | None, stream: str, count: int | None = None) -> BlockCall:
+        """What the current block is called with for a batch, or for the first `count` of its images."""
+        previous = self._fetch(stream, batch)[:count] if self._index else None
+        return self.walker.enter(self._index, None if images is None else images[:count], previous)
 
     def _keep(self, kind: str, batch: int, tensor: Tensor) -> None:
         self._store.put(kind, batch, tensor.detach().cpu())

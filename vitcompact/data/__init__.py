@@ -1,6 +1,6 @@
 """Images: opening data sets by timm's rules, calibration, evaluation and training batches."""
 
-from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor
+from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor, rebatched
 from vitcompact.data.boundary import check_images, check_model, images_for
 from vitcompact.data.calibration import CalibrationImages
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
@@ -11,6 +11,7 @@ from vitcompact.data.image_set import ImageSet, StreamSet
 from vitcompact.data.open import open_dataset
 from vitcompact.data.overlap import overlap
 from vitcompact.data.training import TrainingBatches, training_loader
+from vitcompact.data.variety import num_distinct
 from vitcompact.options.data import Augment, DataOptions
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "from_tensor",
     "images_for",
     "normalize",
+    "num_distinct",
     "open_dataset",
     "overlap",
+    "rebatched",
     "resolve_input",
     "training_loader",
 ]

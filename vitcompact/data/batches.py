@@ -58,13 +58,27 @@ class TensorImages:
 
 
 def first_images(images: ImageBatches, count: int) -> ImageBatches:
-    """The first images, at least `count` where there are that many, in whole batches."""
+    """The first `count` images, or all where there are fewer, in batches as they come."""
     chosen: list[Tensor] = []
     for batch in images:
-        chosen.append(batch)
-        if sum(map(len, chosen)) >= count:
+        chosen.append(batch[:count])
+        count -= len(batch)
+        if count <= 0:
             break
     return TensorImages(chosen)
+
+
+def rebatched(images: ImageBatches, batch_size: int) -> Iterator[Tensor]:
+    """The same images in the same order, `batch_size` at a time."""
+    waiting: list[Tensor] = []
+    for batch in images:
+        for image in batch.split(1):
+            waiting.append(image)
+            if len(waiting) == batch_size:
+                yield torch.cat(waiting)
+                waiting = []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def from_tensor(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.calibration.regularisation import choose
+from vitcompact.calibration.ties import lower
 from vitcompact.operators.factors import Factors
 
 
@@ -42,7 +43,7 @@ def fit(split: Split, weight: Tensor, bias: Tensor, rank: int) -> FfnFit:
     share = 0.0
     best = choose(split.fit, split.judge, identity)
     other_left, other_right, refitted = _truncate(split.fit, best.solution, rank)
-    if judge.error(refitted) < error:
+    if lower(judge.error(refitted), than=error):
         left, right, reduced, error = other_left, other_right, refitted, judge.error(refitted)
         ridge, share = best.ridge, best.drift_share
     return FfnFit(Factors(left.T @ weight, right, reduced[-1]), error, ridge, share)

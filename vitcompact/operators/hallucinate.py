@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.similarity import weight_similarity
-from vitcompact.calibration.streams import held_out_rows
+from vitcompact.calibration.ties import lower
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.models import AttentionSite, Site
@@ -212,7 +212,7 @@ class Hallucinate(Operator[HallucinateSpec]):
             for count, parents in choices.items():
                 pairs = [(head, parents.get(head, head)) for head in range(core.num_heads)]
                 phi = torch.cat((head_outputs(core, inputs, maps, pairs), own), dim=-1)
-                splits[count].add(phi, both, held_out_rows(got, phi), got.weights)
+                splits[count].add(phi, both, got.parts, got.weights)
         prior, found = layer.prior(), []
         for count, parents in choices.items():
             fitted = attention_fit.fit(splits[count], core.attn_dim, terms, prior)
@@ -283,8 +283,8 @@ def _share_maps(layer: SolvedAttention, core: CompactAttention, whole: CompactAt
     for got, target in streams.inputs(site, site.name, pairing_images(streams)):
         for candidate, split in zip(candidates, splits, strict=True):
             phi = attention_fit.features(candidate, candidate.inputs(*got.args, **got.kwargs), terms)
-            split.add(phi, target, held_out_rows(got, phi))
+            split.add(phi, target, got.parts)
     prior: Tensor = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
     own, other = (attention_fit.fit(split, core.attn_dim, terms, prior).error for split in splits)
-    if other < own:
+    if lower(other, than=own):
         core.load_state_dict(shared.state_dict())

@@ -11,7 +11,8 @@ from vitcompact.calibration.capture import SiteInput
 from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.similarity import MapSimilarity
-from vitcompact.calibration.streams import Streams, held_out_rows
+from vitcompact.calibration.streams import Streams
+from vitcompact.calibration.ties import in_steps, least
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.calls import AttentionInputs
 from vitcompact.models import AttentionSite
@@ -45,7 +46,7 @@ def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) ->
         costs.add(maps, _per_head(v, core))
     found = costs.matrix(core.proj.weight)
     check_finite(site.name, found)
-    return found
+    return in_steps(found)
 
 
 def with_maps(
@@ -79,7 +80,7 @@ def _best_after_refit(
     split = Split.empty(site.name)
     for got, target, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
         phi = head_outputs(core, inputs, maps, pairs)
-        split.add(phi, target, held_out_rows(got, phi))
+        split.add(phi, target, got.parts)
     outputs_dim = core.proj.out_features
 
     def error(choice: Parents) -> float:
@@ -89,7 +90,7 @@ def _best_after_refit(
         judge = split.judge.outputs(outputs_dim, 2 * outputs_dim).select(columns)
         return judge.error(fit.solve(PAIRING_RIDGE))
 
-    return min(candidates, key=error)
+    return least(candidates, error)
 
 
 def most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from vitcompact.calibration.least_squares import Split
-from vitcompact.calibration.streams import Streams, held_out_rows
+from vitcompact.calibration.streams import Streams
+from vitcompact.calibration.ties import lower
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.models import AttentionSite
 from vitcompact.operators import attention_fit
@@ -38,7 +39,7 @@ def refit(streams: Streams, site: AttentionSite, core: CompactAttention) -> tupl
 
 def filter_helps(filtered: AttentionFit, fitted: AttentionFit) -> bool:
     """Whether filters of the values lower the held-out error."""
-    return filtered.error < fitted.error
+    return lower(filtered.error, than=fitted.error)
 
 
 def _fit(streams: Streams, site: AttentionSite, core: CompactAttention, prior: Tensor) -> tuple[AttentionFit, int]:
@@ -46,7 +47,7 @@ def _fit(streams: Streams, site: AttentionSite, core: CompactAttention, prior: T
     terms, split = core.solved_terms, Split.empty(site.name)
     for got, target in streams.inputs(site, site.name):
         phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), terms)
-        split.add(phi, target, held_out_rows(got, phi))
+        split.add(phi, target, got.parts)
     return attention_fit.fit(split, core.attn_dim, terms, prior=prior), split.fit.rows
 
 
@@ -58,7 +59,8 @@ def _filters(streams: Streams, site: AttentionSite, core: CompactAttention, drif
         q, k, v = core.project(inputs)
         phi = core.mix(q, k, v, inputs)
         plain, drifted = target.chunk(2, dim=-1)
-        cut = len(phi) - held_out_rows(got, phi)
-        if cut:
-            moments.add(v[:cut], phi[:cut], torch.lerp(plain, drifted, drift_share)[:cut])
+        wanted = torch.lerp(plain, drifted, drift_share)
+        for held, rows in got.parts.slices(len(phi)):
+            if not held:
+                moments.add(v[rows], phi[rows], wanted[rows])
     return moments.solve()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vitcompact.calibration.least_squares import Moments, Split
 from vitcompact.calibration.moments import QkMoments
-from vitcompact.calibration.streams import Streams, held_out_rows
+from vitcompact.calibration.streams import Streams
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.models import AttentionSite, FfnSite
 from vitcompact.operators import attention_fit
@@ -37,5 +37,5 @@ def ffn_statistics(streams: Streams, site: FfnSite, weight: Tensor | None = None
     for got, target in streams.inputs(site, site.output):
         x = got.x.movedim(site.channel_dim, -1)
         phi = x if weight is None else x @ weight.T.to(x.dtype)
-        split.add(phi, target, held_out_rows(got, phi), got.weights)
+        split.add(phi, target, got.parts, got.weights)
     return split

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.moments import FLOOR, QkMoments, root_of
-from vitcompact.calibration.streams import held_out_rows
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.narrow import narrow
 from vitcompact.models import AttentionSite, Site
@@ -100,7 +99,7 @@ class ThinQk(Operator[ThinQkSpec]):
                 if core.gate is not None:
                     phi = phi * core.gate(inputs.x).sigmoid()
                 phi = core.call.restore(phi, inputs)
-                split.add(phi, layer.weighted(target), held_out_rows(got, phi), got.weights)
+                split.add(phi, layer.weighted(target), got.parts, got.weights)
         prior = layer.prior()
         return [Candidate(ThinQkSpec(width), layer.loss_after_solving(split, prior)) for width, split in splits.items()]
 
@@ -159,7 +158,7 @@ class ThinVo(Operator[ThinVoSpec]):
         split = Split.empty(site.name)
         for got, target in streams.inputs(site, site.name):
             phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), ())
-            split.add(phi, layer.weighted(target), held_out_rows(got, phi), got.weights)
+            split.add(phi, layer.weighted(target), got.parts, got.weights)
 
         def loss(width: int) -> float:
             narrow = torch.block_diag(*bases[..., :width])

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vitcompact.calibration.held_out import whole_groups
 from vitcompact.calibration.sensitivity import sensitivity
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
 from vitcompact.calibration.walker import BlockWalker, walked_blocks
-from vitcompact.data import ImageBatches, first_images, resolve_input
+from vitcompact.data import ImageBatches, first_images, rebatched, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import Anatomy, Site, inspect
@@ -114,7 +115,7 @@ def measure_losses(
         DataError: images that give non-finite activations.
     """
     ops = tuple(ops)
-    images = first_images(images, _images_needed(original, next(iter(images))))
+    images = first_images(images, whole_groups(_images_needed(original, next(iter(images)))))
     anatomy = inspect(original)
     selection = selection or Selection()
     sites = _covered(anatomy, selection)
@@ -126,7 +127,7 @@ def measure_losses(
         least = 1 - most / getattr(count(original, size), budget.unit)
         if budget.target < least:
             raise budget.out_of_reach(least)
-    walker = BlockWalker(original, walked_blocks(original, sites), next(iter(images))[:2].to(device_of(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), next(rebatched(images, 2)).to(device_of(original)))
     sites = [site for site in sites if site.block not in walker.unreachable]
     known = sensitivity(original, sites, images, progress=progress) if weigh else None
     found: dict[str, dict[str, list[Candidate]]] = {}

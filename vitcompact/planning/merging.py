@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from vitcompact.calibration.sensitivity import answer, change
-from vitcompact.data import ImageBatches, first_images, resolve_input
+from vitcompact.data import ImageBatches, first_images, rebatched, resolve_input
 from vitcompact.models.cost import count, meta_copy
 from vitcompact.models.latency import relative_latency
 from vitcompact.models.plain_vit import plain_trunk
@@ -135,11 +135,10 @@ def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]
 def _loss(original: nn.Module, schedule: Sequence[int], images: ImageBatches) -> float:
     device = device_of(original)
     merging, total, seen = _merging(copy.deepcopy(original), schedule), 0.0, 0
-    for batch in images:
-        for part in batch.split(MICRO_BATCH):
-            part = part.to(device)
-            total += float(change(answer(original, part), answer(merging, part)).sum())
-            seen += len(part)
+    for part in rebatched(images, MICRO_BATCH):
+        part = part.to(device)
+        total += float(change(answer(original, part), answer(merging, part)).sum())
+        seen += len(part)
     return total / seen
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vitcompact.calibration.streams import held_out
+from vitcompact.calibration.held_out import Parts
 from vitcompact.data import ImageBatches
 from vitcompact.models.forward import num_classes
 from vitcompact.models.scores import Likeness
@@ -32,10 +32,14 @@ class Fidelity:
 
 @torch.no_grad()
 def fidelity(original: nn.Module, converted: nn.Module, images: ImageBatches) -> Fidelity:
-    """Compare the outputs of two models on the held-out images of every batch (all images where none are held out)."""
-    likeness, total, device = Likeness(), 0, device_of(original)
+    """Compare the outputs of two models on the held-out images (all images where none are held out)."""
+    likeness, start, total, device = Likeness(), 0, 0, device_of(original)
     for batch in images:
-        chosen = batch[len(batch) - (held_out(len(batch)) or len(batch)) :].to(device)
-        likeness.add(original(chosen), converted(chosen))
-        total += len(chosen)
+        parts = Parts.of(start, start + len(batch), images.num_samples)
+        for held, part in parts.slices(len(batch)):
+            if held or images.num_samples == 1:
+                chosen = batch[part].to(device)
+                likeness.add(original(chosen), converted(chosen))
+                total += len(chosen)
+        start += len(batch)
     return Fidelity(likeness.agreement if num_classes(original) else None, likeness.cosine, total)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches, check_model, images_for
+from vitcompact.data import ImageBatches, check_model, images_for, num_distinct
 from vitcompact.errors import UsageError
 from vitcompact.models import Site, inspect
 from vitcompact.models.cost import meta_copy
@@ -151,8 +151,8 @@ def prepare(
     _check_merging(model, selection, asked.merge_tokens, plan)
     batches = None if images is None else images_for(model, images, batch_size)
     original = frozen_copy(model, device)
-    if batches is not None and batches.num_samples < FEW_IMAGES:
-        logger.warning("only %d calibration images; 128 or more are recommended", batches.num_samples)
+    if batches is not None:
+        _warn_of_few(batches)
     schedule = given_schedule(model, asked.merge_tokens)
     return Job(original, batches, selection, budget, method, schedule, cache_gb * 1e9, progress)
 
@@ -171,6 +171,18 @@ def method_of(
 
 def _reconstruct(wanted: int | ReconstructOptions) -> ReconstructOptions:
     return wanted if isinstance(wanted, ReconstructOptions) else ReconstructOptions(steps=wanted)
+
+
+def _warn_of_few(images: ImageBatches) -> None:
+    if images.num_samples < FEW_IMAGES:
+        logger.warning("only %d calibration images; 128 or more are recommended", images.num_samples)
+    distinct, seen = num_distinct(images)
+    if distinct * 2 <= seen:
+        logger.warning(
+            "only %d of %d calibration images differ, the others are (nearly) copies: what is measured on images held "
+            "out says little about other images; give images as varied as those that the model will see",
+            *(distinct, seen),
+        )
 
 
 def _check_model(model: nn.Module, selection: Selection) -> None:

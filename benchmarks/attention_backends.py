@@ -1,9 +1,11 @@
 """Which attention backend is fastest where: the core of a layer with half of its heads hallucinated, every backend.
 
     python benchmarks/attention_backends.py [--heads 6 --dim 64 --batch 16 --pairs 15]
+    python benchmarks/attention_backends.py --device cuda --tokens 197 257 1370 4097
 
 Prints, per number of tokens and dtype, each backend's median time relative to timm's fused attention over all heads
-(smaller is better), from one interleaved run. `layers/backends.py` chooses by these figures.
+(smaller is better), from one interleaved run. `layers/backends.py` chooses by these figures. On CUDA torch's own kernels
+are also asked for by name, and a compiled flex attention; a kernel that does not take such shapes has a dash.
 """
 
 from __future__ import annotations
@@ -13,44 +15,100 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
 
-from vitcompact.layers.backends import BACKENDS
+from vitcompact.layers.backends import BACKENDS, padded
+from vitcompact.utils.device import synchronise
+
+Run = Callable[..., Tensor]
+
+
+def by_kernel(kernel: SDPBackend, run: Run, *args: Any, **how: Any) -> Tensor:
+    """`run` with one of torch's own kernels."""
+    with sdpa_kernel(kernel):
+        return run(*args, **how)
+
+
+def sliced(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
+    """One fused call whose heads are the slices of the wide V: the maps are made once for each."""
+    slices = v.shape[-1] // q.shape[-1]
+    q, k = (t.repeat_interleave(slices, 1) for t in (q, k))
+    v = v.unflatten(-1, (slices, -1)).transpose(2, 3).flatten(1, 2)
+    out = F.scaled_dot_product_attention(q, k, v, scale=how["scale"])
+    return out.unflatten(1, (-1, slices)).transpose(2, 3).flatten(3)
+
+
+def others(device: str) -> dict[str, Run]:
+    """Ways that no layer takes, for comparison."""
+    if device == "cpu":
+        return {"sliced": sliced}
+    flex = torch.compile(flex_attention, dynamic=False)
+    named = {"efficient": SDPBackend.EFFICIENT_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+    found: dict[str, Run] = {name: partial(by_kernel, kernel, BACKENDS["sdpa"]) for name, kernel in named.items()}
+    found["padflash"] = partial(by_kernel, SDPBackend.FLASH_ATTENTION, padded)
+    return {**found, "sliced": sliced, "flex": lambda q, k, v, **how: flex(q, k, v, scale=how["scale"])}
+
+
+def seconds(call: Callable[[], Tensor], device: torch.device, repeats: int) -> float:
+    """Mean time of a call that has finished."""
+    synchronise(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    synchronise(device)
+    return (time.perf_counter() - began) / repeats
+
+
+def measure(runs: dict[str, Callable[[], Tensor]], device: torch.device, pairs: int) -> dict[str, float]:
+    """Median seconds of every way that takes these shapes and gives what the first one gives."""
+    repeats = 1 if device.type == "cpu" else 20
+    times: dict[str, list[float]] = {}
+    with torch.inference_mode():
+        for name, call in list(runs.items()):
+            try:
+                seconds(call, device, 3)
+            except Exception:
+                del runs[name]
+        for _ in range(pairs):
+            for name, call in runs.items():
+                times.setdefault(name, []).append(seconds(call, device, repeats))
+    return {name: statistics.median(laps) for name, laps in times.items()}
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--tokens", type=int, nargs="+", default=[37, 197, 257, 577, 1025])
     args = parser.parse_args()
     torch.manual_seed(0)
-    print(f"{'dtype':9} {'tokens':>6}  " + "".join(f"{name:>9}" for name in BACKENDS))
+    device = torch.device(args.device)
+    ways = {**BACKENDS, **others(device.type)}
+    print(f"{'dtype':9} {'tokens':>6} {'fused us':>9}" + "".join(f"{name:>10}" for name in ways))
     for dtype in (torch.float32, torch.bfloat16):
         for tokens in args.tokens:
             shape = (args.batch, args.heads, tokens, args.dim)
-            q, k, v = (torch.randn(shape, dtype=dtype) for _ in range(3))
+            q, k, v = (torch.randn(shape, dtype=dtype, device=device) for _ in range(3))
             half = args.heads // 2
-            wide = torch.randn(args.batch, half, tokens, 2 * args.dim, dtype=dtype)
-            runs: dict[str, Callable[[], torch.Tensor]] = {"fused": partial(F.scaled_dot_product_attention, q, k, v)}
+            wide = torch.randn(args.batch, half, tokens, 2 * args.dim, dtype=dtype, device=device)
+            runs: dict[str, Callable[[], Tensor]] = {"fused": partial(F.scaled_dot_product_attention, q, k, v)}
             how = {"scale": args.dim**-0.5, "mask": None, "causal": False, "dropout": 0.0}
-            for name, run in BACKENDS.items():
+            for name, run in ways.items():
                 runs[name] = partial(run, q[:, :half], k[:, :half], wide, **how)
-            times: dict[str, list[float]] = {name: [] for name in runs}
-            with torch.inference_mode():
-                for number in range(args.pairs + 3):
-                    for name, call in runs.items():
-                        began = time.perf_counter()
-                        call()
-                        if number >= 3:
-                            times[name].append(time.perf_counter() - began)
-            fused = statistics.median(times["fused"])
-            row = "".join(f"{statistics.median(times[name]) / fused:9.2f}" for name in BACKENDS)
-            print(f"{str(dtype).removeprefix('torch.'):9} {tokens:6}  {row}", flush=True)
+            times = measure(runs, device, args.pairs)
+            cells = (f"{times[name] / times['fused']:10.2f}" if name in times else f"{'-':>10}" for name in ways)
+            row = f"{str(dtype).removeprefix('torch.'):9} {tokens:6} {times['fused'] * 1e6:9.0f}" + "".join(cells)
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

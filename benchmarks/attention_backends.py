@@ -4,8 +4,8 @@
     python benchmarks/attention_backends.py --device cuda --tokens 197 257 1370 4097
 
 Prints, per number of tokens and dtype, each backend's median time relative to timm's fused attention over all heads
-(smaller is better), from one interleaved run. `layers/backends.py` chooses by these figures. On CUDA torch's own kernels
-are also asked for by name, and a compiled flex attention; a kernel that does not take such shapes has a dash.
+(smaller is better), from one interleaved run. `layers/backends.py` chooses by these figures. On CUDA torch's own
+kernels are also asked for by name, and a compiled flex attention; a kernel that does not take such shapes has a dash.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -89,13 +90,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[37, 197, 257, 577, 1025])
     args = parser.parse_args()
     torch.manual_seed(0)
+    warnings.filterwarnings("ignore", category=UserWarning)  # why a kernel does not take such shapes
     device = torch.device(args.device)
     ways = {**BACKENDS, **others(device.type)}
     print(f"{'dtype':9} {'tokens':>6} {'fused us':>9}" + "".join(f"{name:>10}" for name in ways))
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (getattr(torch, name) for name in args.dtypes):
         for tokens in args.tokens:
             shape = (args.batch, args.heads, tokens, args.dim)
             q, k, v = (torch.randn(shape, dtype=dtype, device=device) for _ in range(3))

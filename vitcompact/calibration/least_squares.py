@@ -67,7 +67,7 @@ class LeastSquares:
 
     def select(self, columns: Tensor) -> LeastSquares:
         """The same problem with some of the features (and the intercept)."""
-        index = torch.cat((columns, torch.tensor([self.num_features])))
+        index = torch.cat((columns, columns.new_tensor([self.num_features])))
         return self._derived(self.gram[index][:, index], self.cross[index])
 
     def map(self, matrix: Tensor) -> LeastSquares:

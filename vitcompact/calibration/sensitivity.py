@@ -55,9 +55,9 @@ def sensitivity(
     progress.start("output sensitivity", math.ceil(images.num_samples / MICRO_BATCH))
     for part in rebatched(images, MICRO_BATCH):  # the same directions for an image whatever the batches
         for name, grads in _gradients(model, sites, part.to(device), probes, generator).items():
-            energies[name].append(grads.square().sum(-1).mean(0).reshape(len(part), -1).cpu())
+            energies[name].append(grads.square().sum(-1).mean(0).reshape(len(part), -1))
             rows = grads.flatten(0, -2).double()
-            metric[name] = metric.get(name, 0) + (rows.T @ rows).cpu() / probes
+            metric[name] = metric.get(name, 0) + rows.T @ rows / probes
         progress.advance()
     progress.finish()
     if metric and not any(float(found.trace()) for found in metric.values()):

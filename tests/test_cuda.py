@@ -15,7 +15,7 @@ from vitcompact.options.surgery import TERMS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-PAIR = {"ratio": 0.5, "rank_ratio": 0.5}
+PAIR: dict[str, Any] = {"ratio": 0.5, "rank_ratio": 0.5}
 CASES: dict[str, dict[str, Any]] = {
     "pair": PAIR,
     "paths": {**PAIR, "terms": TERMS, "filter_rank": 2, "branches": 2},

@@ -12,6 +12,9 @@ from PIL import Image
 SMALL = ("--random-weights", "--img-size", "32", "--num-classes", "2")
 """An untrained `test_vit` for two classes, quick to run."""
 
+PAIR = ("--method", "pair")
+"""What tests take whose matter is not the choice of sizes: a budget costs several seconds, which go into counting."""
+
 
 @dataclass(frozen=True)
 class Result:

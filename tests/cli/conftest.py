@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from vitcompact.cli.app import main
 
-from .commands import Result, Run, write_images
+from .commands import PAIR, Result, Run, write_images
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def finished_job(tmp_path_factory: pytest.TempPathFactory, images: Path, weights
     before = Path.cwd()
     os.chdir(folder)
     try:
-        assert main(["analyze", str(weights), "--model", "test_vit", "--data-dir", str(images), "-q"]) == 0
+        assert main(["analyze", str(weights), "--model", "test_vit", "--data-dir", str(images), *PAIR, "-q"]) == 0
         assert main(["convert", "--ratio", "0.5", "-q"]) == 0
         assert main(["finetune", "--steps", "2", "-b", "8", "-q"]) == 0
         assert main(["fold", "-q"]) == 0

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import vitcompact
 
-from .commands import SMALL, Run, write_images
+from .commands import PAIR, SMALL, Run, write_images
 
 
 def test_unknown_timm_name_shows_close_matches(run: Run) -> None:
@@ -118,7 +118,7 @@ def test_empty_image_folder(run: Run, tmp_path: Path, verb: str) -> None:
 def test_corrupt_image_among_good_ones_is_skipped_and_shown(run: Run, tmp_path: Path) -> None:
     write_images(tmp_path / "images", 4)
     (tmp_path / "images" / "cat" / "broken.png").write_bytes(b"not an image")
-    result = run("analyze", "test_vit", *SMALL, "--data-dir", "images", "--json")
+    result = run("analyze", "test_vit", *SMALL, *PAIR, "--data-dir", "images", "--json")
     assert result.code == 0
     assert json.loads(result.out)["num_samples"] == 8
     assert "broken.png" in result.err
@@ -187,7 +187,7 @@ def test_eval_without_images(run: Run) -> None:
 
 
 def test_eval_never_takes_the_training_images(run: Run, images: Path) -> None:
-    assert run("convert", "test_vit", *SMALL, "--data-dir", images / "train").code == 0
+    assert run("convert", "test_vit", *SMALL, *PAIR, "--data-dir", images / "train").code == 0
     assert "--data-dir" in run("eval").error
 
 

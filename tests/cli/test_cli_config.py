@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .commands import SMALL, Run
+from .commands import PAIR, SMALL, Run
 
 
 def test_values_come_from_the_file_and_the_command_line_wins(run: Run, tmp_path: Path, images: Path) -> None:
@@ -65,7 +65,7 @@ def test_empty_file_changes_nothing(run: Run, tmp_path: Path) -> None:
 
 
 def test_recorded_options_repeat_a_run(run: Run, tmp_path: Path, images: Path) -> None:
-    assert run("convert", "test_vit", "one", *SMALL, "--data-dir", images, "--protect", "blocks.0").code == 0
+    assert run("convert", "test_vit", "one", *SMALL, *PAIR, "--data-dir", images, "--protect", "blocks.0").code == 0
     assert run("convert", "test_vit", "two", "--config", "one/vitcompact.json").code == 0
     first, second = (json.loads((tmp_path / name / "vitcompact.json").read_text()) for name in ("one", "two"))
     assert first["plan"] == second["plan"]

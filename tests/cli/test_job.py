@@ -14,7 +14,7 @@ import torch
 import vitcompact
 from vitcompact.cli.progress import PlainProgress
 
-from .commands import SMALL, Run
+from .commands import PAIR, SMALL, Run
 
 
 def test_four_commands_leave_a_checkpoint_that_timm_loads(job: Path) -> None:
@@ -50,7 +50,7 @@ def test_convert_prints_the_keys_of_the_contract(run: Run, images: Path, tmp_pat
 
 
 def test_dry_run_writes_the_plan_that_convert_then_follows(run: Run, tmp_path: Path, images: Path) -> None:
-    words = ("convert", "test_vit", *SMALL, "--data-dir", images)
+    words = ("convert", "test_vit", *SMALL, *PAIR, "--data-dir", images)
     dry = run(*words, "--dry-run", "--json")
     assert dry.code == 0
     document = json.loads(dry.out)
@@ -70,7 +70,7 @@ def test_dry_run_with_an_output_leaves_that_name_free(run: Run, tmp_path: Path) 
 
 
 def test_both_ends_given_leave_the_workspace_alone(run: Run, images: Path, tmp_path: Path) -> None:
-    assert run("convert", "test_vit", "out", *SMALL, "--data-dir", images).code == 0
+    assert run("convert", "test_vit", "out", *SMALL, *PAIR, "--data-dir", images).code == 0
     assert not (tmp_path / "vitcompact-out").exists()
     (tmp_path / "vitcompact-out").mkdir()
     (tmp_path / "vitcompact-out" / "workspace.json").write_text("nonsense")
@@ -93,7 +93,7 @@ def test_finetune_without_evaluation_images_measures_nothing(run: Run, job: Path
 
 
 def test_finetune_finds_its_teacher_in_the_record(run: Run, images: Path) -> None:
-    assert run("convert", "test_vit", "out", *SMALL, "--data-dir", images).code == 0
+    assert run("convert", "test_vit", "out", *SMALL, *PAIR, "--data-dir", images).code == 0
     result = run("finetune", "out", "tuned", "--data-dir", images, "--steps", 1, "-b", 8, "--scale", "0.5,1")
     assert result.code == 0
     assert "--teacher test_vit" in result.err
@@ -108,7 +108,7 @@ def test_resume_continues_after_an_interruption(run: Run, job: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_state_to_go_on_from(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("convert", "test_vit", *SMALL, "--data-dir", images).code == 0
+    assert run("convert", "test_vit", *SMALL, *PAIR, "--data-dir", images).code == 0
     words = ("finetune", "--steps", 4, "-b", 8)
     plain = PlainProgress.advance
 
@@ -172,7 +172,7 @@ def test_fold_merges_tokens_of_a_model_that_was_never_converted(run: Run, weight
 
 
 def test_fold_without_finetune_folds_what_was_converted_and_says_so(run: Run, images: Path) -> None:
-    assert run("convert", "test_vit", *SMALL, "--data-dir", images).code == 0
+    assert run("convert", "test_vit", *SMALL, *PAIR, "--data-dir", images).code == 0
     result = run("fold")
     assert result.code == 0
     assert "not finetuned" in result.err
@@ -191,7 +191,7 @@ def test_eval_takes_model_images_and_reference_from_the_workspace(run: Run, job:
 
 def test_eval_of_a_model_without_head_compares_features(run: Run, images: Path) -> None:
     source = ("test_vit", "--random-weights", "--img-size", 32, "--num-classes", 0)
-    assert run("convert", *source, "out", "--data-dir", images).code == 0
+    assert run("convert", *source, "out", *PAIR, "--data-dir", images).code == 0
     reference = run("eval", "out", "--data-dir", images / "val", "--json")
     assert reference.code == 2
     assert "--reference" in reference.error
@@ -265,7 +265,7 @@ def _teacher(job: Path) -> str:
 def test_report_is_drawn(run: Run, images: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "folder" / f"report.{name}"
-    assert run("analyze", "test_vit", *SMALL, "--data-dir", images, "--report", path).code == 0
+    assert run("analyze", "test_vit", *SMALL, *PAIR, "--data-dir", images, "--report", path).code == 0
     content = path.read_bytes()
     assert content.startswith(b"\x89PNG" if name == "png" else b"<!DOCTYPE html>")
 
@@ -306,8 +306,8 @@ def test_merging_tokens_shares_a_budget(run: Run, images: Path, tmp_path: Path) 
 
 
 def test_numbers_of_tokens_to_merge_go_from_convert_to_fold(run: Run, images: Path, tmp_path: Path) -> None:
-    plain = json.loads(run("convert", "test_vit", "plain", *SMALL, "--data-dir", images, "--json").out)
-    result = run("convert", "test_vit", *SMALL, "--data-dir", images, "--merge-tokens", "1,0,1,0,1,0", "--json")
+    plain = json.loads(run("convert", "test_vit", "plain", *SMALL, *PAIR, "--data-dir", images, "--json").out)
+    result = run("convert", "test_vit", *SMALL, *PAIR, "--data-dir", images, "--merge-tokens", "1,0,1,0,1,0", "--json")
     document = json.loads(result.out)
     assert document["plan"]["merge_tokens"] == [1, 0, 1, 0, 1, 0]
     assert document["macs"]["after"] < plain["macs"]["after"]

@@ -15,7 +15,7 @@ from vitcompact.checkpoint import load_source, save
 from vitcompact.cli.workspace import STATE_NAME
 from vitcompact.utils.locks import exclusive
 
-from .commands import SMALL, Result, Run, write_images
+from .commands import PAIR, SMALL, Result, Run, write_images
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
@@ -146,7 +146,9 @@ def test_reading_verbs_do_not_wait(run: Run, job: Path, images: Path) -> None:
 
 def test_a_model_is_not_paired_with_another_original(run: Run, job: Path, images: Path, tmp_path: Path) -> None:
     """What two converts at once left behind: the model of the one beside the original of the other."""
-    assert run("convert", "test_vit", *SMALL, "--seed", "3", "--workdir", "other", "--data-dir", images).code == 0
+    assert (
+        run("convert", "test_vit", *SMALL, *PAIR, "--seed", "3", "--workdir", "other", "--data-dir", images).code == 0
+    )
     mine, other = job / STATE_NAME, tmp_path / "other" / STATE_NAME
     state, foreign = json.loads(mine.read_text()), json.loads(other.read_text())
     state["source"] = foreign["source"]
@@ -181,7 +183,7 @@ def test_what_the_weights_do_not_tell_is_compared_too(
     def again() -> list[Result]:
         return [run("convert", "--overwrite"), run("finetune", "--overwrite", "--steps", "1", "-b", "4")]
 
-    assert run("analyze", orig, "--data-dir", photos).code == 0
+    assert run("analyze", orig, *PAIR, "--data-dir", photos).code == 0
     assert [result.code for result in again()] == [0, 0]
     change(orig, photos)
     for result in again():
@@ -191,7 +193,7 @@ def test_what_the_weights_do_not_tell_is_compared_too(
     if message == "the settings":
         refused = run("bench", "vitcompact-out/converted")
         assert (refused.code, "other settings" in refused.error) == (2, True)
-    assert run("analyze", orig, "--data-dir", photos).code == 0
+    assert run("analyze", orig, *PAIR, "--data-dir", photos).code == 0
     assert run("convert", "--overwrite").code == 0
 
 

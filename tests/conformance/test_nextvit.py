@@ -6,11 +6,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tests import narrow_nextvit
 from tests.conformance.suite import Case, ConformanceSuite
 
 
 class TestNextVit(ConformanceSuite):
-    cases = (Case("nextvit", "nextvit_small", {"depths": (1, 1, 5, 1), "drop_path_rate": 0.0}),)
+    cases = (Case("nextvit", narrow_nextvit.NAME),)
 
     def test_reparameterize(self, trained: nn.Module, folded: nn.Module, images: Tensor) -> None:
         """timm's own fusion of batch norms, which edits the layers inside ours by name, changes no output."""

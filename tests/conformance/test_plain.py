@@ -7,14 +7,16 @@ SMALL = {"embed_dim": 48, "depth": 3, "img_size": 56}
 
 class TestPlainAttention(ConformanceSuite):
     cases = (
-        Case("deit_tiny", "deit_tiny_patch16_224", {"img_size": 64, "depth": 3}),
+        Case("deit_tiny", "deit_tiny_patch16_224", {"img_size": 64, "depth": 3}, compiler="aot_eager"),
         Case("distilled", "deit_tiny_distilled_patch16_224", {"img_size": 64, "depth": 3}),
         Case("test_vit", "test_vit", {"img_size": 64}),
         Case("test_vit2", "test_vit2", {"img_size": 64}),
         Case("test_vit3", "test_vit3", {"img_size": 64}),
         Case("test_vit4", "test_vit4", {"img_size": 64}),
         Case("swiglu_packed", "vit_giant_patch14_dinov2", {**SMALL, "num_heads": 4}, size=56, other_size=84),
-        Case("swiglu", "aimv2_large_patch14_224", {**SMALL, "num_heads": 4}, size=56, other_size=84),
+        Case(
+            "swiglu", "aimv2_large_patch14_224", {**SMALL, "num_heads": 4}, size=56, other_size=84, compiler="aot_eager"
+        ),
         Case("registers", "vit_small_patch14_reg4_dinov2", {**SMALL, "num_heads": 6}, size=56, other_size=84),
         Case("qk_norm", "test_vit", {"img_size": 64, "qk_norm": True, "num_heads": 4}),
         Case("inner_norms", "beit3_base_patch16_224", {**SMALL, "img_size": 64, "num_heads": 4}),

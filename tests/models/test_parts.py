@@ -12,6 +12,7 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 import vitcompact
+from tests import narrow_nextvit
 from tests.attached import parity_of, plan_of
 from vitcompact.folding.verify import perturbed
 from vitcompact.layers.attention import HeadLayout
@@ -29,7 +30,8 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "pvt_v2_linear": ("pvt_v2_b2_li", HIERARCHY, (64, 96)),
     "twins_global": ("twins_pcpvt_small", {**HIERARCHY, "img_size": 64}, (64, 96)),
     "twins_local": ("twins_svt_small", {**HIERARCHY, "depths": (2, 2, 2, 1), "img_size": 96}, (96, 64)),
-    "nextvit": ("nextvit_small", {"depths": (1, 1, 5, 1)}, (64, 96)),
+    "nextvit": (narrow_nextvit.NAME, {}, (64, 96)),
+    "nextvit_whole": ("nextvit_small", {"depths": (1, 1, 5, 1)}, (64, 96)),
     "swin": ("swin_tiny_patch4_window7_224", WINDOWS, (64, 64)),
     "swin_v2": ("swinv2_tiny_window8_256", WINDOWS, (64, 64)),
     "eva_fused": ("eva02_tiny_patch14_224", {**ROPE, "img_size": 56, "qkv_fused": True}, (56, 56)),

@@ -77,8 +77,8 @@ def check_compiled(model: nn.Module, images: Tensor, backend: str) -> None:
     assert (compiled(images) - wanted).abs().max() <= 2e-4 * wanted.abs().max()
 
 
-class ConformanceSuite:
-    """Convert, train a step, perturb, fold, reload through timm, and everything that downstream code calls."""
+class ShortSuite:
+    """Convert, train a step, perturb, fold, reload through timm."""
 
     cases: tuple[Case, ...] = ()
 
@@ -92,17 +92,10 @@ class ConformanceSuite:
             got = model(images)
             assert got.std(dim=0).mean() > 0.02 * got.abs().max(), float(got.std(dim=0).mean() / got.abs().max())
 
-    def test_closer_than_copying(self, original: nn.Module, compact: nn.Module, images: Tensor) -> None:
-        naive = vitcompact.convert(original, images=images, init="svd", hallucinate="copy")
-        wanted = original(images)
-        assert (compact(images) - wanted).norm() < (naive(images) - wanted).norm()
-
-    def test_analysis_predicts_the_cost(self, original: nn.Module, folded: nn.Module, images: Tensor) -> None:
-        report = vitcompact.analyze(original, images)
-        size = resolve_input(folded).input_size
-        assert report.predicted.macs == count(folded, size).macs < report.cost.macs
-        assert len(report.layers) == sum(layer.kind == "attention" for layer in plan_of(folded).layers)
-        assert all(layer.copy_error is not None and 0 < layer.copy_error < float("inf") for layer in report.layers)
+    def test_heads_are_hallucinated(self, original: nn.Module, folded: nn.Module) -> None:
+        made = {layer.name for layer in plan_of(folded).layers if layer.kind == "attention"}
+        assert made == {site.name for site in inspect(original).attention}
+        assert made
 
     def test_fold_is_equal_and_idempotent(self, trained: nn.Module, folded: nn.Module, images: Tensor) -> None:
         wanted, got = trained(images), folded(images)
@@ -119,6 +112,22 @@ class ConformanceSuite:
             assert torch.equal(vitcompact.load(out)(images), wanted)
             assert torch.equal(timm.create_model(f"local-dir:{out}", pretrained=True).eval()(images), wanted)
             assert not torch.equal(wanted, timm.create_model(f"local-dir:{out}").eval()(images))
+
+
+class ConformanceSuite(ShortSuite):
+    """The same, and everything that downstream code calls."""
+
+    def test_closer_than_copying(self, original: nn.Module, compact: nn.Module, images: Tensor) -> None:
+        naive = vitcompact.convert(original, images=images, init="svd", hallucinate="copy")
+        wanted = original(images)
+        assert (compact(images) - wanted).norm() < (naive(images) - wanted).norm()
+
+    def test_analysis_predicts_the_cost(self, original: nn.Module, folded: nn.Module, images: Tensor) -> None:
+        report = vitcompact.analyze(original, images)
+        size = resolve_input(folded).input_size
+        assert report.predicted.macs == count(folded, size).macs < report.cost.macs
+        assert len(report.layers) == sum(layer.kind == "attention" for layer in plan_of(folded).layers)
+        assert all(layer.copy_error is not None and 0 < layer.copy_error < float("inf") for layer in report.layers)
 
     def test_every_operator_by_itself(self, original: nn.Module, images: Tensor, tmp_path: Path) -> None:
         applied = [check_operator(each, original, images, tmp_path / name) for name, each in OPERATORS.items()]
@@ -213,3 +222,21 @@ class ConformanceSuite:
         if case.compiler == "aot_eager":
             pytest.skip("test_compile did that")
         check_compiled(folded, images, "aot_eager")
+
+    @pytest.mark.slow
+    def test_export(self, folded: nn.Module, images: Tensor, tmp_path: Path) -> None:
+        """`torch.export` to a `.pt2` file and back."""
+        torch.export.save(torch.export.export(folded, (images,)), tmp_path / "folded.pt2")
+        wanted = folded(images)
+        got = torch.export.load(tmp_path / "folded.pt2").module()(images)
+        assert (got - wanted).abs().max() <= 2e-4 * wanted.abs().max()
+
+    @pytest.mark.slow
+    def test_a_budget(self, original: nn.Module, images: Tensor) -> None:
+        """Every operator competes; the target is one that each of the small models can reach."""
+        compact = vitcompact.convert(original, target_params=0.97, images=images)
+        folded = vitcompact.fold(compact)
+        kept, whole = (sum(p.numel() for p in model.parameters()) for model in (folded, original))
+        assert kept <= 0.97 * whole
+        wanted = compact(images)
+        assert (folded(images) - wanted).abs().max() <= 2e-4 * wanted.abs().max()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import vitcompact
 from tests import narrow_nextvit
 from tests.attached import parity_of, plan_of
+from tests.conformance.cases import CASES
 from vitcompact.folding.verify import perturbed
 from vitcompact.layers.attention import HeadLayout
 from vitcompact.models import family_named, inspect
@@ -44,6 +45,9 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, int]]] = {
     "beit_shared": ("beit_base_patch16_224", {**ROPE, "use_shared_rel_pos_bias": True}, (64, 64)),
     "visformer": ("visformer_tiny", {"embed_dim": 48, "depth": (0, 2, 1), "img_size": 64}, (64, 64)),
 }
+
+
+MODELS |= {case.id: (case.name, case.kwargs, (64, 64)) for case in CASES}
 
 
 def model_of(name: str) -> nn.Module:
@@ -80,7 +84,8 @@ def test_whole_core_is_the_original_layer(name: str) -> None:
         if site.scale is not None:
             holder, _, scale = site.scale.rpartition(".")
             gamma = getattr(model.get_submodule(holder), scale)
-            wanted = wanted * getattr(gamma, "gamma", gamma)
+            gamma = getattr(gamma, "gamma", gamma)
+            wanted = wanted * (gamma if site.channel_dim == -1 else gamma[:, None, None])
         torch.testing.assert_close(core(*args, **kwargs), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
@@ -138,9 +143,9 @@ def test_what_a_low_rank_product_can_be_absorbed_into() -> None:
         core = whole_core(model, site)
         absorbs[name] = (core.fixed_qk_dim is None, core.fixed_v_dim is None)
     assert {name for name, (thin_qk, _) in absorbs.items() if not thin_qk} == {
-        *("swin_v2", "eva_fused", "eva_split", "dinov3", "rope_mixed", "pe", "rope_split")
+        *("swin_v2", "eva_fused", "eva_split", "dinov3", "rope_mixed", "pe", "rope_split", "swin_cr", "sam")
     }
-    assert {name for name, (_, thin_vo) in absorbs.items() if not thin_vo} == {"eva_split"}
+    assert {name for name, (_, thin_vo) in absorbs.items() if not thin_vo} == {"eva_split", "levit", "levit_conv"}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.held_out import Parts
-from vitcompact.calibration.walker import BlockCall, capture_input
+from vitcompact.calibration.walker import BlockCall, Output, capture_input, tensors_of
 from vitcompact.models import Site
 from vitcompact.models.layer_scale import output_scale
 from vitcompact.utils.hooks import recorded_inputs, recorded_outputs
@@ -19,7 +19,7 @@ from vitcompact.utils.hooks import recorded_inputs, recorded_outputs
 class BlockTargets:
     """One batch through an original block: its output and, per site, the branch's output and the residual stream."""
 
-    output: Tensor
+    output: Output
     branches: dict[str, Tensor]
     residuals: dict[str, Tensor]
 
@@ -71,7 +71,7 @@ def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
     Post-norm blocks, windowed layouts and parallel branches fail this and go without drift correction.
     """
     known = set()
-    streams = [targets.output, *targets.residuals.values()]
+    streams = [*tensors_of(targets.output), *targets.residuals.values()]
     for site in sites:
         residual, branch = targets.residuals.get(site.name), targets.branches[site.name]
         if residual is None or residual.shape != branch.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from vitcompact.calibration.capture import SiteInput, drift_sites, run_original,
 from vitcompact.calibration.held_out import GROUP, Parts, group_size, held_out, is_held_out, whole_groups
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.token_weights import Sensitivity
-from vitcompact.calibration.walker import BlockCall, BlockWalker
+from vitcompact.calibration.walker import BlockCall, BlockWalker, Output, rebuilt, tensors_of
 from vitcompact.data import ImageBatches
 from vitcompact.models import Site
 from vitcompact.utils.device import device_of
@@ -75,7 +76,7 @@ class Streams:
             targets = run_original(call, block, self.original, sites)
             if batch == 0 and self._take_back:
                 self._drifting = drift_sites(targets, sites)
-            self._keep("next-original", batch, targets.output)
+            self._keep_output("next-original", batch, targets.output)
             for site in sites:
                 self._keep(f"target:{site.name}", batch, targets.branches[site.name])
                 if site.name in self._drifting:
@@ -122,6 +123,11 @@ class Streams:
             yield got, torch.cat((target, drifted), dim=site.channel_dim).movedim(site.channel_dim, -1)
             start = stop
         trim_heap()
+
+    @property
+    def returns_one_tensor(self) -> bool:
+        """Whether the current block returns one tensor, as reconstruction needs it."""
+        return isinstance(self.walker.outputs[self._index], Tensor)
 
     @property
     def current_block(self) -> nn.Module:
@@ -183,9 +189,10 @@ class Streams:
         block = self.work.get_submodule(self.walker.blocks[self._index])
         for batch, images in self._batches():
             output = self._call(batch, images, "converted").run(block)
-            self._keep("converted", batch, output)
-            self._keep("original", batch, self._fetch("next-original", batch))
-            self._store.drop("next-original", batch)
+            self._keep_output("converted", batch, output)
+            self._keep_output("original", batch, self._fetch_output("next-original", batch, self._index))
+            for place, _ in enumerate(tensors_of(output)):
+                self._store.drop(_part("next-original", place), batch)
             self._store.drop("call", batch)
             for site in sites:
                 self._store.drop(f"target:{site.name}", batch)
@@ -201,7 +208,7 @@ class Streams:
 
     def _call(self, batch: int, images: Tensor | None, stream: str, count: int | None = None) -> BlockCall:
         """What the current block is called with for a batch, or for the first `count` of its images."""
-        previous = self._fetch(stream, batch)[:count] if self._index else None
+        previous = self._fetch_output(stream, batch, self._index - 1, count) if self._index else None
         return self.walker.enter(self._index, None if images is None else images[:count], previous)
 
     def _keep(self, kind: str, batch: int, tensor: Tensor) -> None:
@@ -209,3 +216,18 @@ class Streams:
 
     def _fetch(self, kind: str, batch: int) -> Tensor:
         return self._store.get(kind, batch).to(self.device)
+
+    def _keep_output(self, kind: str, batch: int, output: Output) -> None:
+        for place, tensor in enumerate(tensors_of(output)):
+            self._keep(_part(kind, place), batch, tensor)
+
+    def _fetch_output(self, kind: str, batch: int, index: int, count: int | None = None) -> Output:
+        """What block `index` returned, as it was kept, of all images of a batch or of the first `count`."""
+        tensors = (self._fetch(_part(kind, place), batch) for place in itertools.count())
+        size = self._sizes[batch]
+        return rebuilt(self.walker.outputs[index], (t[: len(t) * (count or size) // size] for t in tensors))
+
+
+def _part(kind: str, place: int) -> str:
+    """Key of the tensor at a place among those that a block returns."""
+    return f"{kind}-{place}" if place else kind

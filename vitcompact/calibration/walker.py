@@ -18,6 +18,22 @@ class _Stop(Exception):
     """Ends a forward pass once what was wanted of it is known."""
 
 
+Output = Tensor | tuple[Any, ...]
+"""What a block returns: its tokens, or several things of which some are tensors (timm/models/tnt.py, mvitv2.py)."""
+
+
+def tensors_of(output: Output) -> tuple[Tensor, ...]:
+    """The tensors of what a block returns."""
+    return (output,) if isinstance(output, Tensor) else tuple(part for part in output if isinstance(part, Tensor))
+
+
+def rebuilt(output: Output, tensors: Iterator[Tensor]) -> Output:
+    """The same with other tensors."""
+    if isinstance(output, Tensor):
+        return next(tensors)
+    return tuple(next(tensors) if isinstance(part, Tensor) else part for part in output)
+
+
 @dataclass
 class BlockCall:
     """The arguments of one call of a block; `x` is the tensor it transforms, `rest` and `kwargs` the others."""
@@ -26,9 +42,9 @@ class BlockCall:
     rest: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, block: nn.Module) -> Tensor:
+    def run(self, block: nn.Module) -> Output:
         """`block(x, ...)`."""
-        out: Tensor = block(self.x, *self.rest, **self.kwargs)
+        out: Output = block(self.x, *self.rest, **self.kwargs)
         return out
 
 
@@ -42,10 +58,11 @@ class BlockWalker:
     Attributes:
         blocks: module paths of the blocks that can be walked, in the order in which they are called.
         unreachable: those that cannot, with the reason.
+        outputs: the form of what each block returned for the example, without its numbers.
     """
 
     def __init__(self, model: nn.Module, blocks: Sequence[str], example: Tensor) -> None:
-        self.model = model
+        self.model, self._example = model, len(example)
         calls, outputs = self._record(blocks, example)
         self.blocks = tuple(name for name in calls if len(calls[name]) == 1)
         self.unreachable = {
@@ -53,7 +70,7 @@ class BlockWalker:
             for name in blocks
             if name not in self.blocks
         }
-        self._shapes = [outputs[name].shape[1:] for name in self.blocks]
+        self.outputs = [_without_data(outputs[name]) for name in self.blocks]
         first = {name: calls[name][0] for name in self.blocks}
         self._chained = [False] + [
             first[now].x is outputs[before] and not _tensors(first[now])
@@ -62,14 +79,14 @@ class BlockWalker:
         self._extra = [(first[name].rest, first[name].kwargs) for name in self.blocks]
         self._check(example, first, outputs)
 
-    def enter(self, index: int, images: Tensor | None, previous: Tensor | None) -> BlockCall:
+    def enter(self, index: int, images: Tensor | None, previous: Output | None) -> BlockCall:
         """What block `index` is called with, given the output of the block before it (None for the first).
 
         Args:
             images: the batch `(batch, 3, height, width)`; not needed where `chained(index)`.
         """
         if self._chained[index]:
-            assert previous is not None
+            assert isinstance(previous, Tensor)
             rest, kwargs = self._extra[index]
             return BlockCall(previous, rest, kwargs)
         assert images is not None
@@ -79,7 +96,7 @@ class BlockWalker:
         """Whether block `index` is called with exactly what the block before it returned."""
         return self._chained[index]
 
-    def _record(self, blocks: Sequence[str], example: Tensor) -> tuple[dict[str, list[BlockCall]], dict[str, Tensor]]:
+    def _record(self, blocks: Sequence[str], example: Tensor) -> tuple[dict[str, list[BlockCall]], dict[str, Output]]:
         calls: dict[str, list[BlockCall]] = {}
 
         def before(name: str) -> Callable[..., None]:
@@ -93,30 +110,32 @@ class BlockWalker:
             self.model(example)
         return calls, outputs
 
-    def _check(self, example: Tensor, first: dict[str, BlockCall], outputs: dict[str, Tensor]) -> None:
+    def _check(self, example: Tensor, first: dict[str, BlockCall], outputs: dict[str, Output]) -> None:
         """Drop blocks whose input is not a function of the images and of the block before (cross-branch models)."""
         for index, name in enumerate(self.blocks):
             if self._chained[index]:
                 continue
             previous = outputs[self.blocks[index - 1]] if index else None
-            if not torch.equal(self._replay(index, example, previous).x, first[name].x):
+            wanted = _inputs(first[name], previous)
+            if not all(map(torch.equal, _inputs(self._replay(index, example, previous), previous), wanted)):
                 for later in self.blocks[index:]:
                     self.unreachable[later] = "its input depends on more than the block before it"
                 self.blocks = self.blocks[:index]
                 break
 
-    def _replay(self, index: int, images: Tensor, previous: Tensor | None) -> BlockCall:
+    def _replay(self, index: int, images: Tensor, previous: Output | None) -> BlockCall:
         caught: list[BlockCall] = []
 
         def stop(x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
             caught.append(BlockCall(x, rest, kwargs))
             raise _Stop
 
-        def stand_in(position: int) -> Callable[..., Tensor]:
+        def stand_in(position: int) -> Callable[..., Output]:
             if position == index - 1 and previous is not None:
                 return lambda *_, **__: previous
-            shape = (images.shape[0], *self._shapes[position])
-            return lambda x, *_, **__: x.new_zeros(()).expand(shape)
+            output = self.outputs[position]
+            shapes = [(images.shape[0] * len(t) // self._example, *t.shape[1:]) for t in tensors_of(output)]
+            return lambda x, *_, **__: rebuilt(output, (x.new_zeros(()).expand(shape) for shape in shapes))
 
         forwards = {name: stand_in(i) for i, name in enumerate(self.blocks[:index])}
         forwards[self.blocks[index]] = stop
@@ -128,12 +147,21 @@ class BlockWalker:
         raise RuntimeError(f"block {self.blocks[index]} was not reached")  # _record saw it run
 
 
+def _without_data(output: Output) -> Output:
+    return rebuilt(output, (t.new_zeros(()).expand(t.shape) for t in tensors_of(output)))
+
+
 def _tensors(call: BlockCall) -> bool:
     return any(isinstance(value, Tensor) for value in (*call.rest, *call.kwargs.values()))
 
 
+def _inputs(call: BlockCall, previous: Output | None) -> tuple[Tensor, ...]:
+    """The tensors that a block transforms: its first argument, or all of them after a block that returns several."""
+    return (call.x,) if not isinstance(previous, tuple) else tensors_of((call.x, *call.rest))
+
+
 @contextmanager
-def replaced_forwards(model: nn.Module, forwards: dict[str, Callable[..., Tensor]]) -> Iterator[None]:
+def replaced_forwards(model: nn.Module, forwards: dict[str, Callable[..., Output]]) -> Iterator[None]:
     """Let submodules answer with other functions for a while."""
     modules = [(model.get_submodule(name), function) for name, function in forwards.items()]
     for module, function in modules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from vitcompact.layers.backends import BACKENDS, choose
 from vitcompact.layers.calls import AttentionInputs, Grid, TokenCall
 from vitcompact.layers.filters import MapFilter, ValueFilter
 from vitcompact.layers.layout import HeadLayout
-from vitcompact.layers.masks import allowed_mean, logit_mask
+from vitcompact.layers.masks import allowed_mean, causal_alone, logit_mask
 from vitcompact.layers.position import Rotary
 
 __all__ = ["CompactAttention", "HeadLayout", "allowed_mean"]
@@ -29,8 +30,9 @@ class CompactAttention(nn.Module):
     Source: arXiv 2306.10875, section 3.2; the commuted form is this project's.
 
     The path from tokens to outputs is `call` (what the block hands over), `reduction` and `norm` (fewer keys),
-    projections, `q_norm`, `k_norm`, `rotary`, logits with `position_bias` and mask, softmax, V, `inner_norm`, `gate`,
-    `proj`. What a layer does not have is None or an identity.
+    projections, `q_norm`, `k_norm`, `query_pool` (fewer queries), `rotary`, logits with `position_bias`,
+    `query_position_bias` and mask, softmax, V, `inner_norm`, `gate`, `proj`. What a layer does not have is None or an
+    identity.
 
     Shapes: `(batch, tokens, dim) -> (batch, tokens, dim_out)`, or the layout that `call` knows.
 
@@ -39,7 +41,12 @@ class CompactAttention(nn.Module):
             attribute of that name, its rows in the order of its letters.
         biases: the letters of the projections that have a bias.
         norm: of the reduced tokens, before keys and values.
+        query_pool: `(q, grid) -> (q, grid)`, fewer queries than tokens.
+        query_position_bias: `(q, grid, key_grid) -> (batch, maps, queries, keys)`, logits that depend on the queries.
+        attributes: what the block around looks up on its attention layer.
     """
+
+    folds_in_place = True
 
     def __init__(
         self,
@@ -57,8 +64,10 @@ class CompactAttention(nn.Module):
         norm: nn.Module | None = None,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
+        query_pool: nn.Module | None = None,
         rotary: Rotary | None = None,
         position_bias: nn.Module | None = None,
+        query_position_bias: nn.Module | None = None,
         inner_norm: nn.Module | None = None,
         gate: bool = False,
         gate_bias: bool = True,
@@ -71,8 +80,11 @@ class CompactAttention(nn.Module):
         filter_rank: int = 0,
         num_prefix_tokens: int = 0,
         grid_size: tuple[int, int] | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        for name, shown in (attributes or {}).items():
+            setattr(self, name, shown)
         self.layout, self.packing = layout, packing
         self.num_maps, self.num_heads = len(layout.maps), len(layout.heads)
         self.qk_dim, self.v_dim = qk_dim, v_dim
@@ -81,7 +93,7 @@ class CompactAttention(nn.Module):
         self.backend = "auto"
 
         self.call = call or TokenCall()
-        self.reduction, self.norm = reduction, norm
+        self.reduction, self.norm, self.query_pool = reduction, norm, query_pool
         self._check_paths(identity, conv, gate, filter_rank)
         for group in packing:
             width = sum(self.width(part) for part in group)
@@ -89,7 +101,7 @@ class CompactAttention(nn.Module):
         self.q_norm = query_norm or nn.Identity()
         self.k_norm = key_norm or nn.Identity()
         self.rotary = rotary
-        self.position_bias = position_bias
+        self.position_bias, self.query_position_bias = position_bias, query_position_bias
         self.attn_drop = nn.Dropout(attention_dropout)
         self.inner_norm = inner_norm or nn.Identity()
         self.gate = nn.Linear(dim, self.attn_dim, bias=gate_bias) if gate else None
@@ -110,12 +122,14 @@ class CompactAttention(nn.Module):
     def _check_paths(self, identity: bool, conv: bool, gate: bool, filter_rank: int) -> None:
         if conv and gate:
             raise UsageError("a conv path cannot be solved behind a gate")
+        if self.aligned:
+            return
+        if identity or conv:
+            raise UsageError("identity and conv paths need query i to be key i, but this layer reduces its keys")
         if self.reduction is None:
             return
         if any("q" in group and len(group) > 1 for group in self.packing):
             raise UsageError(f"reduced keys cannot share a projection with the queries, got packing {self.packing}")
-        if identity or conv:
-            raise UsageError("identity and conv paths need query i to be key i, but this layer reduces its keys")
         if filter_rank and not self.reduction.keeps_grid:
             raise UsageError("a map filter needs keys on a grid, but this layer reduces its keys along the sequence")
 
@@ -139,11 +153,16 @@ class CompactAttention(nn.Module):
         if self.position_bias is not None:
             own = self.position_bias()
             inputs.bias = own if inputs.bias is None else own + inputs.bias
-        inputs.key_grid = inputs.grid
+        inputs.key_grid = inputs.key_grid or inputs.grid
         if self.reduction is not None:
             context, inputs.key_grid = self.reduction(inputs.x, inputs.grid)
             inputs.context = context if self.norm is None else self.norm(context)
         return inputs
+
+    @property
+    def aligned(self) -> bool:
+        """Whether query i is key i."""
+        return self.reduction is None and self.query_pool is None and self.call.aligned
 
     def width(self, part: str) -> int:
         """Rows that make the queries ("q"), keys ("k") or values ("v") of the stored heads."""
@@ -168,6 +187,11 @@ class CompactAttention(nn.Module):
         q, k, v = (made[part] for part in "qkv")
         q, k = (t.unflatten(-1, (self.num_maps, self.qk_dim)).transpose(1, 2) for t in (q, k))
         q, k = self.q_norm(q), self.k_norm(k)
+        inputs.query_grid = inputs.grid
+        if self.query_pool is not None:
+            q, inputs.query_grid = self.query_pool(q, inputs.grid)
+        if self.query_position_bias is not None:
+            inputs.query_position_bias = self.query_position_bias(q, inputs.query_grid, inputs.key_grid)
         if self.rotary is not None and inputs.rope is not None:
             rope = self.layout.of_maps(inputs.rope)
             q, k = self.rotary(q, rope).type_as(v), self.rotary(k, rope).type_as(v)
@@ -180,18 +204,18 @@ class CompactAttention(nn.Module):
         if self.filter is None:
             out = self.attend(q, k, v, inputs)
         else:
-            out = self.filter(v, lambda values: self.attend(q, k, values, inputs), inputs.grid, inputs.key_grid)
+            out = self.filter(v, lambda values: self.attend(q, k, values, inputs), inputs.query_grid, inputs.key_grid)
         if self.beta is not None:
             out = torch.addcmul(out, v, self.beta.to(v.dtype))
         if self.gamma is not None:
-            out = torch.addcmul(out, allowed_mean(v, inputs), self.gamma.to(v.dtype))
+            out = torch.addcmul(out, allowed_mean(v, inputs, q.shape[-2]), self.gamma.to(v.dtype))
         return out if self.conv is None else out + self.conv(v, inputs.grid)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
         """`A_p V` for every value head under its map, one call for each run of equally wide maps."""
         batch, keys, _ = v.shape
         dropout = self.attn_drop.p if self.training else 0.0
-        mask, causal = logit_mask(inputs, q.dtype), inputs.causal and inputs.bias is None
+        mask, causal = logit_mask(inputs, q.dtype), causal_alone(inputs)
         outs, first, start = [], 0, 0
         for count, heads in self.layout.groups:
             width = heads * self.v_dim
@@ -207,12 +231,12 @@ class CompactAttention(nn.Module):
     def allowed_terms(self, terms: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the paths `identity`, `mean` and `conv` that a hallucinated map of this layer can have.
 
-        With a norm between the heads and `proj` none is additive; with reduced keys no query is a key; a filter does
-        not commute with a gate. Whether the model tells the grid that `conv` needs is not looked at.
+        With a norm between the heads and `proj` none is additive; with reduced keys or queries no query is a key; a
+        filter does not commute with a gate. Whether the model tells the grid that `conv` needs is not looked at.
         """
         if not isinstance(self.inner_norm, nn.Identity):
             return ()
-        terms = tuple(term for term in terms if term == "mean" or self.reduction is None)
+        terms = tuple(term for term in terms if term == "mean" or self.aligned)
         return terms if self.gate is None else tuple(term for term in terms if term != "conv")
 
     @property
@@ -227,12 +251,17 @@ class CompactAttention(nn.Module):
 
     def allowed_filter(self, rank: int) -> int:
         """`rank`, or 0 where a map filter cannot be because the keys lie on no grid."""
-        return rank if self.reduction is None or self.reduction.keeps_grid else 0
+        return rank if self.call.on_grid and (self.reduction is None or self.reduction.keeps_grid) else 0
 
     def set_window_size(self, size: Grid) -> None:
         """Change the window of the position bias: blocks with windows call this for another image size."""
         if self.position_bias is not None:
             self.position_bias.set_window_size((size[0], size[1]))  # type: ignore[operator]
+
+    @property
+    def rel_pos(self) -> nn.Module | None:
+        """The position bias, by the name under which blocks of MaxViT look for it to resize it."""
+        return self.position_bias
 
     def grow(self) -> None:
         """Turn the folded form into the training form in place: the same map, with an explicit `alpha` of one."""
@@ -244,6 +273,10 @@ class CompactAttention(nn.Module):
         """Why queries and keys cannot be narrowed by absorbing a projection into their weights, or None."""
         if not (isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)):
             return "queries and keys are normalised"
+        if self.query_pool is not None:
+            return "queries are pooled"
+        if self.query_position_bias is not None:
+            return "positions are read from the queries"
         return None if self.rotary is None else "queries and keys are rotated by their positions"
 
     @property

@@ -104,11 +104,10 @@ class BranchedLinear(nn.Module):
 
 
 def fuse_layers(model: nn.Module) -> None:
-    """Fold every layer that can, in place."""
+    """Fold every layer of ours that can, in place; timm's own fusions are left to timm's `reparameterize_model`."""
     for module in list(model.modules()):
-        fuse = getattr(module, "fuse", None)
-        if callable(fuse):
-            fuse()
+        if getattr(module, "folds_in_place", False):
+            module.fuse()  # type: ignore[operator]
 
 
 def branched(model: nn.Module) -> dict[str, BranchedLinear]:

@@ -1,6 +1,7 @@
 """How blocks call their attention layer: what each calling convention means for the attention core.
 
-A call module turns the arguments of `forward` into `AttentionInputs`; it has no parameters. `restore` brings the heads'
+A call module turns the arguments of `forward` into `AttentionInputs`; it may hold what the layer does to its tokens
+before the projections. `restore` brings the heads'
 outputs back to the order of the layer's tokens before the output projection, `leave` gives the projected tokens the
 layout that the block expects.
 """
@@ -24,9 +25,11 @@ class AttentionInputs:
         context: tokens that answer, `(batch, keys, dim)`; `x` itself unless keys are reduced.
         mask: who may see whom, boolean or additive, broadcast to `(batch, 1 or maps, queries, keys)`; or None.
         bias: added to the logits of each map, broadcast to `(batch, maps, queries, keys)`; or None.
+        query_position_bias: the same, made from the queries by the layer itself.
         causal: each query sees the keys up to its own position.
         rope: sine and cosine side by side, `(..., tokens, 2 * qk_dim)`; or None.
-        grid, key_grid: height and width of the query and key grids where the call tells.
+        grid, key_grid: height and width of the token and key grids where the call tells.
+        query_grid: that of the queries, where they are pooled.
         shape: of the tensor that the block handed over.
     """
 
@@ -34,10 +37,12 @@ class AttentionInputs:
     context: Tensor = field(default=None)  # type: ignore[assignment]
     mask: Tensor | None = None
     bias: Tensor | None = None
+    query_position_bias: Tensor | None = None
     causal: bool = False
     rope: Tensor | None = None
     grid: Grid | None = None
     key_grid: Grid | None = None
+    query_grid: Grid | None = None
     shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -47,6 +52,11 @@ class AttentionInputs:
 
 class TokenCall(nn.Module):
     """`forward(x, attn_mask=None, is_causal=False)` on `(batch, tokens, dim)` (timm/layers/attention.py)."""
+
+    aligned = True
+    """Whether the tokens that ask are those that answer, one by one."""
+    on_grid = True
+    """Whether the tokens lie on a grid row by row (after prefix tokens), so that 3x3 filters can act on them."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> AttentionInputs:
         return AttentionInputs(x, mask=attn_mask, causal=is_causal)

@@ -87,6 +87,8 @@ class FactorizedLinear(nn.Module):
             self.expand.train(self.training)
             self.num_branches = branches
 
+    folds_in_place = True
+
     def fuse(self) -> FactorizedLinear:
         """Fold the branches away in place; a second call does nothing. Returns itself: timm's `reparameterize_model`
         puts what `fuse` returns in the module's place."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,10 +33,13 @@ class AttentionParts:
         reduction: makes fewer keys and values than queries, or None.
         reduced_norm: normalisation of the reduced tokens, over the last axis, or None.
         query_norm, key_norm: normalisation over `qk_dim` (`nn.Identity` where there is none).
+        query_pool: makes fewer queries than tokens, or None.
         rotary: rotary embedding of queries and keys, or None.
         position_bias: what is added to each map's logits, or None.
+        query_position_bias: what is added to each map's logits and depends on the queries, or None.
         inner_norm: normalisation of the concatenated heads before `proj` (`nn.Identity` where there is none).
         gate: linear layer whose sigmoid multiplies the concatenated heads, or None.
+        attributes: what the block around looks up on its attention layer, by name.
     """
 
     num_heads: int
@@ -57,10 +61,13 @@ class AttentionParts:
     reduced_norm: nn.Module | None = None
     query_norm: nn.Module = field(default_factory=nn.Identity)
     key_norm: nn.Module = field(default_factory=nn.Identity)
+    query_pool: nn.Module | None = None
     rotary: Rotary | None = None
     position_bias: nn.Module | None = None
+    query_position_bias: nn.Module | None = None
     inner_norm: nn.Module = field(default_factory=nn.Identity)
     gate: nn.Linear | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def qk_dim(self) -> int:

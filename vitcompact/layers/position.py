@@ -63,6 +63,8 @@ class ContinuousBias(nn.Module):
     """Biases from relative coordinates by a small MLP, `16 sigmoid(MLP(dx, dy))` (Swin V2, arXiv 2111.09883, 3.3).
 
     Args:
+        bounded: through the sigmoid; else the MLP's outputs themselves.
+        num_prefix_tokens: tokens in front that have no position; their biases are zero.
         cpb_mlp: ends in a linear layer with one output a head.
         coords: `(1, rows, columns, 2)`.
         index: `(queries, keys)`.
@@ -78,9 +80,11 @@ class ContinuousBias(nn.Module):
         coords: Tensor,
         index: Tensor,
         tables: Callable[[Tensor, Grid], tuple[Tensor, Tensor]],
+        bounded: bool = True,
+        num_prefix_tokens: int = 0,
     ) -> None:
         super().__init__()
-        self.cpb_mlp = cpb_mlp
+        self.cpb_mlp, self.bounded, self.num_prefix_tokens = cpb_mlp, bounded, num_prefix_tokens
         self.register_buffer("relative_coords_table", coords, persistent=False)
         self.register_buffer("relative_position_index", index, persistent=False)
         self._tables = tables
@@ -88,7 +92,10 @@ class ContinuousBias(nn.Module):
     def forward(self) -> Tensor:
         index = self.relative_position_index
         table = self.cpb_mlp(self.relative_coords_table).flatten(0, -2)
-        return 16 * table[index.view(-1)].view(*index.shape, -1).permute(2, 0, 1).sigmoid()
+        bias = table[index.view(-1)].view(*index.shape, -1).permute(2, 0, 1)
+        bias = 16 * bias.sigmoid() if self.bounded else bias
+        prefix = self.num_prefix_tokens
+        return nn.functional.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias
 
     def keep_heads(self, heads: list[int]) -> None:
         """Leave the MLP with the outputs of some heads, in that order."""
@@ -150,3 +157,37 @@ class CosineNorm(nn.Module):
         if self.logit_scale is not None:
             scale = self.logit_scale
             self.logit_scale = nn.Parameter(scale.detach()[heads].clone(), scale.requires_grad)
+
+
+class DecomposedBias(nn.Module):
+    """Biases read from the queries, `q . (r_h(dy) + r_w(dx))`, one vector a distance in rows and columns.
+
+    The vectors are shared by all heads (MViTv2, arXiv 2112.01526, equation 4; SAM). Tables for another grid are
+    interpolated.
+
+    Args:
+        rows, columns: `(distances, qk_dim)`.
+    """
+
+    def __init__(self, rows: Tensor, columns: Tensor) -> None:
+        super().__init__()
+        self.rows, self.columns = nn.Parameter(rows), nn.Parameter(columns)
+
+    def forward(self, q: Tensor, grid: Grid, key_grid: Grid) -> Tensor:
+        """`q (batch, maps, queries, qk_dim)` to `(batch, maps, queries, keys)`; grids are (height, width)."""
+        (height, width), (key_height, key_width) = grid, key_grid
+        image = q.unflatten(2, (height, width))
+        down = torch.einsum("bmyxc,ykc->bmyxk", image, _distances(self.rows, height, key_height))
+        along = torch.einsum("bmyxc,xkc->bmyxk", image, _distances(self.columns, width, key_width))
+        both = down[..., :, None] + along[..., None, :]
+        return both.reshape(*q.shape[:3], key_height * key_width)
+
+
+def _distances(table: Tensor, queries: int, keys: int) -> Tensor:
+    """Rows of a table of relative positions by query and key along one axis, `(queries, keys, channels)`."""
+    size = 2 * max(queries, keys) - 1
+    if table.shape[0] != size:
+        table = nn.functional.interpolate(table.T[None].float(), size=size, mode="linear")[0].T.to(table.dtype)
+    q = torch.arange(queries, device=table.device)[:, None] * max(keys / queries, 1.0)
+    k = torch.arange(keys, device=table.device)[None, :] * max(queries / keys, 1.0)
+    return table[(q - k + (keys - 1) * max(queries / keys, 1.0)).long()]

@@ -41,3 +41,29 @@ class SequenceReduction(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid | None) -> tuple[Tensor, Grid | None]:
         return self.pool(x.transpose(1, 2)).transpose(1, 2), None
+
+
+class StridedMaxQueries(nn.Module):
+    """Each query the maximum of `stride` that lie one sequence part apart (Hiera, arXiv 2306.00989, section 3)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, q: Tensor, grid: Grid | None) -> tuple[Tensor, Grid | None]:
+        return q.unflatten(2, (self.stride, -1)).amax(dim=2), None
+
+
+class PooledQueries(nn.Module):
+    """Queries pooled over the token grid, each channel by itself (SAM 2)."""
+
+    def __init__(self, pool: nn.Module) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, q: Tensor, grid: Grid | None) -> tuple[Tensor, Grid | None]:
+        if grid is None:
+            raise UsageError("queries cannot be pooled over the token grid: this call does not tell the grid's size")
+        image = self.pool(q.flatten(0, 1).transpose(1, 2).unflatten(2, grid))
+        pooled = image.flatten(2).transpose(1, 2).unflatten(0, q.shape[:2])
+        return pooled, (image.shape[2], image.shape[3])

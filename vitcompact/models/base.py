@@ -89,6 +89,10 @@ class AttentionFamily(ABC):
     channel_dim: int = -1
     """Axis of the channels of the layer's input and output: -1, or 1 where blocks work on feature maps."""
 
+    def channel_dim_of(self, module: nn.Module) -> int:
+        """The same, of a layer whose class knows both."""
+        return self.channel_dim
+
     def matches(self, module: nn.Module) -> bool:
         """Whether `module` is of this family: the class itself, or a subclass that did not change its forward."""
         return isinstance(module, self.attention)

@@ -55,8 +55,10 @@ def build_core(
         norm=copy.deepcopy(parts.reduced_norm),
         query_norm=of_heads(parts.query_norm, maps),
         key_norm=of_heads(parts.key_norm, maps),
+        query_pool=copy.deepcopy(parts.query_pool),
         rotary=copy.deepcopy(parts.rotary),
         position_bias=None if parts.position_bias is None else of_heads(parts.position_bias, maps),
+        query_position_bias=None if parts.query_position_bias is None else of_heads(parts.query_position_bias, maps),
         inner_norm=copy.deepcopy(parts.inner_norm),
         gate=parts.gate is not None,
         gate_bias=parts.gate is not None and parts.gate.bias is not None,
@@ -69,6 +71,7 @@ def build_core(
         filter_rank=filter_rank,
         num_prefix_tokens=num_prefix_tokens,
         grid_size=grid_size,
+        attributes=parts.attributes,
     ).to(device=parts.query.device, dtype=parts.query.dtype)
     core.train(parts.training)
     _copy_values(core, parts, layout, biases, scale)

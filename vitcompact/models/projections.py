@@ -11,25 +11,47 @@ Rows = tuple[Tensor, Tensor | None]
 
 
 def rows_of(layer: nn.Module) -> Rows:
-    """Weight `(out, in)` and bias of a linear layer or a 1x1 convolution."""
+    """Weight `(out, in)` and bias of a linear layer or a 1x1 convolution, a batch norm behind it folded in.
+
+    timm's `ConvNorm` and `LinearNorm` call the two `conv` or `linear`, and `bn`.
+    """
+    norm = getattr(layer, "bn", None)
+    if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+        return _normed(rows_of(getattr(layer, "linear", None) or layer.get_submodule("conv")), norm)
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     return layer.weight.flatten(1), layer.bias
 
 
-def around(module: Any) -> dict[str, Any]:
+@torch.no_grad()
+def _normed(rows: Rows, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Rows:
+    """Rows with the evaluation-mode batch norm behind them, `(W x + b - mean) scale + shift`."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = rows
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    shift = shift if bias is None else shift + bias.double() * scale
+    return (weight.double() * scale[:, None]).to(weight.dtype), shift.to(weight.dtype)
+
+
+def around(module: Any, proj: nn.Module | None = None) -> dict[str, Any]:
     """What timm calls by the same names nearly everywhere: heads, scale, dropout and output projection.
 
-    Cosine attention has no scale of its own.
+    Cosine attention has no scale of its own; some layers have no dropout.
+
+    Args:
+        proj: the output projection, where it is not `module.proj` itself.
     """
-    weight, bias = rows_of(module.proj)
+    weight, bias = rows_of(proj or module.proj)
+    dropout = getattr(module, "attn_drop", None)
     return {
-        "num_heads": int(module.num_heads),
+        "num_heads": int(getattr(module, "num_heads", 0) or module.heads),
         "scale": float(getattr(module, "scale", 1.0)),
         "proj_weight": weight,
         "proj_bias": bias,
         "training": bool(module.training),
-        "attention_dropout": float(module.attn_drop.p),
-        "output_dropout": module.proj_drop,
+        "attention_dropout": 0.0 if dropout is None else float(dropout.p),
+        "output_dropout": getattr(module, "proj_drop", None) or nn.Identity(),
     }
 
 
@@ -56,6 +78,12 @@ def query_and_rest(query: nn.Module, rest: nn.Module) -> dict[str, Any]:
     return {**named(rows_of(query), key, value), "packing": ("q", "kv")}
 
 
+def query_key_and_value(query_and_key: nn.Module, value: nn.Module) -> dict[str, Any]:
+    """One layer for queries and keys, one for the values."""
+    query, key = _chunks(rows_of(query_and_key), 2)
+    return {**named(query, key, rows_of(value)), "packing": ("qk", "v")}
+
+
 def separate(query: nn.Module, key: nn.Module, value: nn.Module) -> dict[str, Any]:
     """Three layers."""
     return {**named(rows_of(query), rows_of(key), rows_of(value)), "packing": ("q", "k", "v")}
@@ -66,6 +94,27 @@ def fused_without_key_bias(layer: nn.Module, query_bias: Tensor | None, value_bi
     query, key, value = (weight for weight, _ in _chunks(rows_of(layer), 3))
     packing = ("qkv",) if query_bias is None and value_bias is None else ("qv", "k")
     return {**named((query, query_bias), (key, None), (value, value_bias)), "packing": packing}
+
+
+def by_head(layer: nn.Module, num_heads: int, qk_dim: int) -> dict[str, Any]:
+    """One layer whose rows are, head after head, that head's queries, keys and values; values take what is left."""
+    query, key, value = _of_each_head(rows_of(layer), num_heads, (qk_dim, qk_dim))
+    return named(query, key, value)
+
+
+def query_and_rest_by_head(query: nn.Module, rest: nn.Module, num_heads: int, qk_dim: int) -> dict[str, Any]:
+    """One layer for the queries, one whose rows are, head after head, that head's keys and values."""
+    key, value = _of_each_head(rows_of(rest), num_heads, (qk_dim,))
+    return {**named(rows_of(query), key, value), "packing": ("q", "kv")}
+
+
+def _of_each_head(rows: Rows, num_heads: int, first: tuple[int, ...]) -> list[Rows]:
+    weight, bias = (None if t is None else t.unflatten(0, (num_heads, -1)) for t in rows)
+    assert weight is not None
+    widths = [*first, weight.shape[1] - sum(first)]
+    weights = [part.flatten(0, 1) for part in weight.split(widths, dim=1)]
+    biases = [None] * len(widths) if bias is None else [part.flatten() for part in bias.split(widths, dim=1)]
+    return list(zip(weights, biases, strict=True))
 
 
 def _chunks(rows: Rows, count: int) -> list[Rows]:

@@ -5,7 +5,7 @@ A new attention family is one file beside this one and one line in `FAMILIES`.
 
 from __future__ import annotations
 
-from timm.layers import AttentionPoolLatent, ConvMlp, GluMlp, LayerScale, LayerScale2d, Mlp, SwiGLU
+from timm.layers import AttentionPoolLatent, ConvMlp, GluMlp, LayerScale, LayerScale2d, Mlp, RelPosMlp, SwiGLU
 from timm.models.pvt_v2 import MlpWithDepthwiseConv
 from torch import nn
 
@@ -14,13 +14,28 @@ from vitcompact.layers.pointwise import channel_dim, is_pointwise_map
 from vitcompact.models.attention_classes import attention_class
 from vitcompact.models.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
 from vitcompact.models.beit import BeitAttention
+from vitcompact.models.convit import ConvitAttention
+from vitcompact.models.davit import DaVitAttention
 from vitcompact.models.eva import Eva, RopeAttention
+from vitcompact.models.fastvit import FastVitAttention
+from vitcompact.models.gcvit import GcVitAttention
+from vitcompact.models.hiera import HieraAttention, Sam2Attention
+from vitcompact.models.levit import LevitAttention, LevitDownsampling
+from vitcompact.models.maxxvit import MaxxVitMapAttention, MaxxVitWindowAttention
+from vitcompact.models.metaformer import MetaFormerAttention
+from vitcompact.models.nest import NestAttention
 from vitcompact.models.nextvit import NextVitAttention
 from vitcompact.models.pvt import PvtAttention, TwinsGlobalAttention
+from vitcompact.models.relpos import RelPosVitAttention
+from vitcompact.models.sam import SamAttention
 from vitcompact.models.swin import SwinAttention, SwinV2Attention
+from vitcompact.models.swin_cr import SwinCrAttention
+from vitcompact.models.tiny_vit import EfficientFormerAttention, TinyVitAttention
+from vitcompact.models.tnt import TntAttention
 from vitcompact.models.twins import TwinsLocalAttention
 from vitcompact.models.visformer import VisformerAttention
 from vitcompact.models.vit import PlainAttention
+from vitcompact.models.volo import VoloAttention
 from vitcompact.plan.schema import Skipped
 
 FAMILIES: tuple[AttentionFamily, ...] = (
@@ -35,6 +50,25 @@ FAMILIES: tuple[AttentionFamily, ...] = (
     RopeAttention(),
     BeitAttention(),
     VisformerAttention(),
+    MaxxVitWindowAttention(),
+    MaxxVitMapAttention(),
+    LevitAttention(),
+    LevitDownsampling(),
+    SwinCrAttention(),
+    RelPosVitAttention(),
+    VoloAttention(),
+    FastVitAttention(),
+    DaVitAttention(),
+    HieraAttention(),
+    Sam2Attention(),
+    SamAttention(),
+    NestAttention(),
+    GcVitAttention(),
+    TinyVitAttention(),
+    EfficientFormerAttention(),
+    MetaFormerAttention(),
+    ConvitAttention(),
+    TntAttention(),
 )
 
 FFN_CLASSES: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU, ConvMlp, MlpWithDepthwiseConv)
@@ -42,6 +76,9 @@ FFN_CLASSES: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU, ConvMlp, MlpWit
 
 POOLING = (AttentionPoolLatent,)
 """Attention pooling has one learned query and no block around it: it is left alone."""
+
+NO_FFN = (RelPosMlp,)
+"""What holds an `Mlp` that is no FFN: it makes position biases from coordinates."""
 
 
 def family_of(module: nn.Module) -> AttentionFamily | None:
@@ -72,13 +109,15 @@ def inspect(model: nn.Module) -> Anatomy:
         if isinstance(module, POOLING):
             inside.append(f"{name}.")
             skipped.append(Skipped(name, f"{type(module).__name__} pools with one query; it is no trunk layer"))
+        elif isinstance(module, NO_FFN):
+            inside.append(f"{name}.")
         elif name and (family := family_of(module)) is not None:
             inside.append(f"{name}.")
             reason = family.refuse(module)
             if reason is None and family.parts(module).num_heads < 2:
                 reason = "one head has no other to be hallucinated from"
             if reason is None:
-                attention.append(AttentionSite(name, *_around(model, name), family.name, family.channel_dim))
+                attention.append(AttentionSite(name, *_around(model, name), family.name, family.channel_dim_of(module)))
             else:
                 skipped.append(Skipped(name, reason))
         elif name and (known := attention_class(module)) is not None:

@@ -57,7 +57,7 @@ def features(core: CompactAttention, inputs: AttentionInputs, terms: tuple[str, 
     q, k, v = core.project(inputs)
     plain = core.inner_norm(core.attend(q, k, v, inputs))
     plain = plain if core.conv is None else plain + core.conv(v, inputs.grid)
-    sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, inputs)}
+    sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, inputs, q.shape[-2])}
     parts = [plain, *(sources[term]() for term in terms)]
     if core.gate is not None:
         gate = core.gate(inputs.x).sigmoid()

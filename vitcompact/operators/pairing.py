@@ -12,7 +12,7 @@ from vitcompact.errors import DataError
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.backends import maps
 from vitcompact.layers.calls import AttentionInputs
-from vitcompact.layers.masks import logit_mask
+from vitcompact.layers.masks import causal_alone, logit_mask
 
 EXHAUSTIVE_LIMIT = 2000
 """Kept sets are all tried up to this many, else improved by swaps."""
@@ -46,8 +46,8 @@ class CopyCosts:
 
 def attention_maps(core: CompactAttention, q: Tensor, k: Tensor, inputs: AttentionInputs) -> Tensor:
     """The maps `(batch, maps, queries, keys)` of a core, for statistics over one batch only."""
-    mask, causal = logit_mask(inputs, q.dtype), inputs.causal and inputs.bias is None
-    return maps(q, k, scale=core.scale, mask=mask, causal=causal)
+    mask = logit_mask(inputs, q.dtype)
+    return maps(q, k, scale=core.scale, mask=mask, causal=causal_alone(inputs))
 
 
 def shortlist(costs: Tensor, count: int, size: int) -> list[Parents]:

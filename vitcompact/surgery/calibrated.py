@@ -59,7 +59,7 @@ def convert_calibrated(
                 if solved.rows_per_unknown < ROWS_WANTED:
                     scarce[site.name] = solved.rows_per_unknown
                 notes.append(f"{site.name} {solved.error:.3f}")
-            if here and method.reconstruct.steps:
+            if here and method.reconstruct.steps and streams.returns_one_tensor:
                 done = reconstruct_block(streams, method.reconstruct, index, here[-1].channel_dim)
                 notes.append(f"reconstructed {done.before:.3f} to {done.after:.3f} at step {done.steps}")
             streams.leave(here)

@@ -123,6 +123,7 @@ def _schedule(step: int, steps: int) -> float:
 def _loss(block: nn.Module, batch: BlockBatch, options: ReconstructOptions) -> Tensor:
     with options.autocast(batch.target.device):
         output = batch.call.run(block)
+    assert isinstance(output, Tensor)
     return (output.float() - batch.target).square().mean()
 
 
@@ -132,6 +133,7 @@ def _held_out_error(streams: Streams, block: nn.Module, options: ReconstructOpti
     for batch in streams.held_out_batches():
         with torch.no_grad(), options.autocast(batch.target.device):
             output = batch.call.run(block)
+        assert isinstance(output, Tensor)
         start = batch.call.x if batch.call.x.shape == batch.target.shape else 0.0
         total += float((output.float() - batch.target).square().sum())
         energy += float((batch.target - start).square().sum())

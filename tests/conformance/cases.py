@@ -1,0 +1,58 @@
+"""Small models of attention classes beyond the plain ones, one or two a class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.conformance import small_models
+from tests.conformance.suite import Case
+
+SMALL: dict[str, Any] = {"img_size": 64, "embed_dim": 48, "depth": 2, "num_heads": 4}
+COATNET = {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": (16, 64, 64, 64), "stem_width": 8}
+MAXVIT = {**COATNET, "embed_dim": (32, 32, 32, 64)}
+LEVIT = {"img_size": 64, "embed_dim": (32, 48, 64), "num_heads": (2, 3, 4), "depth": (1, 1, 1)}
+SWIN_CR = {"img_size": 64, "window_size": 4, "embed_dim": 32, "depths": (2, 1), "num_heads": (2, 4)}
+HIERA = {"img_size": (64, 64), "mask_unit_size": (4, 4), "embed_dim": 16, "num_heads": 2, "stages": (1, 1, 1, 1)}
+SAM2 = {"embed_dim": 16, "num_heads": 2, "stages": (1, 1, 2, 1), "global_att_blocks": (3,)}
+SAM2 |= {"window_spec": (4, 4, 4, 4), "global_pos_size": (4, 4)}
+SAM = {**SMALL, "window_size": 2, "global_attn_indexes": (1,), "neck_chans": 32}
+DAVIT = {"depths": (1, 1), "embed_dims": (32, 64), "num_heads": (2, 4), "window_size": 4}
+TINY_VIT = {"embed_dims": (16, 32, 64, 64), "depths": (1, 1, 1, 1), "num_heads": (2, 2, 4, 4)}
+TNT = {"img_size": 64, "embed_dim": 48, "inner_dim": 16, "depth": 2, "num_heads_inner": 2, "num_heads_outer": 4}
+EFFICIENTFORMER = {"depths": (1, 1, 1, 2), "embed_dims": (8, 16, 16, 64), "num_vit": 1}
+
+
+def _case(id: str, name: str, kwargs: dict[str, Any] | None = None, **options: Any) -> Case:
+    options = {"other_size": None, "checkpointing": False, "features": (0, 1)} | options
+    size = options.get("size", 64)
+    always = {"drop_path_rate": 0.0, "pretrained_cfg_overlay": {"input_size": (3, size, size)}}
+    return Case(id, name, {**always, **(kwargs or {})}, **options)
+
+
+CASES: tuple[Case, ...] = (
+    _case("coatnet", "coatnet_rmlp_nano_rw_224", COATNET),
+    _case("maxvit", "maxvit_rmlp_pico_rw_256", MAXVIT),
+    _case("maxvit_tf", "maxvit_tiny_tf_224", MAXVIT),
+    _case("levit", "levit_128s", LEVIT),
+    _case("levit_conv", "levit_conv_128s", LEVIT),
+    _case("swin_cr", "swinv2_cr_tiny_224", SWIN_CR),
+    _case("relpos_mlp", "vit_relpos_small_patch16_224", SMALL),
+    _case("relpos_shared", "vit_srelpos_small_patch16_224", SMALL),
+    _case("relpos_table", "vit_relpos_base_patch16_224", {**SMALL, "rel_pos_type": "bias"}),
+    _case("relpos_cls", "vit_relpos_medium_patch16_cls_224", SMALL),
+    _case("volo", small_models.vitcompact_small_volo.__name__),
+    _case("fastvit", "fastvit_sa12", {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 32, 64)}),
+    _case("davit", "davit_tiny", DAVIT),
+    _case("hiera", "hiera_tiny_224", HIERA),
+    _case("sam2", "sam2_hiera_tiny", {**SAM2}),
+    _case("sam", "samvit_base_patch16", SAM),
+    _case("nest", small_models.vitcompact_small_nest.__name__),
+    _case("gcvit", small_models.vitcompact_small_gcvit.__name__),
+    _case("tiny_vit", "tiny_vit_5m_224", {**TINY_VIT, "window_sizes": (4, 4, 4, 4)}),
+    _case("caformer", small_models.vitcompact_small_caformer.__name__),
+    _case("convit", "convit_tiny", {**SMALL, "depth": 3, "local_up_to_layer": 1}),
+    _case("tnt", "tnt_s_patch16_224", TNT),
+)
+SLOW_CASES: tuple[Case, ...] = (_case("efficientformer", "efficientformer_l1", EFFICIENTFORMER, size=224),)
+"""Classes whose biases are for feature maps of one size, at images larger than fast tests take."""
+EVERY = {case.id: case for case in (*CASES, *SLOW_CASES)}

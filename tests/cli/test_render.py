@@ -13,7 +13,7 @@ from vitcompact.cli.render.bench import bench_tables
 from vitcompact.cli.render.common import big, change
 from vitcompact.cli.render.convert import convert_tables, plan_tables
 from vitcompact.cli.render.families import FamiliesTable
-from vitcompact.cli.render.results import demo_tables, eval_table, finetune_table, fold_table
+from vitcompact.cli.render.results import demo_tables, eval_tables, finetune_table, fold_table
 
 HEADS = 16
 LAYER = {
@@ -88,6 +88,16 @@ def test_plan_names_every_operator() -> None:
         assert part in text
 
 
+def test_what_a_budget_asked_for_and_what_it_left() -> None:
+    timed = {"unit": "latency", "target": 0.8, "left": 0.7934, "interval": [0.78, 0.81]}
+    for tables in (convert_tables, plan_tables):
+        text = drawn(*tables({**CONVERTED, "budget": timed}))
+        assert "80 % asked for, 79.3 % left (95 % interval 78.0 % to 81.0 %)" in text
+        text = drawn(*tables({**CONVERTED, "budget": {**timed, "unit": "macs", "interval": None}}))
+        assert "79.3 % left" in text
+        assert "interval" not in text
+
+
 def test_finetune_fold_and_eval() -> None:
     tuned = {"steps": 10, "epochs": 0.5, "top1": {"before": None, "after": 91.234}, "agreement": 0.9, "seconds": 61.0}
     text = drawn(finetune_table(tuned))
@@ -100,11 +110,11 @@ def test_finetune_fold_and_eval() -> None:
     merging = {"merge_tokens": [4, 4], "agreement": None, "cosine": 0.987, "num_samples": 8}
     assert "0.987" in drawn(fold_table({**folded, "merging": merging}))
     scores = {"top1": 93.38, "top5": 99.0, "num_samples": 5000, "agreement": None, "cosine": 0.99, "skipped": 2}
-    text = drawn(eval_table({**scores, "model": "m[1]", "images": "val.tar"}))
+    text = drawn(*eval_tables({**scores, "model": "m[1]", "images": "val.tar"}))
     assert "2 unreadable" in text
     assert "m[1] on val.tar" in text
     features = {"cosine": 0.9, "patch_cosine": None, "neighbour_agreement": 0.5, "num_samples": 5}
-    assert "top-1" not in drawn(eval_table({**features, "model": "m", "images": "val"}))
+    assert "top-1" not in drawn(*eval_tables({**features, "model": "m", "images": "val"}))
 
 
 def test_bench_puts_the_macs_beside_the_speed() -> None:

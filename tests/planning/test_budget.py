@@ -29,9 +29,10 @@ from vitcompact.operators.replay import replay
 from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.plan.specs import OperatorSpec
+from vitcompact.planning.budget_plan import plan_budget
 from vitcompact.planning.candidates import measure_losses
 from vitcompact.planning.knapsack import spend
-from vitcompact.planning.planner import plan_budget, plan_for
+from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, Unit
 
 from .helpers import SIZE, perturbed_model

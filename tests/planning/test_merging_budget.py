@@ -23,11 +23,13 @@ from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.operators.merge import install_merging, spread
 from vitcompact.planning import merging
+from vitcompact.planning.budget_plan import plan_budget
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.merging import Merging, measure_merging
-from vitcompact.planning.planner import offered_merging, plan_budget
+from vitcompact.planning.planner import offered_merging
 from vitcompact.planning.request import Budget
+from vitcompact.utils.timing import Reading
 
 from .helpers import SIZE, perturbed_model
 
@@ -107,7 +109,7 @@ def test_what_loses_less_is_chosen(vit: VisionTransformer, losses: Losses, offer
     free = [replace(each, loss=0.0) for each in offered]
     dear = [replace(each, loss=1e3) for each in offered]
     first = [replace(each, loss=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
-    alone, none, both = (plan_budget(vit, losses, AUTO, None, choice) for choice in (free, dear, first))
+    alone, none, both = (plan_budget(vit, losses, AUTO, choice) for choice in (free, dear, first))
     assert (alone.plan.layers, alone.plan.merge_tokens) == ((), offered[-1].schedule)
     assert none.plan == without.plan
     assert both.plan.merge_tokens == offered[2].schedule
@@ -135,7 +137,7 @@ def test_converted_folded_saved_and_loaded(
 ) -> None:
     """Also where nothing but merging is left to do."""
     choice = [replace(each, loss=0.0 if i < 3 or not keep_layers else 1e3) for i, each in enumerate(offered)]
-    plan = plan_budget(vit, losses, AUTO, None, choice).plan
+    plan = plan_budget(vit, losses, AUTO, choice).plan
     compact = vitcompact.convert(vit, plan=plan, images=images)
     assert bool(plan_of(compact).layers) == keep_layers
     folded = vitcompact.fold(compact, images=images)
@@ -152,12 +154,12 @@ def test_the_report_says_what_merging_costs(
     vit: VisionTransformer, losses: Losses, offered: tuple[Merging, ...]
 ) -> None:
     first = [replace(each, loss=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
-    document = budget_json(plan_budget(vit, losses, AUTO, None, first))
+    document = budget_json(plan_budget(vit, losses, AUTO, first))
     assert document["merging"]["merge_tokens"] == list(offered[2].schedule)
     assert document["merging"]["saving"] == pytest.approx(1 - offered[2].left)
     assert len(document["merging"]["curve"]) == len(offered)
     assert all(point["left"] <= offered[2].left for point in document["curve"])
-    none = budget_json(plan_budget(vit, losses, AUTO, None, [replace(each, loss=1e3) for each in offered]))
+    none = budget_json(plan_budget(vit, losses, AUTO, [replace(each, loss=1e3) for each in offered]))
     assert (none["merging"]["merge_tokens"], none["merging"]["harm"]) == ([], 0.0)
     assert "merging" not in budget_json(plan_budget(vit, losses, replace(AUTO, merge_tokens=None)))
 
@@ -167,13 +169,13 @@ def test_time_is_read_off_between_what_was_timed(
 ) -> None:
     timed: list[int] = []
 
-    def clock(*_: object) -> Callable[[nn.Module], float]:
-        def ratio(model: VisionTransformer) -> float:
+    def clock(*_: object) -> Callable[[nn.Module], Reading]:
+        def read(model: VisionTransformer) -> Reading:
             pairs = sum(block.r for block in model.blocks)
             timed.append(pairs)
-            return 1 - pairs / 40
+            return Reading((1 - pairs / 40,))
 
-        return ratio
+        return read
 
     monkeypatch.setattr(merging, "relative_latency", clock)
     found = measure_merging(vit, from_tensor(images[:4]), Budget("latency", 0.7, merge_tokens="auto"))

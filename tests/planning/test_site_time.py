@@ -28,11 +28,14 @@ from vitcompact.operators.replay import replay
 from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
 from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.planning import planner as budget
+from vitcompact.planning.budget_plan import plan_budget
 from vitcompact.planning.candidates import Losses, measure_losses
-from vitcompact.planning.planner import plan_budget, plan_for
+from vitcompact.planning.latency_target import plan_latency
+from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget
 from vitcompact.planning.site_structure import alike, built, recorded
 from vitcompact.planning.site_time import time_sites
+from vitcompact.utils.timing import Reading
 
 from .helpers import SIZE, perturbed_model
 
@@ -89,8 +92,8 @@ def timed(model: nn.Module, losses: Losses, stopwatch: Callable[[nn.Module, Call
     return replace(losses, times=time_sites(model, losses.choices(), torch.randn(BATCH, *SIZE), stopwatch))
 
 
-def macs_left(model: nn.Module) -> Callable[[nn.Module], float]:
-    return lambda small: count(small, SIZE).macs / count(model, SIZE).macs
+def macs_left(model: nn.Module) -> Callable[[nn.Module], Reading]:
+    return lambda small: Reading((count(small, SIZE).macs / count(model, SIZE).macs,))
 
 
 def test_where_time_follows_macs_so_does_the_plan(vit: VisionTransformer, losses: Losses) -> None:
@@ -102,7 +105,7 @@ def test_where_time_follows_macs_so_does_the_plan(vit: VisionTransformer, losses
         for option in macs.pareto():
             assert offered[option.operators] == pytest.approx(option.saving / whole)
     plans = (
-        plan_budget(vit, by_time, Budget("latency", 0.8), macs_left(vit)),
+        plan_latency(vit, by_time, Budget("latency", 0.8), macs_left(vit)),
         plan_budget(vit, losses, Budget("macs", 0.8)),
     )
     one, other = (sum(option.loss for option in found.chosen) for found in plans)
@@ -117,7 +120,7 @@ def test_slow_kernels_are_avoided(vit: VisionTransformer, losses: Losses) -> Non
         return [layer.name for layer in plan.layers if is_slow(small.get_submodule(layer.name))]
 
     assert slow(plan_budget(vit, losses, Budget("macs", 0.7)).plan)
-    plan = plan_budget(vit, timed(vit, losses, awkward), Budget("latency", 0.7), macs_left(vit)).plan
+    plan = plan_latency(vit, timed(vit, losses, awkward), Budget("latency", 0.7), macs_left(vit)).plan
     assert plan.layers
     assert not slow(plan)
 
@@ -239,4 +242,4 @@ def test_layers_are_timed_once_for_any_number_of_budgets(
 
 def test_the_clock_runs(vit: VisionTransformer) -> None:
     assert wall_clock(vit, Call((torch.randn(1, *SIZE),))) > 0
-    assert relative_latency(vit, SIZE, 2)(meta_copy(vit)) > 0
+    assert relative_latency(vit, SIZE, 2)(meta_copy(vit)).share > 0

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import nn
 
 from vitcompact.utils.device import synchronise
-from vitcompact.utils.timing import relative_times
+from vitcompact.utils.timing import Reading, rounds
 
-RUNS = 15
-"""Timed runs; the median counts."""
+RUNS, WARM_UP = 15, 2
+"""Timed rounds of a reading, and rounds before them that do not count."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,18 @@ def wall_clock(module: nn.Module, call: Call) -> float:
 
 def relative_latency(
     original: nn.Module, input_size: tuple[int, int, int], batch_size: int, device: str | torch.device = "cpu"
-) -> Callable[[nn.Module], float]:
-    """A function that gives a structure's median seconds over the original's, run alternately."""
+) -> Callable[[nn.Module], Reading]:
+    """A function that reads a structure's time relative to the original's, run alternately."""
     baseline = materialised(original, device)
     call = Call((random_images(input_size, batch_size, device),))
 
-    def ratio(structure: nn.Module) -> float:
+    def read(structure: nn.Module) -> Reading:
         runs = [partial(wall_clock, each, call) for each in (baseline, materialised(structure, device))]
         with torch.inference_mode():
-            return relative_times(runs, RUNS, warmup=2)[1][0]
+            laps = list(islice(rounds(runs), WARM_UP, WARM_UP + RUNS))
+        return Reading(tuple(own / max(whole, 1e-12) for whole, own in laps))
 
-    return ratio
+    return read
 
 
 def random_images(input_size: tuple[int, int, int], batch_size: int, device: str | torch.device) -> torch.Tensor:

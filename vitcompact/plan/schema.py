@@ -55,6 +55,22 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """What a budget asked to be left of the original's cost, and what its plan leaves.
+
+    Attributes:
+        unit: `macs`, `params` or `latency`.
+        target, left: shares of the original's cost.
+        interval: 95 % interval of `left` where it was timed, None where it was counted.
+    """
+
+    unit: str
+    target: float
+    left: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything needed to rebuild the structure of a converted model from its timm skeleton.
 
@@ -64,6 +80,7 @@ class Plan:
         form: training or folded.
         version: of the format.
         merge_tokens: pairs of tokens that each block of a plain ViT merges, in order; empty for no merging.
+        reached: how the plan of a budget meets it; no part of the structure, and not written into files.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -71,6 +88,7 @@ class Plan:
     form: Form = "training"
     version: int = PLAN_VERSION
     merge_tokens: tuple[int, ...] = ()
+    reached: Reached | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in self.merge_tokens):
@@ -182,6 +200,7 @@ def _line(plan: Plan) -> str:
     parts = [f"{len(plan.layers)} layers", *(f"{op} x{count}" for op, count in counts.items())]
     parts += [f"{sum(plan.merge_tokens)} pairs of tokens merged"] if plan.merge_tokens else []
     parts += [f"{len(plan.skipped)} left unchanged"] if plan.skipped else []
+    parts += [f"{plan.reached.unit} {plan.reached.left:.3g} of the original's"] if plan.reached else []
     return f"Plan ({plan.form}): {', '.join(parts)}"
 
 

@@ -12,7 +12,7 @@ CURVE_STEPS = 20
 
 
 def budget_json(found: BudgetPlan) -> dict[str, Any]:
-    """Keys: unit, target, harm, curve, operators, layers, and merging where merging tokens was an option.
+    """Keys: unit, target, left, interval, harm, curve, operators, layers, and merging where that was an option.
 
     Harms are expected squared changes of the model's output per image; shares of cost are of the original's total.
     Layers and their curves are those beside the merging that was chosen.
@@ -33,10 +33,12 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
                 "curve": _layer_curve(menu, found.whole),
             }
         )
-    merging = found.merging
+    merging, reached = found.merging, found.plan.reached
     document = {
         "unit": found.budget.unit,
         "target": found.budget.target,
+        "left": None if reached is None else reached.left,
+        "interval": None if reached is None else reached.interval,
         "harm": found.loss,
         "curve": _total_curve(found.curve, found.whole, merging),
         "operators": [{"op": op, **entry} for op, entry in by_operator.items()],

@@ -73,6 +73,11 @@ class Curve:
         """The largest saving."""
         return sum(menu.pareto()[-1].saving for menu in self.menus)
 
+    @property
+    def most(self) -> float:
+        """The largest saving for which there is a choice, in whole steps."""
+        return max(total for total, loss in zip(self.saving, self.loss, strict=True) if loss < INFINITE)
+
     def choose(self, saving: float) -> list[Option] | None:
         """The best option of every menu for a total saving of at least `saving`, or None where it is out of reach."""
         start = next((i for i, total in enumerate(self.saving) if total >= saving and self.loss[i] < INFINITE), None)

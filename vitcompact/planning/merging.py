@@ -117,9 +117,9 @@ def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]
     """A function that gives the share of the original's time that a schedule leaves, between what was timed."""
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
     device = device_of(original)
-    ratio = relative_latency(original, resolve_input(original).input_size, latency_batch, device)
+    read = relative_latency(original, resolve_input(original).input_size, latency_batch, device)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
-    times = [(0, 1.0), *((n, ratio(_merging(copy.deepcopy(original), spread(n, depth)))) for n in numbers)]
+    times = [(0, 1.0), *((n, read(_merging(copy.deepcopy(original), spread(n, depth))).share) for n in numbers)]
 
     def left(schedule: tuple[int, ...]) -> float:
         pairs = min(sum(schedule), numbers[-1])

@@ -120,7 +120,8 @@ class Job:
             )
             skipped += unreachable
         schedule = self.schedule if plan is None else plan.merge_tokens
-        return work, Plan(tuple(layers), tuple(skipped), merge_tokens=schedule)
+        reached = None if plan is None else plan.reached
+        return work, Plan(tuple(layers), tuple(skipped), merge_tokens=schedule, reached=reached)
 
 
 def prepare(

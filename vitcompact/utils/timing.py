@@ -4,7 +4,41 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
+
+from vitcompact.utils.intervals import median_interval
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How long something takes relative to what it was run beside; readings of the same thing add up.
+
+    Attributes:
+        shares: its time over the other's, one for each round in which both ran.
+    """
+
+    shares: tuple[float, ...]
+
+    @cached_property
+    def share(self) -> float:
+        """The median."""
+        return statistics.median(self.shares)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the median; of few rounds, their range."""
+        return median_interval(self.shares)
+
+    @property
+    def blur(self) -> float:
+        """Half the width of the interval, relative to the median."""
+        low, high = self.interval
+        return (high - low) / 2 / max(self.share, 1e-12)
+
+    def __add__(self, other: Reading) -> Reading:
+        return Reading(self.shares + other.shares)
 
 
 def rounds(runs: Sequence[Callable[[], float]]) -> Iterator[list[float]]:

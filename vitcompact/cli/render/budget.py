@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from vitcompact.cli.render.common import table, titled
+from vitcompact.cli.render.common import pairs, table, titled
 from vitcompact.operators import OPERATORS
 from vitcompact.operators import describe as operator_label
 from vitcompact.operators.merge import schedule_text
@@ -20,7 +20,21 @@ LOSS = "loss increase"
 def budget_tables(budget: Mapping[str, Any]) -> list[RenderableType]:
     """The total curve, token merging alone, each operator's part, and each layer's."""
     merging = [_merging(budget)] if "merging" in budget else []
-    return [_curve(budget), *merging, _operators(budget), _layers(budget)]
+    return [_curve(budget), *merging, _operators(budget), _layers(budget), *target_rows(budget)]
+
+
+def target_rows(budget: Mapping[str, Any] | None) -> list[Group]:
+    """What was asked of a budget and what is left; nothing where there was none."""
+    if budget is None or budget.get("left") is None:
+        return []
+    return [pairs("Target", [(UNITS[budget["unit"]], target_text(budget))])]
+
+
+def target_text(budget: Mapping[str, Any]) -> str:
+    """What was asked for and what is left: `80 % asked for, 79.6 % left (95 % interval 78.9 % to 80.4 %)`."""
+    interval = budget.get("interval")
+    between = f" (95 % interval {100 * interval[0]:.1f} % to {100 * interval[1]:.1f} %)" if interval else ""
+    return f"{100 * budget['target']:.3g} % asked for, {100 * budget['left']:.1f} % left{between}"
 
 
 def describe(operator: Mapping[str, Any]) -> str:

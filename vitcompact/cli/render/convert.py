@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from vitcompact.cli.render.budget import target_rows
 from vitcompact.cli.render.common import cost_table, number, pairs, skipped_tables, table, titled
 from vitcompact.operators import OPERATORS, describe
 from vitcompact.operators.merge import schedule_text
@@ -16,6 +17,7 @@ from vitcompact.operators.merge import schedule_text
 def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """Cost, fidelity, and what was left unchanged."""
     parts: list[RenderableType] = [_cost(document)]
+    parts += target_rows(document.get("budget"))
     if merging := document["plan"].get("merge_tokens"):
         parts.append(pairs("Token merging", [("schedule", schedule_text(merging))]))
     fidelity = document.get("fidelity")
@@ -30,7 +32,12 @@ def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
 
 def plan_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """What would be done to which layer, and what would be left unchanged."""
-    return [_plan(document["plan"]), *skipped_tables(document["plan"].get("skipped", ())), _cost(document)]
+    return [
+        _plan(document["plan"]),
+        *skipped_tables(document["plan"].get("skipped", ())),
+        _cost(document),
+        *target_rows(document.get("budget")),
+    ]
 
 
 def _cost(document: Mapping[str, Any]) -> Group:

@@ -54,6 +54,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     found = attached(model)
     if found.fidelity is not None:
         results["fidelity"] = common.plain({"fidelity": found.fidelity})["fidelity"]
+    results |= _budget(found.plan)
     common.save_model(model, out, options, results, original.provenance, original.record.options)
     document = {**results, "plan": found.plan.to_json(), "out": str(out), "options": inputs.effective(options)}
     if space is not None:
@@ -111,6 +112,7 @@ def _plan_only(
     after = predicted_cost(original.model, plan)
     document = {
         **common.before_after(before, after),
+        **_budget(plan),
         "plan": plan.to_json(),
         "plan_file": str(path),
         "out": None,
@@ -119,6 +121,11 @@ def _plan_only(
     plan.save(path)
     console.result(document, *plan_tables(document))
     console.note(f"plan written to {path}; nothing else was written")
+
+
+def _budget(plan: Plan) -> dict[str, Any]:
+    """What was asked of a budget and what its plan leaves; nothing where there was none."""
+    return {} if plan.reached is None else common.plain({"budget": plan.reached})
 
 
 def _plan_file(options: Options, space: Workspace | None) -> Path:

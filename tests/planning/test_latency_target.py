@@ -1,0 +1,164 @@
+"""Plans for a target of latency against clocks that are noisy, wrong at times, or unlike what layers alone promise."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from torch import Tensor, nn
+
+from vitcompact.data import from_tensor
+from vitcompact.errors import UsageError
+from vitcompact.models.cost import Cost
+from vitcompact.planning import budget_plan
+from vitcompact.planning.candidates import Losses, measure_losses
+from vitcompact.planning.latency_target import ATTEMPTS, MOST_READINGS, TOLERANCE, plan_latency
+from vitcompact.planning.request import Budget
+from vitcompact.planning.site_time import SiteTimes
+from vitcompact.utils.timing import Reading
+
+from .helpers import perturbed_model
+
+ROUNDS = 15
+True_ = Callable[[float], float]
+Rounds = Callable[[float, int], list[float]]
+
+
+@pytest.fixture(scope="module")
+def vit() -> nn.Module:
+    return perturbed_model("test_vit2", img_size=64, num_classes=5, num_heads=4, embed_dim=96, depth=3)
+
+
+@pytest.fixture(scope="module")
+def losses(vit: nn.Module, images: Tensor) -> Losses:
+    """Layers that promise to save the share of the time that they save of the parameters."""
+    found = measure_losses(vit, from_tensor(images[:16], 16), ops=("neurons",), weigh=False)
+    saved = {menu.name: {o.operators: o.saving / size(vit) for o in menu.options} for menu in found.menus("params")}
+    return replace(found, times=_Promised(saved))
+
+
+@pytest.fixture(autouse=True)
+def _count_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget_plan, "count", lambda model, _: Cost(size(model), size(model)))
+
+
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+class _Promised(SiteTimes):
+    def saving(self, name: str, operators: object) -> float | None:
+        return self.saved[name][operators]  # type: ignore[index]
+
+
+class Clock:
+    """Reads a made-up time: `true` of the share of the parameters left, as `rounds` tells it at each reading."""
+
+    def __init__(self, vit: nn.Module, true: True_, rounds: Rounds) -> None:
+        self.whole, self.true, self.rounds = size(vit), true, rounds
+        self.readings = 0
+
+    def share(self, small: nn.Module) -> float:
+        return self.true(size(small) / self.whole)
+
+    def read(self, small: nn.Module) -> Reading:
+        self.readings += 1
+        return Reading(tuple(self.rounds(self.share(small), self.readings)))
+
+
+def exact(share: float, _: int) -> list[float]:
+    return [share] * ROUNDS
+
+
+def noisy(spread: float, seed: int) -> Rounds:
+    rng = random.Random(seed)
+    return lambda share, _: [share * rng.lognormvariate(0, spread) for _ in range(ROUNDS)]
+
+
+def wrong(factor: float, *which: int) -> Rounds:
+    """Whole readings that are wrong without showing it, such as while another program holds a core."""
+    return lambda share, reading: [share * (factor if reading in which else 1)] * ROUNDS
+
+
+def bursts(share: float, reading: int) -> list[float]:
+    return [share * (1.0 if i % 3 else 1.8) for i in range(ROUNDS)]
+
+
+def as_promised(left: float) -> float:
+    return left
+
+
+CLOCKS: dict[str, tuple[True_, Rounds]] = {
+    "as promised": (as_promised, exact),
+    "layers promise too much": (lambda left: left**0.6, exact),
+    "layers promise too little": (lambda left: left**2.5, exact),
+    "nothing for the first half": (lambda left: min(1.0, left + 0.1), exact),
+    "noise of 5 %": (as_promised, noisy(0.05, 1)),
+    "noise of 20 %": (as_promised, noisy(0.2, 2)),
+    "noise of 20 %, too little promised": (lambda left: left**2.5, noisy(0.2, 3)),
+    "bursts": (as_promised, bursts),
+    "first reading too fast": (as_promised, wrong(0.6, 1)),
+    "first reading too slow": (as_promised, wrong(1.3, 1)),
+    "two readings too slow": (as_promised, wrong(1.3, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_the_target_is_met_from_both_sides(name: str, vit: nn.Module, losses: Losses) -> None:
+    """Neither more nor less than asked, whatever single readings say."""
+    clock, target = Clock(vit, *CLOCKS[name]), 0.75
+    found = plan_latency(vit, losses, Budget("latency", target), clock.read)
+    reached = found.plan.reached
+    assert reached is not None
+    assert reached.interval is not None
+    assert clock.readings <= ATTEMPTS
+    low, high = reached.interval
+    assert low <= reached.left <= high
+    assert abs(reached.left / target - 1) <= TOLERANCE or low <= target <= high
+    spread = 0.08 if "noise" in name else 0.5 if name == "bursts" else TOLERANCE
+    real = clock.true(found.after.params / found.before.params)
+    assert abs(real / target - 1) <= spread + 1e-9
+
+
+def test_a_calm_clock_is_read_once_and_a_noisy_one_again(vit: nn.Module, losses: Losses) -> None:
+    readings = []
+    for rounds in (exact, noisy(0.3, 0)):
+        clock = Clock(vit, as_promised, rounds)
+        plan_latency(vit, losses, Budget("latency", 0.8), clock.read)
+        readings.append(clock.readings)
+    assert readings[0] == 1
+    assert readings[1] >= MOST_READINGS
+
+
+def test_noise_and_misses_are_said(vit: nn.Module, losses: Losses, caplog: pytest.LogCaptureFixture) -> None:
+    quiet, busy = Clock(vit, as_promised, exact), Clock(vit, as_promised, noisy(0.5, 0))
+    with caplog.at_level(logging.WARNING, "vitcompact"):
+        plan_latency(vit, losses, Budget("latency", 0.8), quiet.read)
+        assert not caplog.text
+        plan_latency(vit, losses, Budget("latency", 0.8), busy.read)
+        assert "the machine was busy while plans were timed" in caplog.text
+        caplog.clear()
+        # a model whose time jumps: nothing lies between 0.95 and 0.5
+        jump = Clock(vit, lambda left: 0.95 if left > 0.75 else 0.5, exact)
+        found = plan_latency(vit, losses, Budget("latency", 0.8), jump.read)
+        assert "`target_latency=0.8` was not met: the closest plan takes 0.950" in caplog.text
+    assert found.plan.reached is not None
+    assert found.plan.reached.left == 0.95
+
+
+def test_out_of_reach_is_told_by_the_clock(vit: nn.Module, losses: Losses) -> None:
+    clock = Clock(vit, lambda left: 0.5 + left / 2, exact)
+    with pytest.raises(UsageError, match=r"`target_latency=0\.3` is out of reach .* about 0\.\d\d is the least"):
+        plan_latency(vit, losses, Budget("latency", 0.3), clock.read)
+
+
+def test_counted_budgets_say_what_they_reach(vit: nn.Module, losses: Losses) -> None:
+    found = budget_plan.plan_budget(vit, losses, Budget("params", 0.8))
+    reached = found.plan.reached
+    assert reached is not None
+    assert (reached.unit, reached.target, reached.interval) == ("params", 0.8, None)
+    assert reached.left == found.after.params / found.before.params <= 0.8
+    assert "reached" not in found.plan.to_json()

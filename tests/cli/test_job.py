@@ -189,12 +189,33 @@ def test_eval_takes_model_images_and_reference_from_the_workspace(run: Run, job:
     assert "--reference" in result.err
 
 
+def test_eval_of_a_path_compares_with_the_recorded_original(run: Run, job: Path, images: Path) -> None:
+    """Before, after, difference and its interval, without being asked; where the original is gone, that is said."""
+    words = ("eval", job / "folded", "--data-dir", images / "val")
+    document = json.loads(run(*words, "--json").out)
+    before, after, change = document["reference"]["top1"], document["top1"], document["change"]
+    assert change["top1"] == after - before
+    assert change["top1_interval"][0] <= change["top1"] <= change["top1_interval"][1]
+    shown = run(*words)
+    assert all(part in shown.out for part in ("reference", "difference", "95 % interval", "points"))
+    record = job / "folded" / "vitcompact.json"
+    content = json.loads(record.read_text())
+    content["provenance"]["source"] = "gone.safetensors"
+    record.write_text(json.dumps(content))
+    alone = run(*words, "--json")
+    assert alone.code == 0
+    assert json.loads(alone.out)["agreement"] is None
+    assert "warning: not compared with the original" in alone.err
+
+
 def test_eval_of_a_model_without_head_compares_features(run: Run, images: Path) -> None:
     source = ("test_vit", "--random-weights", "--img-size", 32, "--num-classes", 0)
-    assert run("convert", *source, "out", *PAIR, "--data-dir", images).code == 0
-    reference = run("eval", "out", "--data-dir", images / "val", "--json")
-    assert reference.code == 2
-    assert "--reference" in reference.error
+    assert run("convert", *source, "out", "--data-dir", images).code == 0
+    found = run("eval", "out", "--data-dir", images / "val", "--json")
+    assert json.loads(found.out)["cosine"] > 0
+    alone = run("eval", *source, "--data-dir", images / "val", "--json")
+    assert alone.code == 2
+    assert "--reference" in alone.error
 
 
 def test_bench_compares_with_the_recorded_original(run: Run, job: Path) -> None:
@@ -284,6 +305,11 @@ def test_a_budget_from_analysis_to_a_folded_model(run: Run, images: Path, tmp_pa
     made = json.loads(run("convert", "--reconstruct", "2", "--json").out)
     assert made["macs"] == planned["macs"]
     assert made["plan"]["layers"] == planned["plan"]["layers"]
+    left = made["macs"]["after"] / made["macs"]["before"]
+    assert made["budget"] == {"unit": "macs", "target": 0.8, "left": left, "interval": None}
+    recorded = tmp_path / "vitcompact-out" / "converted"
+    assert json.loads((recorded / "vitcompact.json").read_text())["results"]["budget"] == made["budget"]
+    assert "| budget.target | 0.8 |" in (recorded / "README.md").read_text()
     folded = json.loads(run("fold", "vitcompact-out/converted", "folded", "--json").out)
     assert folded["macs"] == made["macs"]["after"]
     again = run("convert", "test_vit", "again", *SMALL, "--data-dir", images, "--plan", planned["plan_file"], "--json")

@@ -15,6 +15,7 @@ from vitcompact.data import DataOptions, evaluation_batches, from_tensor
 from vitcompact.errors import DataError, UsageError
 from vitcompact.evaluation import EvalResult, eval_mode, evaluate
 from vitcompact.models.forward import features
+from vitcompact.utils.intervals import paired_difference, wilson
 
 
 class Table(nn.Module):
@@ -70,6 +71,25 @@ def test_fidelity_by_hand() -> None:
     result = evaluate(Table(ROWS), batches([0, 0, 0, 3]), reference=Table(reference))
     assert [result.agreement, result.cosine] == [0.75, pytest.approx(0.5)]
     assert result.top1 == 50.0
+
+
+def test_before_and_after_by_hand() -> None:
+    """Images on which both are right or both wrong do not widen the interval."""
+    reference = Table(torch.eye(6).repeat(2, 1))
+    rows = reference.rows.detach().clone()
+    rows[:3] = rows[:3].roll(1, dims=1)  # three of twelve go wrong
+    labels = (torch.arange(12) % 6).tolist()
+    result = evaluate(Table(rows), batches(labels, 5), reference=reference)
+    assert (result.reference_top1, result.reference_top5, result.top1) == (100.0, 100.0, 75.0)
+    assert result.top1_change == -25.0
+    assert result.top1_change_interval == tuple(100 * end for end in paired_difference(0, 3, 12))
+    assert result.agreement_interval == wilson(9, 12)
+    document = result.to_json()
+    assert document["reference"] == {"top1": 100.0, "top5": 100.0}
+    assert document["change"] == {"top1": -25.0, "top1_interval": list(result.top1_change_interval or ())}
+    unlabelled = evaluate(Table(rows), batches([-1] * 12), reference=reference).to_json()
+    assert "reference" not in unlabelled
+    assert unlabelled["agreement_interval"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

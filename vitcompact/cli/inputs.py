@@ -101,8 +101,8 @@ def recorded_original(space: Workspace, console: Console, what: str) -> LoadedMo
     return loaded
 
 
-def original_of(directory: str, console: Console, what: str) -> LoadedModel:
-    """The original that a checkpoint of ours was made from, by its own record.
+def original_of(directory: str, console: Console, what: str, img_size: int | None = None) -> LoadedModel:
+    """The original that a checkpoint of ours was made from, by its own record, at `img_size` where one was given.
 
     Raises:
         UsageError: it has no record of one, or that cannot be found, or has changed.
@@ -121,9 +121,11 @@ def original_of(directory: str, console: Console, what: str) -> LoadedModel:
     source = origin.source
     console.note(f"recorded in {path}: {what} {source}")
     try:
-        loaded = load_source(source, SourceOptions(**known))
+        loaded = load_source(source, SourceOptions(**(known if img_size is None else {**known, "img_size": img_size})))
     except UsageError as error:
         raise UsageError(f"{path} was made from {source}, which cannot be read ({error}): {ask}") from error
+    if img_size is not None:  # another size was asked for: only the weights have to be the same
+        origin = dataclasses.replace(origin, settings=None)
     if changed := origin.differs(loaded.provenance):
         raise UsageError(f"{path} was made from a model with other {changed} than {source} has now: {ask}")
     return loaded

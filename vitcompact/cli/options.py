@@ -51,9 +51,7 @@ class Own:
     )
     plan: Path | None = option(None, "Apply this plan.json instead of choosing what to compact.", COMPACTION, "FILE")
     resume: str | None = option(None, "Continue an interrupted run; auto finds its state.", TRAINING, "PATH|auto")
-    reference: str | None = option(
-        None, "Model to compare with.", MEASUREMENT, "SOURCE", unset="the original, where MODEL is not given"
-    )
+    reference: str | None = option(None, "Model to compare with.", MEASUREMENT, "SOURCE", unset="the recorded original")
     baseline: str | None = option(None, "Model to compare with.", MEASUREMENT, "SOURCE", unset="the recorded original")
     min_speedup: float | None = option(
         None, "Exit with 6 if the speed-up at the largest batch size is below.", MEASUREMENT, "FACTOR"
@@ -156,9 +154,9 @@ VERBS = (
     ),
     Verb(
         "eval",
-        """Measure top-1 and top-5, and how closely a model follows its original.
+        """Measure top-1 and top-5 of a model beside its original: what was lost, and how sure that is.
 
-        A model without a head is compared with --reference by its features.
+        A model without a head is compared with its original, or with --reference, by its features.
 
         Example: vitcompact eval vitcompact-out/folded --data-dir val""",
         (SourceOptions, DataOptions, MixedPrecision, _own("checkpoint eval_data_dir reference device workdir")),

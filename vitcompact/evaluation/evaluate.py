@@ -13,6 +13,7 @@ from vitcompact.errors import DataError, UsageError
 from vitcompact.evaluation.result import EvalResult
 from vitcompact.models.forward import eval_mode, features, logits, num_classes
 from vitcompact.models.scores import Mean, cosines, neighbour_agreement, same_guess, top_k_hits
+from vitcompact.utils.intervals import Interval, paired_difference, wilson
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -77,22 +78,32 @@ class _LogitScores:
     def __init__(self, amp_dtype: torch.dtype | None) -> None:
         self.amp_dtype = amp_dtype
         self.top1, self.top5, self.agreement, self.cosine = Mean(), Mean(), Mean(), Mean()
+        self.reference_top1, self.reference_top5, self.gained, self.lost = Mean(), Mean(), Mean(), Mean()
         self.broken = 0
 
     def add(self, models: list[nn.Module], images: Tensor, labels: Tensor | None) -> None:
         output = logits(models[0], images, self.amp_dtype)
         finite = torch.isfinite(output).all(dim=1)
         self.broken += int((~finite).sum())
-        if labels is not None:
-            labels = labels.to(output.device)
-            labelled = labels >= 0
-            self.top1.add(top_k_hits(output, labels, 1)[labelled])
-            self.top5.add(top_k_hits(output, labels, 5)[labelled])
-        if len(models) > 1:
-            target = logits(models[1], images, self.amp_dtype)
+        target = logits(models[1], images, self.amp_dtype) if len(models) > 1 else None
+        if target is not None:
             _check_same("logits", output, target)
             self.agreement.add(same_guess(output, target) & finite)
             self.cosine.add(cosines(output, target))
+        if labels is not None:
+            self._score(output, target, labels.to(output.device))
+
+    def _score(self, output: Tensor, target: Tensor | None, labels: Tensor) -> None:
+        labelled = labels >= 0
+        right = top_k_hits(output, labels, 1)[labelled]
+        self.top1.add(right)
+        self.top5.add(top_k_hits(output, labels, 5)[labelled])
+        if target is not None:
+            before = top_k_hits(target, labels, 1)[labelled]
+            self.reference_top1.add(before)
+            self.reference_top5.add(top_k_hits(target, labels, 5)[labelled])
+            self.gained.add(right & ~before)
+            self.lost.add(before & ~right)
 
     def result(self, num_samples: int) -> EvalResult:
         _warn_broken(self.broken, num_samples)
@@ -102,7 +113,21 @@ class _LogitScores:
             top5=self.top5.value(100),
             agreement=self.agreement.value(),
             cosine=self.cosine.value(),
+            agreement_interval=_share_interval(self.agreement),
+            reference_top1=self.reference_top1.value(100),
+            reference_top5=self.reference_top5.value(100),
+            top1_change_interval=self._change_interval(),
         )
+
+    def _change_interval(self) -> Interval | None:
+        if not self.gained.count:
+            return None
+        low, high = paired_difference(round(self.gained.total), round(self.lost.total), self.gained.count)
+        return 100 * low, 100 * high
+
+
+def _share_interval(hits: Mean) -> Interval | None:
+    return wilson(round(hits.total), hits.count) if hits.count else None
 
 
 class _FeatureScores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vitcompact.utils.intervals import Interval
 from vitcompact.utils.text import fields
 
 
@@ -22,6 +23,9 @@ class EvalResult:
         neighbour_agreement: fraction of images whose nearest other image, by cosine of the pooled features, is the
             same for both models.
         features: the model has no head, and features were compared.
+        agreement_interval: 95 % interval of `agreement`.
+        reference_top1, reference_top5: of the reference on the same images.
+        top1_change_interval: 95 % interval of `top1_change`, from the images on which the two differ.
     """
 
     num_samples: int
@@ -32,15 +36,35 @@ class EvalResult:
     patch_cosine: float | None = None
     neighbour_agreement: float | None = None
     features: bool = False
+    agreement_interval: Interval | None = None
+    reference_top1: float | None = None
+    reference_top5: float | None = None
+    top1_change_interval: Interval | None = None
+
+    @property
+    def top1_change(self) -> float | None:
+        """Points of top-1 that the model has more than the reference."""
+        return None if self.top1 is None or self.reference_top1 is None else self.top1 - self.reference_top1
 
     def __repr__(self) -> str:
-        return fields("EvalResult", **self.to_json())
+        shown = {name: value for name, value in self.to_json().items() if not isinstance(value, (dict, list))}
+        return fields("EvalResult", **shown, reference_top1=self.reference_top1)
 
     def to_json(self) -> dict[str, Any]:
-        """The keys of `eval --json`: scores of a classifier, or of a feature extractor."""
+        """The keys of `eval --json`: scores of a classifier, or of a feature extractor.
+
+        Beside a reference also `agreement_interval`, and with labels `reference` (its scores) and `change`.
+        """
         names: tuple[str, ...]
         if self.features:
             names = ("cosine", "patch_cosine", "neighbour_agreement", "num_samples")
         else:
             names = ("top1", "top5", "num_samples", "agreement", "cosine")
-        return {name: getattr(self, name) for name in names}
+        document = {name: getattr(self, name) for name in names}
+        if self.agreement_interval is not None:
+            document["agreement_interval"] = list(self.agreement_interval)
+        if self.reference_top1 is not None:
+            document["reference"] = {"top1": self.reference_top1, "top5": self.reference_top5}
+        if self.top1_change_interval is not None:
+            document["change"] = {"top1": self.top1_change, "top1_interval": list(self.top1_change_interval)}
+        return document

@@ -18,6 +18,16 @@ class Mean:
         self._sum += float(values.double().sum())
         self._count += values.numel()
 
+    @property
+    def count(self) -> int:
+        """How many values there were."""
+        return self._count
+
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return self._sum
+
     def value(self, scale: float = 1.0) -> float | None:
         return scale * self._sum / self._count if self._count else None
 

@@ -95,6 +95,14 @@ def percent(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.2f} %"
 
 
+def interval(ends: Sequence[float] | None, digits: int = 2, unit: str = "", sign: bool = False) -> str:
+    """A 95 % interval: `-0.41 to +0.18 points`; nothing where there is none."""
+    if ends is None:
+        return ""
+    low, high = (f"{end:{'+' if sign else ''}.{digits}f}" for end in ends)
+    return f"{low} to {high}{unit}"
+
+
 def tiny(value: float | None) -> str:
     """A difference: `3.2e-06`."""
     return "n/a" if value is None else f"{value:.1e}" if value else "0"

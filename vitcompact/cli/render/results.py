@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.progress import duration
-from vitcompact.cli.render.common import big, change, number, pairs, percent, table, tiny, titled
+from vitcompact.cli.render.common import big, change, interval, number, pairs, percent, table, tiny, titled
 
 
 def finetune_table(document: Mapping[str, Any]) -> Group:
@@ -52,20 +52,36 @@ def fold_table(document: Mapping[str, Any]) -> Group:
     return pairs("Folded: verified against the unfolded model", rows)
 
 
-def eval_table(document: Mapping[str, Any]) -> Group:
-    """Scores of a classifier, or of a feature extractor."""
+def eval_tables(document: Mapping[str, Any]) -> list[RenderableType]:
+    """Scores of a classifier beside those of its reference, or of a feature extractor."""
     rows = [("images", str(document["num_samples"]) + _skipped(document))]
+    compared = [
+        ("cosine", "cosine of pooled features"),
+        ("patch_cosine", "cosine of patch tokens"),
+        ("neighbour_agreement", "same nearest neighbour"),
+    ]
     if "top1" in document:
-        rows += [("top-1", percent(document["top1"])), ("top-5", percent(document["top5"]))]
         compared = [("agreement", "same top-1 class as the reference"), ("cosine", "cosine of the logits")]
-    else:
-        compared = [
-            ("cosine", "cosine of pooled features"),
-            ("patch_cosine", "cosine of patch tokens"),
-            ("neighbour_agreement", "same nearest neighbour"),
-        ]
-    rows += [(label, number(document[key])) for key, label in compared if document.get(key) is not None]
-    return pairs(f"{document['model']} on {document['images']}", rows)
+        if "reference" not in document:
+            rows += [("top-1", percent(document["top1"])), ("top-5", percent(document["top5"]))]
+    for key, label in compared:
+        if document.get(key) is not None:
+            within = interval(document.get(f"{key}_interval"), 3)
+            rows.append((label, number(document[key]) + (f" (95 % interval {within})" if within else "")))
+    parts: list[RenderableType] = [pairs(f"{document['model']} on {document['images']}", rows)]
+    return [_beside_reference(document), *parts] if "reference" in document else parts
+
+
+def _beside_reference(document: Mapping[str, Any]) -> Group:
+    columns = ("reference", "model", "difference", "95 % interval")
+    found = table("", *columns, right=columns)
+    within = interval(document["change"]["top1_interval"], sign=True)
+    for key, label in (("top1", "top-1"), ("top5", "top-5")):
+        before, after = document["reference"][key], document[key]
+        found.add_row(
+            label, percent(before), percent(after), f"{after - before:+.2f} points", within if key == "top1" else ""
+        )
+    return titled(f"{document['model']} beside {document.get('reference_model') or 'the reference'}", found)
 
 
 def demo_tables(document: Mapping[str, Any]) -> list[RenderableType]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 
+from torch import nn
+
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint import LoadedModel
 from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
-from vitcompact.cli.render.results import eval_table
+from vitcompact.cli.render.results import eval_tables
+from vitcompact.cli.spoken import spoken
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import DataOptions, evaluation_batches
-from vitcompact.errors import DataError
+from vitcompact.errors import DataError, VitCompactError
 from vitcompact.evaluation import evaluate
+from vitcompact.models.forward import num_classes
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -29,7 +33,7 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         options = dataclasses.replace(options, source=str(path))
     data = _images(options, given, space, console)
     loaded = inputs.open_original(options, given, None, console).loaded
-    reference = _reference(options, space if taken else None, console)
+    reference = _reference(options, space if taken else None, loaded.model, console)
     batches = evaluation_batches(loaded.model, data)
     result = evaluate(
         loaded.model,
@@ -43,10 +47,11 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         **result.to_json(),
         "skipped": len(batches.skipped),
         "model": str(options.source),
+        "reference_model": None if reference is None else reference.provenance.source,
         "images": batches.description,
         "options": inputs.effective(options),
     }
-    console.result(document, eval_table(document))
+    console.result(document, *eval_tables(document))
 
 
 def _images(options: Options, given: frozenset[str], space: Workspace, console: Console) -> DataOptions:
@@ -73,10 +78,21 @@ def _images(options: Options, given: frozenset[str], space: Workspace, console: 
     return data
 
 
-def _reference(options: Options, space: Workspace | None, console: Console) -> LoadedModel | None:
-    """`--reference`, or the original of the workspace that MODEL came from."""
+def _reference(options: Options, space: Workspace | None, model: nn.Module, console: Console) -> LoadedModel | None:
+    """`--reference`, or the original of the workspace that MODEL came from, or the one in MODEL's own record.
+
+    A recorded original that is not there any more is told; without a head there is nothing else to measure.
+    """
     if options.reference is not None:
         return inputs.open_other(options.reference, str(options.source), options.img_size)
-    return (
-        None if space is None or space.state.source is None else inputs.recorded_original(space, console, "--reference")
-    )
+    if space is not None and space.state.source is not None:
+        return inputs.recorded_original(space, console, "--reference")
+    if inputs.lineage(str(options.source))[0] is None:
+        return None
+    try:
+        return inputs.original_of(str(options.source), console, "--reference", options.img_size)
+    except VitCompactError as error:
+        if not num_classes(model):
+            raise
+        console.warning(f"not compared with the original: {spoken(str(error))}")
+        return None

@@ -19,6 +19,7 @@ from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.provenance import DIR_PREFIX, Provenance, SourceKind, settings_of
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import SUFFIXES, Weights, has_weights_suffix, read_weights, weights_file_of
+from vitcompact.checkpoint.stored import dtype_of, stored_dtype
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.options.source import SourceOptions
 from vitcompact.utils.files import restored
@@ -28,10 +29,11 @@ _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model (float32, evaluation mode, CPU) and where it came from."""
+    """A model (float32, evaluation mode, CPU), where it came from, and the number format that it is stored in there."""
 
     model: nn.Module
     provenance: Provenance
+    dtype: torch.dtype = torch.float32
 
 
 def load_source(source: str, options: SourceOptions | None = None) -> LoadedModel:
@@ -50,7 +52,7 @@ def load_source(source: str, options: SourceOptions | None = None) -> LoadedMode
         torch.manual_seed(options.seed)
         loaded = _load(source.strip(), options)
     provenance = replace(loaded.provenance, settings=settings_of(loaded.model))
-    return LoadedModel(loaded.model.float().eval(), provenance)
+    return LoadedModel(loaded.model.float().eval(), provenance, loaded.dtype)
 
 
 def _load(source: str, options: SourceOptions) -> LoadedModel:
@@ -102,14 +104,15 @@ def _from_name(name: str, options: SourceOptions) -> LoadedModel:
     with timm_errors(CheckpointError, f"{name} cannot be loaded from {path}"):
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
     _forget(model, "file")
-    return LoadedModel(model, Provenance.of_file(name, "timm", architecture, path))
+    return LoadedModel(model, Provenance.of_file(name, "timm", architecture, path), stored_dtype(path))
 
 
 def _from_directory(source: str, directory: Path, kind: SourceKind, options: SourceOptions) -> LoadedModel:
     cfg, architecture, args = read_config(directory)
     model = load_directory(directory, **_requested(cfg, args, options))
     base = str(args.get("base")) if architecture == ENTRYPOINT else architecture
-    return LoadedModel(model, Provenance.of_file(source, kind, base, weights_file_of(directory)))
+    path = weights_file_of(directory)
+    return LoadedModel(model, Provenance.of_file(source, kind, base, path), stored_dtype(path))
 
 
 def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
@@ -123,7 +126,7 @@ def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
     model = _build_for(name, weights, options)
     fill(model, weights.state_dict, base=architecture, label=str(path))
     _forget_weights(model)
-    return LoadedModel(model, Provenance.of_file(source, "file", architecture, path))
+    return LoadedModel(model, Provenance.of_file(source, "file", architecture, path), dtype_of(weights.state_dict))
 
 
 def _build_for(name: str, weights: Weights, options: SourceOptions) -> nn.Module:

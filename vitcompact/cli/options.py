@@ -78,6 +78,15 @@ class Own:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """What is saved is written in."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] | None = option(
+        None, "Number format of the saved weights.", OUTPUT, unset="as they were stored where they were read"
+    )
+
+
 _SOURCE = "A timm name, hf-hub:ORG/NAME, a directory in timm's hub layout, or a weights file with --model."
 _MODEL = ("MODEL", f"{_SOURCE} By default the workspace's latest.")
 _ALL_IMAGES = pick(DataOptions, *(name for name in declared(DataOptions) if name not in ("num_samples", "cache_mb")))
@@ -115,10 +124,11 @@ VERBS = (
             DataOptions,
             SelectionOptions,
             SurgeryOptions,
-            _own("method checkpoint eval_data_dir device plan dry_run workdir overwrite dtype"),
+            _own("method checkpoint eval_data_dir device plan dry_run workdir overwrite"),
+            Stored,
         ),
         arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("converted")},
-        defaults={"num_samples": 512, "dtype": "float32"},
+        defaults={"num_samples": 512},
     ),
     Verb(
         "finetune",
@@ -128,12 +138,11 @@ VERBS = (
         keeps a state from which --resume auto continues.
 
         Example: vitcompact finetune --max-minutes 10 --eval-data-dir val""",
-        (DataOptions, TrainOptions, Augment, _own("teacher eval_data_dir resume device workdir overwrite dtype")),
+        (DataOptions, TrainOptions, Augment, _own("teacher eval_data_dir resume device workdir overwrite"), Stored),
         arguments={
             "source": ("MODEL", "A converted model; by default 'converted' in the workspace."),
             "out": _out("finetuned"),
         },
-        defaults={"dtype": "float32"},
     ),
     Verb(
         "fold",
@@ -145,12 +154,11 @@ VERBS = (
         images that the workspace recorded. A MODEL that was never converted is taken too.
 
         Example: vitcompact fold --merge-tokens 8""",
-        (_ALL_IMAGES, pick(SelectionOptions, "merge_tokens"), _own("eval_data_dir workdir overwrite dtype")),
+        (_ALL_IMAGES, pick(SelectionOptions, "merge_tokens"), _own("eval_data_dir workdir overwrite"), Stored),
         arguments={
             "source": ("MODEL", "A converted or finetuned model; by default the workspace's latest."),
             "out": _out("folded"),
         },
-        defaults={"dtype": "float32"},
     ),
     Verb(
         "eval",

@@ -44,10 +44,12 @@ def pairs(title: str, rows: Sequence[tuple[str, str]]) -> Group:
 
 
 def cost_table(title: str, before: Mapping[str, int], after: Mapping[str, int]) -> Group:
-    """Parameters and MACs of the original and of the folded result."""
+    """Parameters and MACs of the original and of the folded result, and bytes of their files where they are known."""
     found = table("", "original", "compact", "change", right=("original", "compact", "change"))
     for key, label in (("params", "parameters"), ("macs", "MACs per image")):
         found.add_row(label, big(before[key]), big(after[key], like=before[key]), change(before[key], after[key]))
+    if before.get("bytes") and after.get("bytes"):
+        found.add_row("file size", size(before["bytes"]), size(after["bytes"]), change(before["bytes"], after["bytes"]))
     return titled(title, found)
 
 
@@ -78,6 +80,11 @@ def big(value: float, like: float | None = None) -> str:
             scaled = value / limit
             return f"{scaled:.2f}{unit}" if scaled < 10 else f"{scaled:.1f}{unit}"
     return f"{value:g}"
+
+
+def size(count: float) -> str:
+    """Bytes with their unit, in steps of 1000: `43.5 MB`."""
+    return f"{big(count)}B" if count >= 1e3 else f"{count:g} B"
 
 
 def change(before: float, after: float) -> str:

@@ -41,7 +41,10 @@ def plan_tables(document: Mapping[str, Any]) -> list[RenderableType]:
 
 
 def _cost(document: Mapping[str, Any]) -> Group:
-    before, after = ({name: document[name][side] for name in ("params", "macs")} for side in ("before", "after"))
+    before, after = (
+        {name: document[name][side] for name in ("params", "macs", "bytes") if name in document}
+        for side in ("before", "after")
+    )
     return cost_table("Cost (of the folded model)", before, after)
 
 

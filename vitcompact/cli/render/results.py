@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.progress import duration
-from vitcompact.cli.render.common import big, change, interval, number, pairs, percent, table, tiny, titled
+from vitcompact.cli.render.common import big, change, interval, number, pairs, percent, size, table, tiny, titled
 
 
 def finetune_table(document: Mapping[str, Any]) -> Group:
@@ -40,6 +40,8 @@ def fold_table(document: Mapping[str, Any]) -> Group:
         ("parameters", big(document["params"])),
         ("MACs per image", big(document["macs"])),
     ]
+    if document.get("bytes"):
+        rows.append(("file size", size(document["bytes"])))
     merging = document.get("merging")
     if merging is not None:
         numbers = merging["merge_tokens"]

@@ -39,6 +39,9 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
         progress=console.progress,
     )
     document = {**report.to_json(), "options": inputs.effective(options)}
+    width = original.loaded.dtype.itemsize
+    document["bytes"] = width * report.cost.params
+    document["predicted"]["bytes"] = width * report.predicted.params
     common.record_inputs(space, original, options)
     space.record(selection={name: getattr(options, name) for name in inputs.SELECTION_NAMES})
     space.write_document(space.analysis_file, common.plain(document))

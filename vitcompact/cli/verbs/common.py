@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitcompact.checkpoint import Provenance, check_out, save
+from vitcompact.checkpoint import LoadedModel, Provenance, check_out, save
 from vitcompact.checkpoint.provenance import DIR_PREFIX
 from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli import images, inputs
@@ -116,10 +116,10 @@ def save_model(
     results: Mapping[str, Any],
     provenance: Provenance | None,
     original: Mapping[str, Any],
+    dtype: torch.dtype,
 ) -> None:
     """Write a model with the options and results of this run, and with how its original is read."""
     recorded = {**inputs.effective(options), inputs.ORIGINAL: dict(original)}
-    dtype = getattr(torch, options.dtype)
     save(
         model,
         out,
@@ -129,6 +129,11 @@ def save_model(
         dtype=dtype,
         overwrite=options.overwrite,
     )
+
+
+def saved_dtype(options: Any, loaded: LoadedModel) -> torch.dtype:
+    """`--dtype`, or the number format of the weights that were read."""
+    return loaded.dtype if options.dtype is None else getattr(torch, options.dtype)
 
 
 def plain(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from vitcompact.analysis.analyze import predicted_cost
 from vitcompact.attached import results as attached
 from vitcompact.benchmarking.setup import open_device
+from vitcompact.checkpoint.stored import weight_bytes
 from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
@@ -55,7 +56,10 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     if found.fidelity is not None:
         results["fidelity"] = common.plain({"fidelity": found.fidelity})["fidelity"]
     results |= _budget(found.plan)
-    common.save_model(model, out, options, results, original.provenance, original.record.options)
+    dtype = common.saved_dtype(options, original.loaded)
+    sizes = weight_bytes(original.model, original.loaded.dtype), weight_bytes(model, dtype)
+    results["bytes"] = dict(zip(("before", "after"), sizes, strict=True))
+    common.save_model(model, out, options, results, original.provenance, original.record.options, dtype)
     document = {**results, "plan": found.plan.to_json(), "out": str(out), "options": inputs.effective(options)}
     if space is not None:
         common.record_inputs(space, original, options)

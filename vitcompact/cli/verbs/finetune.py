@@ -33,7 +33,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     options = images.with_recorded_images(options, given, space, console)
     images.require_images(options, "finetune")
     common.check_kept(out, options, space)
-    model = load_source(str(options.source)).model
+    loaded = load_source(str(options.source))
+    model = loaded.model
     teacher = _teacher(options, space if taken else None, console)
     batches = training_loader(model, images.training_set(options), augment)
     console.note(f"learning from {batches.num_samples} images of {batches.description}")
@@ -54,7 +55,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     )
     measured = common.plain(result.to_json())
     provenance, original = inputs.lineage(str(options.source))
-    common.save_model(result.model, out, options, measured, provenance or teacher.provenance, original)
+    dtype = common.saved_dtype(options, loaded)
+    common.save_model(result.model, out, options, measured, provenance or teacher.provenance, original, dtype)
     if space is not None:
         recorded = images.recorded_images(options)
         space.record(data={**space.state.data, **recorded}, images=images.fingerprint_of(options))

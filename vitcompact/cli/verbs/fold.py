@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 
-import torch
 from torch import Tensor, nn
 
 from vitcompact.attached import results as attached
 from vitcompact.checkpoint import load_source
+from vitcompact.checkpoint.stored import weight_bytes
 from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
@@ -39,9 +39,10 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     loaded = load_source(str(options.source))
     merging = _merges(loaded.model, options)
     options = images.with_recorded_images(options, given, space, console) if merging else options
+    dtype = common.saved_dtype(options, loaded)
     folded = fold(
         loaded.model,
-        dtype=getattr(torch, options.dtype),
+        dtype=dtype,
         merge_tokens=options.merge_tokens,
         images=_images(loaded.model, options, console) if merging else None,
         seed=options.seed,
@@ -51,7 +52,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     if merging:
         results |= common.plain({"merging": attached(folded).merging})
     provenance, original = inputs.lineage(str(options.source))
-    common.save_model(folded, out, options, results, provenance or loaded.provenance, original)
+    results["bytes"] = weight_bytes(folded, dtype)
+    common.save_model(folded, out, options, results, provenance or loaded.provenance, original, dtype)
     if space is not None:
         space.record_stage("fold", out)
     document = {**results, "out": str(out), "options": inputs.effective(options)}

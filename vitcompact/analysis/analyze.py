@@ -26,8 +26,8 @@ from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import MergeTokens, budget_of, check_budget
-from vitcompact.planning.scope import Wanted, wanted_layers
-from vitcompact.planning.selection import Only, Selection
+from vitcompact.planning.scope import Wanted, check_patterns, wanted_layers
+from vitcompact.planning.selection import Only, Selection, patterns
 from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
@@ -65,8 +65,9 @@ def analyze(
     budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens)
     check_budget(budget, (ratio, rank_ratio), None, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
-    selection = Selection(shares[0], shares[1], only, tuple(protect))
+    selection = Selection(shares[0], shares[1], only, patterns(protect))
     check_model(model)
+    check_patterns(model, selection.protect)
     wanted = wanted_layers(model, selection)
     batches = None if images is None else images_for(model, images, batch_size)
     layers: list[LayerReport] = []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.least_squares import Split
+from vitcompact.errors import UsageError
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import FfnSite, Site
@@ -54,6 +55,11 @@ class Factorize(Operator[FactorizeSpec]):
         assert isinstance(site, FfnSite)
         linear = model.get_submodule(site.output)
         weight, _ = matrix(linear)
+        if spec.rank > min(weight.shape):
+            outputs, hidden = weight.shape
+            raise UsageError(
+                f"factorize: {site.name} has a matrix of {hidden} to {outputs}, rank {spec.rank} is too large"
+            )
         factor = FactorizedLinear(
             weight.shape[1],
             weight.shape[0],

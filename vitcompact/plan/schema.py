@@ -93,6 +93,9 @@ class Plan:
     def __post_init__(self) -> None:
         if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in self.merge_tokens):
             raise UsageError(f"merge_tokens takes one number for each block, 0 or more, got {self.merge_tokens}")
+        names = Counter(layer.name for layer in self.layers)
+        if twice := next((name for name, count in names.items() if count > 1), None):
+            raise UsageError(f"the plan has layer {twice!r} twice; all of its operators belong into one entry")
 
     def __repr__(self) -> str:
         return f"<{_line(self)}>"

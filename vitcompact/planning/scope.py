@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from torch import nn
 
@@ -29,6 +32,22 @@ class Wanted:
     def ffn(self) -> list[tuple[FfnSite, int]]:
         """FFN sites with what is asked of them: the rank of the output matrix."""
         return [(site, asked[0][1]) for site, asked in self.layers if isinstance(site, FfnSite)]
+
+
+def check_patterns(model: nn.Module, protect: Iterable[str]) -> None:
+    """Refuse patterns that match nothing: what they were meant to protect would be compacted.
+
+    Raises:
+        UsageError: one matches no layer and no block; the message has names that are near.
+    """
+    paths = [name for name, _ in model.named_modules() if name]
+    for pattern in protect:
+        if any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+            continue
+        sites = [site.name for site in inspect(model).sites]
+        known = list(dict.fromkeys(part for name in sites for part in (name.rpartition(".")[0], name) if part))
+        near = get_close_matches(pattern, known, n=3, cutoff=0.5) or known[:3]
+        raise UsageError(f"`protect`: {pattern!r} matches no layer of this model; near are {', '.join(near)}")
 
 
 def wanted_layers(model: nn.Module, selection: Selection) -> Wanted:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vitcompact.errors import UsageError
 from vitcompact.options.selection import Only
 from vitcompact.options.surgery import TERMS
 from vitcompact.plan.specs import LayerKind
+
+
+def patterns(protect: Iterable[str]) -> tuple[str, ...]:
+    """Patterns as a tuple, of one text too."""
+    return (protect,) if isinstance(protect, str) else tuple(protect)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.plan.schema import Plan, Skipped
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
-from vitcompact.planning.scope import wanted_layers
-from vitcompact.planning.selection import Only, Selection
+from vitcompact.planning.scope import check_patterns, wanted_layers
+from vitcompact.planning.selection import Only, Selection, patterns
 from vitcompact.surgery.calibrated import convert_calibrated
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
@@ -62,7 +62,7 @@ class Limits:
         """The layers that these limits and the two shares select."""
         ratio, rank_ratio = (0.5 if share is None else share for share in (asked.ratio, asked.rank_ratio))
         return Selection(
-            ratio, rank_ratio, self.only, tuple(self.protect), tuple(self.terms), self.filter_rank, self.branches
+            ratio, rank_ratio, self.only, patterns(self.protect), tuple(self.terms), self.filter_rank, self.branches
         )
 
 
@@ -149,6 +149,9 @@ def prepare(
     selection = limits.selection(asked)
     check_model(model)
     _check_model(model, selection)
+    check_patterns(model, selection.protect)
+    if plan is not None:
+        _check_plan(model, plan)
     _check_merging(model, selection, asked.merge_tokens, plan)
     batches = None if images is None else images_for(model, images, batch_size)
     original = frozen_copy(model, device)
@@ -202,12 +205,24 @@ def _check_merging(model: nn.Module, selection: Selection, merge_tokens: MergeTo
     """
     if plan is not None and merge_tokens is not None:
         raise UsageError("`plan` says how many tokens are merged: leave out `merge_tokens`")
-    if plan is not None and plan.merge_tokens:
-        replay(meta_copy(model), plan)
-    elif (merge_tokens == "auto" or given_schedule(model, merge_tokens)) and (
-        "conv" in selection.terms or selection.filter_rank
+    if (
+        plan is None
+        and (merge_tokens == "auto" or given_schedule(model, merge_tokens))
+        and ("conv" in selection.terms or selection.filter_rank)
     ):
         raise UsageError("`merge_tokens` does not go with 3x3 filters, which need the whole grid of tokens")
+
+
+def _check_plan(model: nn.Module, plan: Plan) -> None:
+    """Build a plan without values, so that what does not fit the model is refused before the work.
+
+    Raises:
+        UsageError: a layer that the model does not have, sizes larger than the layer's, or another number of blocks.
+    """
+    try:
+        replay(meta_copy(model), plan)
+    except UsageError as error:
+        raise UsageError(f"`plan` does not fit this model: {error}") from error
 
 
 def _check_method(init: str, hallucinate: str) -> None:

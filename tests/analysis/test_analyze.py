@@ -15,6 +15,8 @@ from vitcompact.analysis import count
 from vitcompact.calibration.similarity import MapSimilarity, weight_similarity
 from vitcompact.folding.verify import perturbed
 from vitcompact.models.vit import PlainAttention
+from vitcompact.operators.factorize import FactorizeSpec
+from vitcompact.operators.hallucinate import HallucinateSpec
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,26 @@ def test_json_keys(vit: VisionTransformer) -> None:
 def test_cost_of_a_model_that_gives_modules_a_parameter() -> None:
     """Attention pooling hands its learned query to a linear layer, which torch's counter does not expect."""
     assert count(timm.create_model("test_vit3", img_size=64), (3, 64, 64)).macs > 0
+
+
+def test_with_a_budget_layers_are_those_of_its_plan(vit: VisionTransformer) -> None:
+    """Heads, parents and ranks are what `convert` would do, not what the pair would have done."""
+    images = torch.randn(24, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for request in ({"target_macs": 0.6}, {"target_macs": 0.8, "ops": ["neurons"]}):
+        report = vitcompact.analyze(vit, images, **request)  # type: ignore[arg-type]
+        plan = vitcompact.plan(vit, images=images, batch_size=32, **request)  # type: ignore[arg-type]
+        for heads in report.layers:
+            layer = plan.layer(heads.name)
+            spec = None if layer is None else layer.find(HallucinateSpec)
+            expected = {} if spec is None else {child.head: child.parents for child in spec.hallucinated}
+            assert {pair.head: pair.parents for pair in heads.hallucinated} == expected
+            assert len(heads.kept) == heads.num_heads - len(expected)
+            assert 0 <= heads.similarity <= 1
+        for ffn in report.ffn:
+            layer = plan.layer(ffn.name)
+            factors = None if layer is None else layer.find(FactorizeSpec)
+            assert ffn.rank == (ffn.embed if factors is None else factors.rank)
+            assert ffn.energy == pytest.approx(1.0) or ffn.rank < ffn.embed
+        assert report.budget is not None
+        drawn = {layer["name"]: layer["operators"] for layer in report.budget["layers"] if layer["operators"]}
+        assert drawn == {layer.name: [spec.to_json() for spec in layer.operators] for layer in plan.layers}

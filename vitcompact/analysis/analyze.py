@@ -13,12 +13,13 @@ from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
 from vitcompact.calibration.similarity import weight_similarity
 from vitcompact.data import ImageBatches, check_model, images_for, resolve_input
 from vitcompact.layers.pointwise import matrix
-from vitcompact.models import AttentionSite, FfnSite, family_named
+from vitcompact.models import AttentionSite, FfnSite, Site, family_named
 from vitcompact.models.cost import Cost, count, meta_copy
 from vitcompact.models.layer_scale import output_scale, scaled
 from vitcompact.operators import OPERATORS
+from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.factors import spectrum
-from vitcompact.operators.hallucinate import make_spec
+from vitcompact.operators.hallucinate import HallucinateSpec, make_spec
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
@@ -70,6 +71,11 @@ def analyze(
     check_patterns(model, selection.protect)
     wanted = wanted_layers(model, selection)
     batches = None if images is None else images_for(model, images, batch_size)
+    found = None
+    if budget is not None and batches is not None:
+        found = plan_for(frozen_copy(model, device), batches, budget, selection=selection, progress=progress)
+        wanted = _as_planned(model, wanted, found.plan)
+    planned = None if found is None else found.plan
     layers: list[LayerReport] = []
     ffn: list[FfnReport] = []
     with torch.no_grad():
@@ -77,14 +83,8 @@ def analyze(
             layers += [_from_weights(model, site, amount) for site, amount in wanted.attention]
             ffn += [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
         else:
-            layers, ffn = _from_images(model, wanted, batches, device, progress)
-    plan, bought = (
-        replace(_plan(model, selection, wanted, layers), merge_tokens=given_schedule(model, merge_tokens)),
-        None,
-    )
-    if budget is not None and batches is not None:
-        found = plan_for(frozen_copy(model, device), batches, budget, selection=selection, progress=progress)
-        plan, bought = found.plan, budget_json(found)
+            layers, ffn = _from_images(model, wanted, batches, planned, device, progress)
+    plan = planned or replace(_plan(model, selection, wanted, layers), merge_tokens=given_schedule(model, merge_tokens))
     size = resolve_input(model).input_size
     return AnalysisReport(
         model=str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)),
@@ -94,7 +94,7 @@ def analyze(
         ffn=tuple(ffn),
         skipped=wanted.skipped,
         num_samples=0 if batches is None else batches.num_samples,
-        budget=bought,
+        budget=None if found is None else budget_json(found),
     )
 
 
@@ -103,8 +103,26 @@ def predicted_cost(model: nn.Module, plan: Plan) -> Cost:
     return count(replay(meta_copy(model), plan.folded()), resolve_input(model).input_size)
 
 
+def _as_planned(model: nn.Module, wanted: Wanted, plan: Plan) -> Wanted:
+    """The same layers, with each FFN's rank in the plan: all of its outputs where its matrix stays whole."""
+
+    def rank(site: Site) -> int:
+        layer = plan.layer(site.name)
+        spec = None if layer is None else layer.find(FactorizeSpec)
+        assert isinstance(site, FfnSite)
+        return matrix(model.get_submodule(site.output))[0].shape[0] if spec is None else spec.rank
+
+    layers = ((s, asked if s.kind == "attention" else ((asked[0][0], rank(s)),)) for s, asked in wanted.layers)
+    return replace(wanted, layers=tuple(layers))
+
+
 def _from_images(
-    model: nn.Module, wanted: Wanted, batches: ImageBatches, device: str | torch.device, progress: Progress
+    model: nn.Module,
+    wanted: Wanted,
+    batches: ImageBatches,
+    planned: Plan | None,
+    device: str | torch.device,
+    progress: Progress,
 ) -> tuple[list[LayerReport], list[FfnReport]]:
     watched = frozen_copy(model, device)
     attention, ffn = [site for site, _ in wanted.attention], [site for site, _ in wanted.ffn]
@@ -114,13 +132,13 @@ def _from_images(
             watched(batch.to(device))
             progress.advance()
     progress.finish()
-    layers = [_layer(site, amount, heads[site.name]) for site, amount in wanted.attention]
+    layers = [_layer(site, amount, heads[site.name], planned) for site, amount in wanted.attention]
     return layers, [_ffn(model, site, rank, outputs[site.name]) for site, rank in wanted.ffn]
 
 
-def _layer(site: AttentionSite, amount: int, watch: AttentionWatch) -> LayerReport:
+def _layer(site: AttentionSite, amount: int, watch: AttentionWatch, planned: Plan | None) -> LayerReport:
     costs = watch.costs.matrix(watch.core.proj.weight)
-    parents = shortlist(costs, amount, 1)[0]
+    parents = shortlist(costs, amount, 1)[0] if planned is None else _parents(planned, site.name)
     divergence = watch.similarity.jensen_shannon
     energy = float(watch.outputs.gram.trace())
     return _report(
@@ -130,6 +148,13 @@ def _layer(site: AttentionSite, amount: int, watch: AttentionWatch) -> LayerRepo
         similarity_js=_mean(divergence, parents),
         copy_error=sum(float(costs[child, parent]) for child, parent in parents.items()) / max(energy, 1e-300),
     )
+
+
+def _parents(plan: Plan, name: str) -> Parents:
+    """Who is whose parent in a plan; nobody's where the layer keeps all of its maps."""
+    layer = plan.layer(name)
+    spec = None if layer is None else layer.find(HallucinateSpec)
+    return {} if spec is None else {child.head: child.parents[0] for child in spec.hallucinated}
 
 
 def _from_weights(model: nn.Module, site: AttentionSite, amount: int) -> LayerReport:
@@ -149,6 +174,8 @@ def _report(
 
 
 def _mean(matrix: Tensor, parents: Parents) -> float:
+    if not parents:  # no head is hallucinated: how alike each is to the head most like it
+        return float(matrix.clone().fill_diagonal_(-1.0).amax(dim=1).mean())
     return sum(float(matrix[child, parent]) for child, parent in parents.items()) / len(parents)
 
 

@@ -21,11 +21,11 @@ class HeadPair:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One attention layer.
+    """One attention layer, as the plan of the budget has it where there is one, else as the pair would.
 
     Attributes:
-        similarity: mean cosine of the hallucinated heads' maps with their parents'; without images, of the
-            heads' bilinear forms `W_q^T W_k`.
+        similarity: mean cosine of the hallucinated heads' maps with their parents'; where none is, of each head's map
+            with the one most like it; without images, of the heads' bilinear forms `W_q^T W_k`.
         similarity_js: the same by Jensen-Shannon (1 minus the divergence in bits), None without images.
         copy_error: output energy that copying the parents' maps would cost, relative to the layer's own output
             energy; None without images.
@@ -45,6 +45,8 @@ class LayerReport:
 @dataclass(frozen=True)
 class FfnReport:
     """One FFN: `energy` is the share of its output energy in the first `rank` directions.
+
+    In the plan of a budget, `rank` is all of the outputs where the matrix stays whole.
 
     `spectrum` holds the energy shares at an eighth, a quarter, three eighths, ... of the outputs.
     """

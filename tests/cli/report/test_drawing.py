@@ -69,6 +69,40 @@ def test_html_is_well_formed_and_needs_nothing() -> None:
         assert part in text
 
 
+BUDGET: dict[str, Any] = {
+    "unit": "macs",
+    "target": 0.7,
+    "left": 0.699,
+    "interval": None,
+    "harm": 2e-3,
+    "curve": [{"left": 0.9, "harm": 1e-4}, {"left": 0.7, "harm": 2e-3}, {"left": 0.5, "harm": 0.0}],
+    "layers": [
+        {"name": "blocks.0.attn", "operators": [{"op": "thin-qk", "qk_dim": 24}], "saving": 0.01, "harm": 1e-5},
+        {"name": "blocks.0.mlp", "operators": [{"op": "neurons", "hidden": 40}], "saving": 0.2, "harm": 1.9e-3},
+        {"name": "blocks.1.mlp", "operators": [], "saving": 0.0, "harm": 0.0},
+    ],
+}
+
+
+def test_a_budget_is_drawn_with_its_curve_and_its_plan() -> None:
+    document = {**ANALYSIS, "budget": BUDGET}
+    text = draw_html(document)
+    _Reader().feed(text)
+    for part in ("70 % asked for, 69.9 % left", "qk_dim 24", "hidden 40", "20.00 %", "nothing", "<polyline", "<circle"):
+        assert part in text
+    assert "69.9 % of the MACs left, loss increase 2.00e-03" in text
+    draw_html({**document, "budget": {**BUDGET, "curve": []}})
+
+
+def test_a_budget_has_its_curve_in_the_png_too() -> None:
+    pytest.importorskip("matplotlib")
+    from vitcompact.cli.report.png import draw_png
+
+    document = {**ANALYSIS, "budget": BUDGET}
+    alone, with_curve = (Image.open(io.BytesIO(draw_png(each))).height for each in (ANALYSIS, document))
+    assert with_curve > alone + 100
+
+
 @pytest.mark.parametrize("change", [{"layers": []}, {"ffn": []}, {"skipped": []}, {"num_samples": 0}])
 def test_parts_may_be_absent(change: dict[str, Any]) -> None:
     pytest.importorskip("matplotlib")

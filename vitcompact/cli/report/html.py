@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from vitcompact.cli.render.budget import UNITS, describe, target_text
 from vitcompact.cli.report import svg
 from vitcompact.cli.report.colors import ACCENT
 
@@ -20,6 +21,7 @@ th {{ border-bottom: 1px solid #ced4da; font-weight: 600; }} .number {{ text-ali
 .grid {{ display: flex; flex-wrap: wrap; gap: 12px 20px; }}
 svg {{ max-width: 100%; height: auto; }}
 svg text {{ font: 12px system-ui, sans-serif; fill: #343a40; }} svg .title {{ font-weight: 600; }}
+svg .grid-line {{ stroke: #dee2e6; }}
 svg .small {{ font-size: 10px; }} svg .marked {{ fill: {ACCENT}; font-weight: 600; }}
 svg .cell {{ font-size: 10px; text-anchor: middle; }} svg .light {{ fill: #fff; }}
 """
@@ -32,7 +34,8 @@ def draw_html(document: Mapping[str, Any]) -> str:
         document: what `AnalysisReport.to_json` gave.
     """
     title = f"vitcompact: {document['model']}"
-    body = [f"<h1>{escape(title)}</h1>", f"<p>{_seen(document)}</p>", _cost(document), _heads(document["layers"])]
+    body = [f"<h1>{escape(title)}</h1>", f"<p>{_seen(document)}</p>", _cost(document), _budget(document)]
+    body.append(_heads(document["layers"]))
     body += [_ffn(document["ffn"]), _skipped(document.get("skipped", ()))]
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="vitcompact">'
@@ -51,7 +54,31 @@ def _cost(document: Mapping[str, Any]) -> str:
     for key, label in (("params", "parameters"), ("macs", "MACs per image")):
         before, after = document[key], document["predicted"][key]
         rows.append((label, f"{before:,}", f"{after:,}", f"{100 * (after - before) / max(before, 1):+.1f} %"))
-    return "<h2>Cost</h2>" + _table(("", "original", "compact (predicted)", "change"), rows)
+    return "<h2>Cost</h2>" + _table(("", "original", "compact (predicted)", "change"), rows, text=1)
+
+
+def _budget(document: Mapping[str, Any]) -> str:
+    """Loss against cost with the point chosen, and what the plan does to which layer."""
+    budget = document.get("budget")
+    if not budget:
+        return ""
+    unit = UNITS[budget["unit"]]
+    chosen = (budget["target"] if budget.get("left") is None else budget["left"], budget["harm"])
+    points = [(point["left"], point["harm"]) for point in budget["curve"]]
+    parts = [f"<h2>Budget: {escape(unit)}</h2><p>{escape(target_text(budget))}. " if budget.get("left") else "<p>"]
+    parts.append(
+        "The curve is the least loss increase (expected squared change of the output) at every cost; the dot is the "
+        f"plan.</p>{svg.curve(points, chosen, unit)}"
+    )
+    rows = [
+        (str(layer["name"]), ", ".join(map(describe, layer["operators"])) or "nothing", *_saves(layer))
+        for layer in budget["layers"]
+    ]
+    return "".join(parts) + _table(("layer", "what", "saves", "loss increase"), rows, text=2)
+
+
+def _saves(layer: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{100 * layer['saving']:.2f} %", f"{layer['harm']:.2e}"
 
 
 def _heads(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -71,11 +98,12 @@ def _heads(layers: Sequence[Mapping[str, Any]]) -> str:
 def _ffn(layers: Sequence[Mapping[str, Any]]) -> str:
     if not layers:
         return ""
-    rows = [
-        (str(layer["name"]), layer["energy"], f"{_percent(layer['energy'])} at rank {layer['rank']}")
-        for layer in layers
-    ]
+    rows = [(str(layer["name"]), layer["energy"], f"{_percent(layer['energy'])} at {_rank(layer)}") for layer in layers]
     return "<h2>FFN outputs</h2><p>Share of the energy of each FFN's output that its rank keeps.</p>" + svg.bars(rows)
+
+
+def _rank(layer: Mapping[str, Any]) -> str:
+    return "full rank" if layer["rank"] == layer.get("embed") else f"rank {layer['rank']}"
 
 
 def _skipped(skipped: Sequence[Mapping[str, Any]]) -> str:
@@ -85,14 +113,16 @@ def _skipped(skipped: Sequence[Mapping[str, Any]]) -> str:
     return "<h2>Left unchanged</h2>" + _table(("layer", "reason"), rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    numbers = len(head) == 4
-    kind = ' class="number"' if numbers else ""
-    top = "".join(f"<th{kind if i else ''}>{escape(text)}</th>" for i, text in enumerate(head))
-    lines = (
-        "<tr>" + "".join(f"<td{kind if i else ''}>{escape(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
-        for row in rows
-    )
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: int | None = None) -> str:
+    """A table whose columns after the first `text` ones are numbers."""
+    text = len(head) if text is None else text
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kinds = ("" if i < text else ' class="number"' for i in range(len(row)))
+        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+
+    top = cells("th", head)
+    lines = ("<tr>" + cells("td", row) + "</tr>" for row in rows)
     return f"<table><tr>{top}</tr>{''.join(lines)}</table>"
 
 

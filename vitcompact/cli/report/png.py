@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitcompact.cli.render.budget import UNITS
 from vitcompact.cli.report.colors import ACCENT, GREY, SCALE, is_dark
 
 _DPI = 120
@@ -27,14 +28,17 @@ def draw_png(document: Mapping[str, Any]) -> bytes:
     columns = min(6, max(1, len(layers)))
     rows = math.ceil(len(layers) / columns)
     ffn_height = 0.6 + 0.2 * len(document["ffn"])
-    heights = [1.2, *([2.3 * rows] if layers else []), ffn_height]
+    budget = document.get("budget")
+    heights = [1.2, *([2.6] if budget else []), *([2.3 * rows] if layers else []), ffn_height]
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.8), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_title(document), fontsize=14, fontweight="bold", x=0.01, ha="left")
     panels = list(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
     _draw_cost(panels[0].subplots(), document)
+    if budget:
+        _draw_budget(panels[1].subplots(), budget)
     if layers:
-        _draw_matrices(panels[1], layers, rows, columns)
+        _draw_matrices(panels[-2], layers, rows, columns)
     _draw_ffn(panels[-1].subplots(), document["ffn"])
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "vitcompact"})
@@ -60,6 +64,20 @@ def _draw_cost(axes: Any, document: Mapping[str, Any]) -> None:
     axes.set_xlim(0, 1)
     axes.invert_yaxis()
     _bare(axes, "Cost: original (light) and predicted compact (dark)")
+
+
+def _draw_budget(axes: Any, budget: Mapping[str, Any]) -> None:
+    chosen = (budget["target"] if budget.get("left") is None else budget["left"], budget["harm"])
+    points = sorted([(point["left"], point["harm"]) for point in budget["curve"]] + [chosen], reverse=True)
+    axes.plot([100 * x for x, _ in points], [max(y, 1e-12) for _, y in points], color=SCALE[4])
+    axes.plot([100 * chosen[0]], [max(chosen[1], 1e-12)], "o", color=ACCENT)
+    axes.set_yscale("log")
+    axes.invert_xaxis()
+    unit = UNITS[budget["unit"]]
+    axes.set_xlabel(f"% of the {unit} left")
+    axes.set_title(f"Least loss increase expected by {unit} left; dot: the plan", fontsize=11, loc="left")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def _draw_matrices(panel: Any, layers: Sequence[Mapping[str, Any]], rows: int, columns: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -45,6 +46,41 @@ def bars(rows: Sequence[tuple[str, float | None, str]], *, width: int = 420) -> 
             parts.append(f'<rect x="{label_width}" y="{y + 4}" width="{length:.1f}" height="14" fill="{SCALE[4]}"/>')
         parts.append(f'<text x="{label_width + width + 8}" y="{y + 15}">{escape(text)}</text>')
     return _svg(label_width + width + 130, height * len(rows), parts)
+
+
+def curve(points: Sequence[tuple[float, float]], chosen: tuple[float, float], name: str) -> str:
+    """Loss increase (on a logarithmic axis) against the share of the cost that is left, with the point chosen.
+
+    Args:
+        points: shares left with losses.
+        chosen: likewise.
+        name: what the cost is.
+    """
+    width, height, left, top = 460, 220, 64, 14
+    shown = [(x, math.log10(max(y, 1e-12))) for x, y in (*points, chosen)]
+    low, high = min(y for _, y in shown), max(y for _, y in shown)
+    low, high = math.floor(low), max(math.ceil(high), math.floor(low) + 1)
+    most = max(x for x, _ in shown)
+    least = min(min(x for x, _ in shown), most - 0.05)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return left + width * (most - x) / (most - least), top + height * (high - y) / (high - low)
+
+    parts = []
+    for power in range(low, high + 1):
+        _, y = place(most, power)
+        parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y:.1f}" y2="{y:.1f}" class="grid-line"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">1e{power}</text>')
+    for x, _ in shown[:-1]:
+        at, _ = place(x, low)
+        parts.append(f'<text x="{at:.1f}" y="{top + height + 18}" text-anchor="middle">{100 * x:.0f} %</text>')
+    line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in sorted(shown))
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{SCALE[4]}" stroke-width="2"/>')
+    x, y = place(*shown[-1])
+    tip = f"<title>{100 * chosen[0]:.1f} % of the {escape(name)} left, loss increase {chosen[1]:.2e}</title>"
+    parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{ACCENT}">{tip}</circle>')
+    parts.append(f'<text x="{left}" y="{top + height + 36}">{escape(name)} left</text>')
+    return _svg(left + width + 30, top + height + 44, parts)
 
 
 def legend() -> str:

@@ -28,6 +28,12 @@ batches; `vitcompact.data` reads them from files. Importing the package register
 `VitCompactError`, and its message says how.
 """
 
+# ruff: noqa: E402 - loading torch takes seconds, in which Ctrl-C is to be quiet
+
+from vitcompact.utils import early_exit
+
+early_exit.watch_loading()
+
 from vitcompact.analysis import AnalysisReport, analyze
 from vitcompact.attached import Results, results
 from vitcompact.benchmarking import BenchResult, bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -115,9 +116,10 @@ def test_cost_of_a_model_that_gives_modules_a_parameter() -> None:
 def test_with_a_budget_layers_are_those_of_its_plan(vit: VisionTransformer) -> None:
     """Heads, parents and ranks are what `convert` would do, not what the pair would have done."""
     images = torch.randn(24, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    for request in ({"target_macs": 0.6}, {"target_macs": 0.8, "ops": ["neurons"]}):
-        report = vitcompact.analyze(vit, images, **request)  # type: ignore[arg-type]
-        plan = vitcompact.plan(vit, images=images, batch_size=32, **request)  # type: ignore[arg-type]
+    requests: tuple[dict[str, Any], ...] = ({"target_macs": 0.6}, {"target_macs": 0.8, "ops": ["neurons"]})
+    for request in requests:
+        report = vitcompact.analyze(vit, images, **request)
+        plan = vitcompact.plan(vit, images=images, batch_size=32, **request)
         for heads in report.layers:
             layer = plan.layer(heads.name)
             spec = None if layer is None else layer.find(HallucinateSpec)

@@ -79,3 +79,16 @@ def test_printed_document_repeats_a_run(run: Run, tmp_path: Path) -> None:
     first = run("analyze", "test_vit", *SMALL, "--rank-ratio", 0.25, "--json")
     (tmp_path / "earlier.json").write_text(first.out)
     assert run("analyze", "--config", "earlier.json", "--json").out == first.out
+
+
+def test_a_run_that_followed_a_plan_is_repeated(run: Run, tmp_path: Path) -> None:
+    """By its record alone: the plan's file may be gone or another by now."""
+    assert run("convert", "test_vit", "x", *SMALL, "--rank-ratio", 0.25, "--dry-run").code == 0
+    assert run("convert", "test_vit", "one", *SMALL, "--plan", "x.plan.json").code == 0
+    (tmp_path / "x.plan.json").unlink()
+    again = run("convert", "test_vit", "two", "--config", "one/vitcompact.json")
+    assert again.code == 0, again.err
+    first, second = (json.loads((tmp_path / name / "vitcompact.json").read_text()) for name in ("one", "two"))
+    assert first["plan"] == second["plan"]
+    clash = run("convert", "test_vit", "three", "--config", "one/vitcompact.json", "--ratio", 0.5)
+    assert (clash.code, "leave out --ratio" in clash.error) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,24 @@ def test_both_ends_given_leave_the_workspace_alone(run: Run, images: Path, tmp_p
     assert run("fold", "out", "folded").code == 0
 
 
+def test_what_is_said_to_come_next_works_as_it_stands(run: Run, images: Path) -> None:
+    """Also where model and output were named, so that no workspace knows them, and in a folder with a space."""
+
+    def following(err: str) -> list[str]:
+        hint = next(line for line in err.splitlines() if "; next: " in line).partition("; next: ")[2]
+        return shlex.split(hint.split(", ")[0])[1:]
+
+    next_ = following(run("convert", "test_vit", "my out", *SMALL, "--data-dir", images, "--ratio", 0.5).err)
+    assert next_ == ["finetune", "my out", "--data-dir", str(images)]
+    next_ = following(run(*next_, "my tuned", "--steps", 1, "-b", 8).err)
+    assert next_ == ["fold", "my tuned"]
+    done = run(*next_, "--workdir", "my work")
+    next_ = following(done.err)
+    assert next_ == ["eval", "--workdir", "my work"]
+    assert "vitcompact bench --workdir 'my work'" in done.err
+    assert run(*next_, "--data-dir", images / "val").code == 0
+
+
 def test_finetune_prints_the_keys_of_the_contract(run: Run, job: Path, images: Path) -> None:
     result = run("finetune", "--steps", 2, "-b", 8, "--overwrite", "--json")
     document = json.loads(result.out)
@@ -108,8 +127,8 @@ def test_resume_continues_after_an_interruption(run: Run, job: Path) -> None:
 
 
 def test_ctrl_c_leaves_a_state_to_go_on_from(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("convert", "test_vit", *SMALL, *PAIR, "--data-dir", images).code == 0
-    words = ("finetune", "--steps", 4, "-b", 8)
+    assert run("convert", "test_vit", *SMALL, *PAIR, "--data-dir", images, "--workdir", "my job").code == 0
+    words = ("finetune", "--steps", 4, "-b", 8, "--scale", "0.5,1", "--no-amp", "--workdir", "my job")
     plain = PlainProgress.advance
 
     def advance(self: PlainProgress, *args: Any, **kwargs: Any) -> None:
@@ -120,10 +139,15 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(run: Run, images: Path, monkeypatch
         patch.setattr(PlainProgress, "advance", advance)
         result = run(*words)
     assert result.code == 130
-    assert "--resume auto" in result.error
-    resumed = run(*words, "--resume", "auto", "--json")
+    hint = result.error.rpartition(": ")[2]
+    assert hint == "vitcompact finetune --resume auto --workdir 'my job'"
+    resumed = run(*shlex.split(hint)[1:], "--json")  # what is said is what works
     assert resumed.code == 0
     assert json.loads(resumed.out)["steps"] == 4
+    assert "from the run that is continued:" in resumed.err
+    assert "--steps 4" in resumed.err
+    other = run(*shlex.split(hint)[1:], "--lr", "0.1", "--overwrite")
+    assert (other.code, "--lr was" in other.error) == (2, True)
 
 
 def _interrupt(progress: PlainProgress) -> None:
@@ -210,7 +234,7 @@ def test_eval_of_a_path_compares_with_the_recorded_original(run: Run, job: Path,
 
 def test_eval_of_a_model_without_head_compares_features(run: Run, images: Path) -> None:
     source = ("test_vit", "--random-weights", "--img-size", 32, "--num-classes", 0)
-    assert run("convert", *source, "out", "--data-dir", images).code == 0
+    assert run("convert", *source, "out", *PAIR, "--data-dir", images).code == 0
     found = run("eval", "out", "--data-dir", images / "val", "--json")
     assert json.loads(found.out)["cosine"] > 0
     alone = run("eval", *source, "--data-dir", images / "val", "--json")

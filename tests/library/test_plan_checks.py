@@ -114,10 +114,12 @@ def test_an_edit_that_fits_is_followed(planned: dict[str, Any], vit: VisionTrans
 def test_a_pattern_that_matches_nothing_names_near_ones(
     pattern: str, near: str, vit: VisionTransformer, images: Tensor
 ) -> None:
-    for call in (vitcompact.convert, vitcompact.plan, vitcompact.analyze):
-        for request in ({"target_macs": 0.8}, {"ratio": 0.5}):
+    calls: tuple[Callable[..., object], ...] = (vitcompact.convert, vitcompact.plan, vitcompact.analyze)
+    requests: tuple[dict[str, float], ...] = ({"target_macs": 0.8}, {"ratio": 0.5})
+    for call in calls:
+        for request in requests:
             with pytest.raises(UsageError, match=r"`protect`: .* matches no layer of this model; near are ") as error:
-                call(vit, images=images, protect=["blocks.1", pattern], **request)  # type: ignore[operator]
+                call(vit, images=images, protect=["blocks.1", pattern], **request)
             assert near in str(error.value).partition("near are ")[2]
 
 

@@ -15,9 +15,10 @@ from vitcompact.cli.options import VERBS
 from vitcompact.cli.spoken import spoken
 from vitcompact.cli.verbs import analyze, bench, convert, demo, evaluate, families, finetune, fold
 from vitcompact.errors import VitCompactError, is_out_of_memory
+from vitcompact.utils import early_exit
 from vitcompact.version import __version__
 
-PROGRAM = "vitcompact"
+PROGRAM = early_exit.PROGRAM
 VERB_MODULES = {
     "analyze": analyze,
     "convert": convert,
@@ -29,7 +30,7 @@ VERB_MODULES = {
     "demo": demo,
 }
 """The module of each verb, whose `run` does the work."""
-EXIT_BUG, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
+EXIT_BUG, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 
 # Newer releases of typer carry their own copy of click: its usage error is found through what typer exports.
 _ClickUsageError = typer.BadParameter.__bases__[0]
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the words after the program's name; None takes them from the process.
     """
+    early_exit.loaded()
     words = list(sys.argv[1:] if argv is None else argv)
     console = Console(verbose="--verbose" in words or "-v" in words)
     if not words:
@@ -115,7 +117,7 @@ def _report(error: BaseException, console: Console) -> int:
         return EXIT_BROKEN_PIPE
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         console.error("interrupted")
-        return EXIT_INTERRUPTED
+        return early_exit.EXIT_INTERRUPTED
     if isinstance(error, _ClickUsageError):
         context = getattr(error, "ctx", None)
         name = context.command_path if context is not None else PROGRAM

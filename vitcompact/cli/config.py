@@ -37,7 +37,10 @@ def read_config(path: Path) -> Mapping[str, Any]:
         raise UsageError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
     if isinstance(document, Mapping) and isinstance(document.get("options"), Mapping):
         # How the original is read: kept for the other verbs, and no option of this one.
-        document = {key: value for key, value in document["options"].items() if key != "original"}
+        options = {key: value for key, value in document["options"].items() if key != "original"}
+        if "plan" in options and isinstance(document.get("plan"), Mapping):
+            options["plan"] = str(path)  # the document has the plan that was followed; the file may be another by now
+        document = options
     if document is None:
         return {}
     if not isinstance(document, Mapping):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
 from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
-from vitcompact.cli.spoken import flags
+from vitcompact.cli.spoken import flagged, flags
 from vitcompact.cli.workspace import Source, Workspace
 from vitcompact.errors import UsageError
 from vitcompact.options.declare import Option, declared
@@ -82,7 +82,7 @@ def open_original(options: Any, given: frozenset[str], space: Workspace | None, 
     recorded = space.source()
     asked = {name: value for name, value in own.items() if name in given}
     source_options = {**recorded.options, **asked}
-    console.note(f"from the workspace {space.path}: SOURCE {recorded.source}{_listed(recorded.options)}")
+    console.note(f"from the workspace {space.path}: SOURCE {recorded.source}{listed(recorded.options)}")
     loaded = load_source(recorded.source, SourceOptions(**source_options))
     if source_options == recorded.options:
         space.check_source(loaded.provenance)
@@ -174,13 +174,9 @@ def from_workspace(
     console: Console,
 ) -> T:
     """Values for what was not given; what was taken is said."""
-    taken = {
-        name: value
-        for name, value in _revived(options, recorded).items()
-        if name in names and name not in given and value != getattr(options, name)
-    }
+    taken = {name: value for name, value in revived(options, recorded, given).items() if name in names}
     if taken:
-        console.note(f"from the workspace {space.path}:{_listed(taken)}")
+        console.note(f"from the workspace {space.path}:{listed(taken)}")
     return dataclasses.replace(options, **taken) if taken else options  # type: ignore[type-var]
 
 
@@ -260,20 +256,16 @@ def effective(options: Any) -> dict[str, Any]:
     return recorded
 
 
-def _revived(options: Options, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Recorded values in the form of those parsed; of names that are no options nothing is known, nor needed."""
+def revived(options: Options, recorded: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
+    """Recorded values, in the form of those parsed, of what was not given and is otherwise.
+
+    Of names that are no options nothing is known, nor needed.
+    """
     known = declared(type(options))
-    return {name: known[name].read(name, value) for name, value in recorded.items() if name in known}
+    values = {name: known[name].read(name, value) for name, value in recorded.items() if name in known}
+    return {n: value for n, value in values.items() if n not in given and value != getattr(options, n)}
 
 
-def _listed(values: Mapping[str, Any]) -> str:
-    shown = (
-        f" {flags()[name]}" + ("" if value is True else f" {_shown(value)}")
-        for name, value in values.items()
-        if value not in (None, False, "") and not (name == "seed" and value == 0)
-    )
-    return "".join(shown)
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def listed(values: Mapping[str, Any]) -> str:
+    """Values as they would be typed, each with a space before it."""
+    return "".join(f" {word}" for name, value in values.items() for word in flagged(name, value))

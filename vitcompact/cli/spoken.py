@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from vitcompact.options.declare import Option
 
@@ -26,6 +27,16 @@ def flags() -> Mapping[str, str]:
 def learn(options: Mapping[str, Option]) -> None:
     """Remember how the options of a verb are spelled."""
     _FLAGS.update({name: flags_of(name, option)[0] for name, option in options.items()})
+
+
+def flagged(name: str, value: Any) -> tuple[str, ...]:
+    """A parameter and its value as words of a command line; nothing where that is the default of all verbs."""
+    if value in (None, False, "") or (name == "seed" and value == 0):
+        return ()
+    flag = flags().get(name, f"--{name.replace('_', '-')}")
+    if value is True:
+        return (flag,)
+    return flag, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def spoken(text: str) -> str:

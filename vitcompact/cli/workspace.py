@@ -7,6 +7,7 @@ stage whose input has changed since is noticed. It is written to a temporary sib
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -15,9 +16,11 @@ from typing import Any
 
 from vitcompact.checkpoint.provenance import Provenance, sha256_of
 from vitcompact.checkpoint.record import RECORD_NAME, read_record
+from vitcompact.cli.spoken import flagged
 from vitcompact.errors import UsageError
 from vitcompact.utils.files import claimed, json_text, restored, write_file
 
+DEFAULT_WORKDIR = "vitcompact-out"
 FORMAT = 1
 STATE_NAME = "workspace.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -119,6 +122,10 @@ class Workspace:
                     f"{path} was not written by vitcompact, so {self.path} is no workspace: give another --workdir"
                 )
 
+    def command(self, *words: str) -> str:
+        """A command as it has to be typed to work in this workspace."""
+        return command(*words, workdir=self.path)
+
     @property
     def analysis_file(self) -> Path:
         return self.path / "analysis.json"
@@ -174,7 +181,7 @@ class Workspace:
         if self.state.source is None:
             raise UsageError(
                 f"no model was given, and the workspace {self.path} has none: "
-                "run 'vitcompact analyze SOURCE' first, or name the model"
+                f"run '{self.command('analyze', 'SOURCE')}' first, or name the model"
             )
         return self.state.source
 
@@ -185,7 +192,7 @@ class Workspace:
         if changed:
             raise UsageError(
                 f"the {changed} of {source.source} have changed since they were recorded in {self.path}: "
-                "run 'vitcompact analyze' on it again"
+                f"run '{self._analyze_again()}' again"
             )
 
     def check_images(self, fingerprint: str | None) -> None:
@@ -193,8 +200,8 @@ class Workspace:
         if None not in (fingerprint, self.state.images) and fingerprint != self.state.images:
             where = self.state.data.get("data_dir") or self.state.data.get("dataset")
             raise UsageError(
-                f"the images in {where} have changed since they were recorded in {self.path}: run 'vitcompact analyze' "
-                "again, or name the images with --data-dir"
+                f"the images in {where} have changed since they were recorded in {self.path}: "
+                f"run '{self._analyze_again()}' again, or name the images with --data-dir"
             )
 
     def input_of(self, verb: str) -> Path:
@@ -217,7 +224,7 @@ class Workspace:
         if not self.state.stages:
             raise UsageError(
                 f"no model was given, and the workspace {self.path} has none: "
-                "run 'vitcompact convert' first, or name the model"
+                f"run '{self.command('convert')}' first, or name the model"
             )
         verb = max(self.state.stages, key=lambda name: self.state.stages[name].serial)
         return verb, self._checked(verb)
@@ -228,19 +235,20 @@ class Workspace:
         if stage is None:
             raise UsageError(
                 f"no model was given, and the workspace {self.path} has no {FOLDERS[verb]} model: "
-                f"run 'vitcompact {verb}' first, or name the model"
+                f"run '{self.command(verb)}' first, or name the model"
             )
         path = restored(self.path / stage.path)
         if not (path / WEIGHTS_NAME).is_file():
-            raise UsageError(f"{path} is gone: run 'vitcompact {verb}' again, or name the model")
+            raise UsageError(f"{path} is gone: run '{self.command(verb)}' again, or name the model")
         if stage.source != self._source_key():
             raise UsageError(
                 f"{path} was made from another model than the one now recorded in {self.path} "
-                f"({self.source().source}): run 'vitcompact convert' again, or name the model"
+                f"({self.source().source}): run '{self.command('convert', '--overwrite')}', or name the model"
             )
         if sha256_of(path / WEIGHTS_NAME) != stage.sha256:
             raise UsageError(
-                f"{path} has changed since 'vitcompact {verb}' wrote it: run that again, or name the model"
+                f"{path} has changed since 'vitcompact {verb}' wrote it: "
+                f"run '{self.command(verb, '--overwrite')}', or name the model"
             )
         self._check_record(path, verb)
         return path
@@ -255,16 +263,23 @@ class Workspace:
         if changed:
             raise UsageError(
                 f"{path} was made from a model with other {changed} than {source.source}, which is recorded in "
-                f"{self.path}: run 'vitcompact convert' again, or name the model"
+                f"{self.path}: run '{self.command('convert', '--overwrite')}', or name the model"
             )
 
     def _check_order(self, before: str, after: str) -> None:
         first, second = self.state.stages.get(before), self.state.stages[after]
         if first is not None and first.serial > second.serial:
             raise UsageError(
-                f"{self.path / first.path} is newer than {self.path / second.path}: run 'vitcompact {after}' again, "
-                "or name the model"
+                f"{self.path / first.path} is newer than {self.path / second.path}: "
+                f"run '{self.command(after, '--overwrite')}', or name the model"
             )
+
+    def _analyze_again(self) -> str:
+        """The command that records source and images anew."""
+        source = self.source()
+        read = [word for name, value in source.options.items() for word in flagged(name, value)]
+        images = [word for name, value in self.state.data.items() for word in flagged(name, value)]
+        return self.command("analyze", source.source, *read, *images)
 
     def _source_key(self) -> str | None:
         source = self.state.source
@@ -277,6 +292,12 @@ class Workspace:
     def _write(self, state: State) -> None:
         write_file(self.path / STATE_NAME, json_text(state.to_json()))
         self.state = state
+
+
+def command(*words: str, workdir: str | Path = DEFAULT_WORKDIR) -> str:
+    """A command of ours as it has to be typed, `--workdir` included where it is not the default one."""
+    elsewhere = () if str(workdir) == DEFAULT_WORKDIR else ("--workdir", str(workdir))
+    return shlex.join(("vitcompact", *words, *elsewhere))
 
 
 def _read(path: Path) -> State:

@@ -51,4 +51,4 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
     console.result(document, *analysis_tables(document))
     if not document["layers"]:
         console.note("no attention head can be hallucinated here: only the FFNs are compacted")
-    console.note(f"recorded in {space.path}; next: vitcompact convert{common.workdir_flag(options)}")
+    console.note(f"recorded in {space.path}; next: {space.command('convert')}")

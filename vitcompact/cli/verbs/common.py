@@ -16,12 +16,11 @@ from vitcompact.checkpoint.provenance import DIR_PREFIX
 from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
-from vitcompact.cli.workspace import Workspace
+from vitcompact.cli.spoken import flagged
+from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import resolve_input
 from vitcompact.models.cost import Cost, count
 from vitcompact.utils.files import claimed
-
-DEFAULT_WORKDIR = "vitcompact-out"
 
 
 def workspace_for(options: Any, held: ExitStack) -> Workspace | None:
@@ -148,9 +147,18 @@ def amp_dtype(options: Any) -> torch.dtype | None:
     return getattr(torch, options.amp_dtype) if options.amp else None
 
 
-def workdir_flag(options: Any) -> str:
-    """What a command that follows needs to find the same workspace."""
-    return "" if str(options.workdir) == DEFAULT_WORKDIR else f" --workdir {options.workdir}"
+def follow(options: Any, *verbs: str, space: Workspace | None) -> str:
+    """The commands that come next, as they have to be typed.
+
+    The workspace tells them everything; where both model and output were given, they name the output and the images.
+    """
+    if space is not None:
+        return ", ".join(command(verb, workdir=options.workdir) for verb in verbs)
+    usual = {field.name: field.default for field in dataclasses.fields(options)}
+    named = {name: getattr(options, name) for name in images.SET_NAMES if getattr(options, name) != usual[name]}
+    data = [word for name, value in named.items() for word in flagged(name, value)] or ["--data-dir", "IMAGES"]
+    needs = {"finetune": data, "eval": data}
+    return ", ".join(command(verb, str(options.out), *needs.get(verb, [])) for verb in verbs)
 
 
 def model_from_workspace(options: Any, space: Workspace | None, verb: str, console: Console) -> Any:

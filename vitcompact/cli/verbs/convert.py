@@ -66,8 +66,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         space.write_document(space.plan_file, found.plan.to_json())
         space.record_stage("convert", out)
     console.result(document, *convert_tables(document))
-    follow = f"; next: vitcompact finetune{common.workdir_flag(options)}" if space is not None else ""
-    console.note(f"written to {out}{follow}")
+    following = common.follow(options, "finetune", space=space)
+    console.note(f"written to {out}; next: {following}")
 
 
 def _arguments(options: Options, calibration: CalibrationImages | None, console: Console) -> dict[str, Any]:
@@ -93,7 +93,9 @@ def _filled(options: Options, given: frozenset[str], space: Workspace | None, co
 
 def _read_plan(options: Options, given: frozenset[str]) -> Plan:
     """The plan in `--plan FILE`, which may also be a document of ours that holds one."""
-    clash = sorted(given & {*inputs.SELECTION_NAMES, "method", "terms", "filter_rank", "branches"})
+    names = {*inputs.SELECTION_NAMES, "method", "terms", "filter_rank", "branches"}
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    clash = sorted(name for name in given & names if getattr(options, name) != defaults[name])
     if clash:
         names = ", ".join(flags()[name] for name in clash)
         raise UsageError(f"--plan says what is compacted; leave out {names}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,9 +14,15 @@ from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import finetune_table
 from vitcompact.cli.verbs import common
-from vitcompact.cli.workspace import Workspace
+from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import Augment, evaluation_batches, training_loader
+from vitcompact.errors import Interrupted
 from vitcompact.training import TrainOptions, finetune
+from vitcompact.training.state import STATE_NAME, is_state
+from vitcompact.utils.files import json_text, write_file
+
+OPTIONS_NAME = "options.json"
+_OF_THE_COMMAND = ("source", "out", "workdir", "teacher")
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -24,6 +32,8 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
 
 
 def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
+    ends = [str(end) for end in (options.source, options.out) if end is not None]
+    options, given = _continued(options, given, console)
     space = common.workspace_for(options, held)
     training, augment = of_kind(TrainOptions, options), of_kind(Augment, options)
     open_device(options.device)
@@ -42,17 +52,25 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     images.warn_overlap(images.training_set(options), evaluation, console)
     if evaluation is None:
         console.note("no evaluation images (--eval-data-dir, or a split of --data-dir): top-1 will not be measured")
-    result = finetune(
-        model,
-        teacher.model,
-        batches,
-        options=training,
-        evaluation=None if evaluation is None else evaluation_batches(model, evaluation),
-        device=options.device,
-        state_dir=_state_dir(out, space),
-        resume=options.resume,
-        progress=console.progress,
-    )
+    state_dir = _state_dir(out, space)
+    _keep_options(state_dir, options)
+    try:
+        result = finetune(
+            model,
+            teacher.model,
+            batches,
+            options=training,
+            evaluation=None if evaluation is None else evaluation_batches(model, evaluation),
+            device=options.device,
+            state_dir=state_dir,
+            resume=options.resume,
+            progress=console.progress,
+        )
+    except Interrupted as error:
+        if "`resume='auto'`" not in str(error):
+            raise
+        again = command("finetune", *ends, "--resume", "auto", workdir=options.workdir)
+        raise Interrupted(f"{error}: {again}") from error
     measured = common.plain(result.to_json())
     provenance, original = inputs.lineage(str(options.source))
     dtype = common.saved_dtype(options, loaded)
@@ -63,8 +81,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         space.record_stage("finetune", out)
     document = {**measured, "out": str(out), "options": inputs.effective(options)}
     console.result(document, finetune_table(document))
-    follow = f"; next: vitcompact fold{common.workdir_flag(options)}" if space is not None else ""
-    console.note(f"written to {out}{follow}")
+    following = common.follow(options, "fold", space=space)
+    console.note(f"written to {out}; next: {following}")
 
 
 def _teacher(options: Options, space: Workspace | None, console: Console) -> LoadedModel:
@@ -82,3 +100,35 @@ def _teacher(options: Options, space: Workspace | None, console: Console) -> Loa
 
 def _state_dir(out: Path, space: Workspace | None) -> Path:
     return out.with_name(f"{out.name}-state") if space is None else space.finetune_state
+
+
+def _keep_options(state_dir: Path, options: Options) -> None:
+    """Write beside the state what the run was asked for, so that it can be continued without saying it again."""
+    state = state_dir / STATE_NAME
+    if state.exists() and not is_state(state):
+        return  # somebody's folder, which is refused
+    kept = {name: value for name, value in inputs.effective(options).items() if name not in _OF_THE_COMMAND}
+    write_file(state_dir / OPTIONS_NAME, json_text(common.plain({"options": kept, "overwrite": options.overwrite})))
+
+
+def _continued(options: Options, given: frozenset[str], console: Console) -> tuple[Options, frozenset[str]]:
+    """The options of the run that `--resume` continues, where they were not given again; and which are given now."""
+    if options.resume is None:
+        return options, given
+    if options.resume != "auto":
+        found = Path(options.resume).expanduser()
+        folder = found if found.is_dir() else found.parent
+    elif None not in (options.source, options.out):
+        folder = _state_dir(Path(options.out).expanduser(), None)
+    else:
+        folder = Workspace(options.workdir).finetune_state
+    try:
+        kept = json.loads((folder / OPTIONS_NAME).read_text(encoding="utf-8"))
+        recorded, overwrite = dict(kept["options"]), bool(kept["overwrite"])
+    except (OSError, ValueError, TypeError, KeyError):  # of an earlier release, or there is nothing to continue
+        return options, given
+    filled = inputs.revived(options, recorded, given)
+    if filled:
+        console.note(f"from the run that is continued:{inputs.listed(filled)}")
+    changes = {**filled, "overwrite": options.overwrite or overwrite}
+    return dataclasses.replace(options, **changes), given | frozenset(recorded)

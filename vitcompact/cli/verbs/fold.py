@@ -34,7 +34,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     taken = options.source is None
     options = common.model_from_workspace(options, space, "fold", console)
     if taken and space is not None and "finetune" not in space.state.stages:
-        console.note("it was not finetuned: 'vitcompact finetune' before fold recovers accuracy")
+        console.note(f"it was not finetuned: '{space.command('finetune')}' before fold recovers accuracy")
     common.check_kept(out, options, space)
     loaded = load_source(str(options.source))
     merging = _merges(loaded.model, options)
@@ -58,8 +58,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         space.record_stage("fold", out)
     document = {**results, "out": str(out), "options": inputs.effective(options)}
     console.result(document, fold_table(document))
-    follow = f"; next: vitcompact eval, vitcompact bench{common.workdir_flag(options)}" if space is not None else ""
-    console.note(f"written to {out}{follow}")
+    following = common.follow(options, "eval", "bench", space=space)
+    console.note(f"written to {out}; next: {following}")
 
 
 def _merges(model: nn.Module, options: Options) -> bool:

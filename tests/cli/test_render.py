@@ -14,6 +14,7 @@ from vitcompact.cli.render.common import big, change
 from vitcompact.cli.render.convert import convert_tables, plan_tables
 from vitcompact.cli.render.families import FamiliesTable
 from vitcompact.cli.render.results import demo_tables, eval_tables, finetune_table, fold_table
+from vitcompact.surgery import Fidelity
 
 HEADS = 16
 LAYER = {
@@ -74,8 +75,11 @@ def test_analysis(width: int) -> None:
 
 
 def test_convert_with_and_without_fidelity() -> None:
-    text = drawn(*convert_tables({**CONVERTED, "fidelity": {"agreement": 0.94, "cosine": 0.987, "num_samples": 64}}))
-    assert "0.940" in text
+    found = Fidelity(0.94, 0.987, 64).to_json()
+    text = drawn(*convert_tables({**CONVERTED, "fidelity": found}))
+    assert "0.940 (95 % interval 0.850 to 0.975)" in text  # 60 of 64
+    few = Fidelity(1.0, 1.0, 16).to_json()
+    assert "1.000 (95 % interval 0.806 to 1.000)" in drawn(*convert_tables({**CONVERTED, "fidelity": few}))
     assert "0.987" in text
     features = drawn(*convert_tables({**CONVERTED, "fidelity": {"agreement": None, "cosine": 0.9}}))
     assert "top-1" not in features
@@ -107,6 +111,8 @@ def test_finetune_fold_and_eval() -> None:
     parity = {"max_abs_diff": 1.5e-6, "rel_diff": 2e-7, "cast_max_abs_diff": 0.0, "agreement": 1.0}
     folded = {**parity, "params": 1000, "macs": 2000}
     assert "1.5e-06" in drawn(fold_table(folded))
+    exact = drawn(fold_table({**folded, "max_abs_diff": 0.0}))
+    assert "also on perturbed weights" in exact  # why the relative one is not 0
     merging = {"merge_tokens": [4, 4], "agreement": None, "cosine": 0.987, "num_samples": 8}
     assert "0.987" in drawn(fold_table({**folded, "merging": merging}))
     scores = {"top1": 93.38, "top5": 99.0, "num_samples": 5000, "agreement": None, "cosine": 0.99, "skipped": 2}
@@ -141,10 +147,10 @@ def test_families_keep_class_names_whole_where_there_is_room() -> None:
 def test_demo() -> None:
     stage = {"stage": "original", "seconds": 1.0, "top1": 99.0, "params": 308_000, "macs": 22_600_000}
     last = {**stage, "stage": "fold", "top1": 98.5, "params": 246_400, "latency_ms": 3.5}
-    text = drawn(*demo_tables({"stages": [stage, last], "speedup": 1.21, "out": "x"}))
+    text = drawn(*demo_tables({"stages": [stage, last], "speedup": 1.21, "speedup_interval": (1.15, 1.28), "out": "x"}))
     assert "-20.0 %" in text
     assert "-0.50 points" in text
-    assert "1.21 times as fast" in text
+    assert "1.21 times as fast (95 % interval 1.15 to 1.28, run by run)" in text
 
 
 def test_counts() -> None:

@@ -132,3 +132,26 @@ def test_timed_run_resumes_by_its_recorded_plan(
     resumed = run(state_dir=tmp_path, resume="auto")
     assert resumed.steps == whole.steps
     assert same_weights(whole.model, resumed.model)
+
+
+@pytest.mark.parametrize(("limit", "task"), [({"steps": 4}, "finetune"), ({"max_minutes": 0.5}, "finetune, seconds")])
+def test_a_bar_counts_one_thing(
+    limit: dict[str, Any], task: str, student: nn.Module, teacher: nn.Module, images: Tensor
+) -> None:
+    """Steps of the total, or seconds of the limit with the step as a note; the bar itself tells what is left."""
+    shown: list[tuple[str, float | None]] = []
+    notes: list[str] = []
+
+    class Bar(StopAfter):
+        def start(self, task: str, total: float | None) -> None:
+            shown.append((task, total))
+
+        def advance(self, amount: float = 1.0, note: str = "") -> None:
+            notes.append(note)
+
+    clock = FakeClock()
+    stream = TimedBatches(images, clock, lambda step: 5.0)
+    finetune(student, teacher, stream, options=options(**{"steps": None, **limit}), clock=clock, progress=Bar(0))
+    assert shown[0][0] == task
+    assert shown[0][1] == (4 if task == "finetune" else pytest.approx(30, abs=5))
+    assert all(("step" in note) == ("seconds" in task) and "left" not in note for note in notes)

@@ -48,16 +48,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured, and where the folded model was written."""
+    """What the demo measured, and where the folded model was written.
+
+    `speedup` is the median over pairs of runs, one of each model, with its 95 % interval: on a busy machine it is not
+    the ratio of the two medians in `stages`.
+    """
 
     stages: tuple[Stage, ...]
     speedup: float
+    speedup_interval: tuple[float, float]
     macs_ratio: float
     rel_diff: float
     out: Path
 
     def to_json(self) -> dict[str, Any]:
-        """Keys: stages, speedup, macs_ratio, rel_diff, out."""
+        """Keys: stages, speedup, speedup_interval, macs_ratio, rel_diff, out."""
         return {**asdict(self), "stages": [asdict(stage) for stage in self.stages], "out": str(self.out)}
 
 
@@ -109,7 +114,9 @@ class _Demo:
         stages = (first, copied, converted, finetuned, last)
         parity = results(folded).parity
         assert parity is not None  # fold leaves it
-        result = DemoResult(stages, times.speedup, after.macs / before.macs, parity.rel_diff, out)
+        result = DemoResult(
+            stages, times.speedup, times.headline.speedup_interval, after.macs / before.macs, parity.rel_diff, out
+        )
         save(folded, out, provenance=self.source.provenance, results=result.to_json(), overwrite=overwrite)
         return result
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from vitcompact.data import ImageBatches
 from vitcompact.models.forward import num_classes
 from vitcompact.models.scores import Likeness
 from vitcompact.utils.device import device_of
+from vitcompact.utils.intervals import Interval, wilson
 from vitcompact.utils.text import fields
 
 
@@ -25,6 +27,15 @@ class Fidelity:
     agreement: float | None
     cosine: float
     num_samples: int
+
+    @property
+    def agreement_interval(self) -> Interval | None:
+        """95 % interval of `agreement`: of few images it is wide."""
+        return None if self.agreement is None else wilson(round(self.agreement * self.num_samples), self.num_samples)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, and `agreement_interval`."""
+        return {**asdict(self), "agreement_interval": self.agreement_interval}
 
     def __repr__(self) -> str:
         return fields("Fidelity", agreement=self.agreement, cosine=self.cosine, num_samples=self.num_samples)

@@ -146,13 +146,12 @@ class Loop:
         raise Interrupted(f"{done}; nothing was saved")
 
     def _start_progress(self) -> None:
-        """A run with a time limit counts seconds, any other steps."""
+        """A run with a time limit counts seconds, and says so; any other counts steps."""
         self._shown = self.watch.seconds
         if self.options.max_minutes is not None:
-            total = max(0.0, 60 * self.options.max_minutes - self._shown)
+            self.progress.start("finetune, seconds", max(0.0, 60 * self.options.max_minutes - self._shown))
         else:
-            total = float((self.plan.total or 0) - self.plan.step)
-        self.progress.start("finetune", total)
+            self.progress.start("finetune", float((self.plan.total or 0) - self.plan.step))
 
     def _report(self, loss: float | None) -> None:
         if loss is not None:
@@ -160,12 +159,9 @@ class Loop:
         now = self.watch.seconds
         amount = now - self._shown if self.options.max_minutes is not None else 1.0
         self._shown = now
-        note = f"step {self.plan.step}" + (f"/{self.plan.total}" if self.plan.total else "")
-        note += f", loss {self._loss:.4f}" if self._loss is not None else ""
-        if self.plan.total:
-            left = (self.plan.total - self.plan.step) * self._pace.seconds
-            note += f", {int(left) // 60}:{int(left) % 60:02d} left"
-        self.progress.advance(amount, note)
+        notes = [f"step {self.plan.step}"] if self.options.max_minutes is not None else []
+        notes += [f"loss {self._loss:.4f}"] if self._loss is not None else []
+        self.progress.advance(amount, ", ".join(notes))
 
 
 class _Pace:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.render.budget import target_rows
-from vitcompact.cli.render.common import cost_table, number, pairs, skipped_tables, table, titled
+from vitcompact.cli.render.common import cost_table, interval, number, pairs, skipped_tables, table, titled
 from vitcompact.operators import OPERATORS, describe
 from vitcompact.operators.merge import schedule_text
 
@@ -24,6 +24,8 @@ def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     if fidelity:
         shown = (("agreement", "same top-1 class"), ("cosine", "cosine of the outputs"))
         rows = [(label, number(fidelity[key])) for key, label in shown if fidelity[key] is not None]
+        if within := interval(fidelity.get("agreement_interval"), 3):
+            rows[0] = (rows[0][0], f"{rows[0][1]} (95 % interval {within})")
         seen = fidelity.get("num_samples")
         what = f"{seen} held-out calibration images" if seen else "held-out calibration images"
         parts.append(pairs(f"Compared with the original, on {what}", rows))

@@ -54,7 +54,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     results = common.before_after(before, common.cost_of(model))
     found = attached(model)
     if found.fidelity is not None:
-        results["fidelity"] = common.plain({"fidelity": found.fidelity})["fidelity"]
+        results["fidelity"] = common.plain(found.fidelity.to_json())
     results |= _budget(found.plan)
     dtype = common.saved_dtype(options, original.loaded)
     sizes = weight_bytes(original.model, original.loaded.dtype), weight_bytes(model, dtype)
@@ -93,9 +93,9 @@ def _filled(options: Options, given: frozenset[str], space: Workspace | None, co
 
 def _read_plan(options: Options, given: frozenset[str]) -> Plan:
     """The plan in `--plan FILE`, which may also be a document of ours that holds one."""
-    names = {*inputs.SELECTION_NAMES, "method", "terms", "filter_rank", "branches"}
+    chosen = given & {*inputs.SELECTION_NAMES, "method", "terms", "filter_rank", "branches"}
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
-    clash = sorted(name for name in given & names if getattr(options, name) != defaults[name])
+    clash = sorted(name for name in chosen if getattr(options, name) != defaults[name])
     if clash:
         names = ", ".join(flags()[name] for name in clash)
         raise UsageError(f"--plan says what is compacted; leave out {names}")

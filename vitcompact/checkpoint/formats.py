@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import pickle
 import re
 import warnings
@@ -14,8 +13,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vitcompact.checkpoint.pickles import forbidden_globals
+from vitcompact.checkpoint.inert import Inert, PlainDict, standins
+from vitcompact.checkpoint.pickles import forbidden_globals, named_globals
 from vitcompact.checkpoint.quiet import first_line
+from vitcompact.checkpoint.script import is_script, script_standins, script_tensors, without_code
 from vitcompact.checkpoint.torch_release import check_torch_reads_pickles
 from vitcompact.errors import CheckpointError
 
@@ -38,7 +39,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_torch(path: Path) -> Any:
-    """Read what `torch.save` wrote, with `weights_only=True`.
+    """Read what `torch.save` or `torch.jit.save` wrote, with `weights_only=True`.
+
+    Of other objects than tensors and plain data nothing is kept, and none of their code is run (`inert.standins`).
 
     Raises:
         CheckpointError: not such a file, damaged, or a pickle with code in it, which is named; or a torch too old to
@@ -46,19 +49,39 @@ def read_torch(path: Path) -> Any:
     """
     check_torch_reads_pickles(path)
     _check_zip(path)
+    names = named_globals(path)
     try:
-        # timm's training script stores its arguments as a Namespace beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return _load_script(path, names) if is_script(path) else _load(path, names)
     except Exception as error:
-        names = forbidden_globals(path) or re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
-        if names and isinstance(error, pickle.UnpicklingError):
+        read = {name for _, name in standins(names)}
+        refused = [name for name in forbidden_globals(path) if name not in read]
+        refused = refused or re.findall(r"GLOBAL (\S+) was not an allowed", str(error))
+        if refused and isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
-                f"{path} is refused: it is a pickle that refers to {', '.join(names[:5])}, and vitcompact runs no code"
-                " from a checkpoint; save the tensors alone (safetensors, or torch.save of a state dict)"
+                f"{path} is refused: it is a pickle that refers to {', '.join(refused[:5])}, and vitcompact runs no"
+                " code from a checkpoint; save the tensors alone (safetensors, or torch.save of a state dict)"
             ) from error
         raise CheckpointError(f"{path} is not a checkpoint that torch.load can read, or is damaged") from error
+
+
+def _load(source: Any, names: list[str]) -> Any:
+    """What was pickled. Unknown classes are taken for dictionaries first, since only those may hold the weights."""
+    try:
+        return _load_with(source, standins(names, PlainDict))
+    except pickle.UnpicklingError:
+        raise
+    except (AttributeError, TypeError, ValueError):
+        return _load_with(source, standins(names, Inert))
+
+
+def _load_with(source: Any, allowed: list[Any]) -> Any:
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickle protocols
+        return torch.load(source, map_location="cpu", weights_only=True)
+
+
+def _load_script(path: Path, names: list[str]) -> dict[str, Tensor]:
+    return script_tensors(_load_with(without_code(path), script_standins(names)))
 
 
 def _check_zip(path: Path) -> None:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import timm
+import torch
 from timm.models import get_model_traits, load_pretrained
 from torch import Tensor, nn
 
+from vitcompact.checkpoint.convert import FilterFn, find_filter, to_layout
+from vitcompact.checkpoint.extras import split_extras
 from vitcompact.checkpoint.quiet import quiet_timm
 from vitcompact.errors import CheckpointError
 
 logger = logging.getLogger("vitcompact")
 
 Shape = tuple[int, ...]
-FilterFn = Callable[[dict[str, Tensor], nn.Module], dict[str, Tensor]]
 _SHOWN = 3
 
 
@@ -79,9 +77,10 @@ def compare(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 def fill(model: nn.Module, state_dict: Mapping[str, Tensor], *, base: str, label: str) -> None:
     """Load `state_dict` into `model`, every tensor of it.
 
-    Where it does not fit as it is, timm's own conversions are tried: foreign layouts of the architecture, a position
-    embedding of another image size (`model.pretrained_cfg['input_size']` is the checkpoint's), another number of
-    input channels, and a classifier of another size, which is left untrained.
+    Names of other layouts are converted as timm does. Nothing is resampled or replaced but where the model is made to
+    differ from its checkpoint (`model.pretrained_cfg` describes that): a position embedding or bias table for another
+    image size, a stem for another number of channels, an untrained classifier for another number of classes. What of
+    it happens is said in a warning.
 
     Args:
         model: built by timm with `pretrained=False`.
@@ -90,30 +89,50 @@ def fill(model: nn.Module, state_dict: Mapping[str, Tensor], *, base: str, label
         label: the weights' name in messages.
 
     Raises:
-        CheckpointError: names or shapes differ; they are summarised.
+        CheckpointError: names or shapes differ; they are summarised. Or numbers that are no weights.
     """
-    diff = compare(state_dict, model.state_dict())
-    if diff.fits and not _resized(model):
+    expected = model.state_dict()
+    if not compare(state_dict, expected).fits:
+        layout = to_layout(state_dict, base, model)
+        state_dict, left_out = split_extras(layout, model)
+        if left_out:
+            logger.warning("%s: left out, since %s has none of it: %s", label, base, left_out)
+    state_dict = as_weights(state_dict, expected, label)
+    diff = compare(state_dict, expected)
+    resized, replaced, channels = _resized(model), _replaced_head(model), _other_channels(model)
+    if diff.fits and not resized:
         model.load_state_dict(dict(state_dict), strict=True)
         return
-    replaced = _replaced_head(model)
+    if not (resized or replaced or channels):
+        raise CheckpointError(f"{label} does not fit {base}: {diff.summary()}")
     leftover = _fill_converted(model, state_dict, find_filter(base))
     if leftover is None or not leftover.without(replaced).fits:
         raise CheckpointError(f"{label} does not fit {base}: {(leftover or diff).without(replaced).summary()}")
-    if replaced:
-        logger.warning("%s: its classifier is replaced by an untrained one of %d classes", label, model.num_classes)
+    _say_what_changed(model, label, state_dict, expected, replaced)
 
 
-def find_filter(base: str) -> FilterFn | None:
-    """The function with which timm converts foreign weights of an architecture.
+def as_weights(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
+    """Tensors as a model takes them: sparse ones written out.
 
-    By timm's convention it is called `checkpoint_filter_fn` and lives in the module of the architecture.
+    Raises:
+        CheckpointError: integers or quantised numbers in the place of floating-point ones, which are no weights by
+            themselves.
     """
-    module = sys.modules[timm.model_entrypoint(base).__module__]
-    function = getattr(module, "checkpoint_filter_fn", None)
-    if function is not None and "adapt_layer_scale" in inspect.signature(function).parameters:
-        return partial(function, adapt_layer_scale=True)  # as timm's deit module does; a no-op for other layouts
-    return function
+    plain = {}
+    for name, tensor in state_dict.items():
+        wanted = expected.get(name)
+        if tensor.is_quantized or (
+            wanted is not None
+            and wanted.is_floating_point()
+            and not (tensor.is_floating_point() or tensor.is_complex())
+        ):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{label}: tensor {name} is {kind}, where the model has floating-point weights: give the checkpoint"
+                " from before it was quantised"
+            )
+        plain[name] = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return plain
 
 
 def classifier_names(cfg: Mapping[str, Any]) -> tuple[str, ...]:
@@ -165,6 +184,32 @@ def _replaced_head(model: nn.Module) -> tuple[str, ...]:
     if model.num_classes == cfg.get("num_classes"):
         return ()
     return tuple(f"{name}.{kind}" for name in classifier_names(cfg) for kind in ("weight", "bias"))
+
+
+def _other_channels(model: nn.Module) -> bool:
+    """Whether the model takes another number of channels than its checkpoint."""
+    cfg: Any = model.pretrained_cfg
+    return getattr(model, "in_chans", None) not in (None, (cfg.get("input_size") or (3,))[0])
+
+
+def _say_what_changed(
+    model: nn.Module,
+    label: str,
+    state_dict: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    replaced: tuple[str, ...],
+) -> None:
+    cfg: Any = model.pretrained_cfg
+    if replaced:
+        old, new = cfg.get("num_classes"), model.num_classes
+        logger.warning(
+            "%s: its classifier of %s classes is replaced by an untrained one of %s classes", label, old, new
+        )
+    other = [name for name, _, _ in compare(state_dict, expected).without(replaced).mismatched]
+    if other:
+        logger.warning(
+            "%s: resampled as timm does, for other images than it was made for: %s", label, _first_few(other)
+        )
 
 
 def _first_few(names: Iterable[str]) -> str:

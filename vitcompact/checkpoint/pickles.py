@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,11 +30,16 @@ def forbidden_globals(path: Path) -> list[str]:
     Empty when there are none or when the file is no pickle at all. The error of `torch.load` names the first of them in
     pickles of protocols 1 to 3 only: it gives up on the opcodes of the others before it has seen a name.
     """
+    return [name for name in named_globals(path) if name not in _HARMLESS and not name.startswith("torch.")]
+
+
+def named_globals(path: Path) -> list[str]:
+    """All functions and classes (`module.name`) that a pickled checkpoint refers to, sorted."""
     names: set[str] = set()
     with suppress(Exception):  # no pickle any more, or damage: the caller reports that, this only adds names
         for name in _globals(path):
             names.add(name)
-    return sorted(name for name in names if name not in _HARMLESS and not name.startswith("torch."))
+    return sorted(names)
 
 
 def _globals(path: Path) -> Iterator[str]:
@@ -49,13 +55,19 @@ def _globals(path: Path) -> Iterator[str]:
                 yield from _globals_of_pickle(stream)
 
 
+def _present_name(module: str, name: str) -> str:
+    """Pickles keep names of Python 2 (`__builtin__.long`), which `torch.load` translates as Python does."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
+
+
 def _globals_of_pickle(stream: IO[bytes]) -> Iterator[str]:
     """Globals in all three spellings of the format; `STACK_GLOBAL` takes its two names from the stack."""
     texts: list[str] = []
     memo: dict[Any, str] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
-            yield str(argument).replace("__builtin__ ", "builtins ", 1).replace(" ", ".", 1)
+            yield _present_name(*str(argument).partition(" ")[::2])
         elif opcode.name == "STACK_GLOBAL" and len(texts) >= 2:
             yield ".".join(texts[-2:])
         elif opcode.name == "MEMOIZE" or opcode.name.endswith("PUT"):

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from vitcompact.checkpoint.shards import files_of
 from vitcompact.errors import CheckpointError
 
 DIR_PREFIX = "local-dir:"
@@ -31,6 +32,8 @@ class Provenance:
         bytes: size of that file.
         settings: hex digest of what the weights do not tell: how the model is built, and how images are prepared for
             it (`settings_of`); None in records that were written before it was kept.
+        read_as: of a bare weights file, what was recorded in it or read off its weights: arguments of the architecture,
+            preparation of images.
     """
 
     source: str
@@ -40,6 +43,7 @@ class Provenance:
     sha256: str | None = None
     bytes: int | None = None
     settings: str | None = None
+    read_as: Mapping[str, Any] | None = None
 
     @property
     def local_path(self) -> Path | None:
@@ -79,14 +83,17 @@ class Provenance:
             or not all(isinstance(text, str) for text in texts)
             or not all(text is None or isinstance(text, str) for text in optional)
             or not (provenance.bytes is None or isinstance(provenance.bytes, int))
+            or not (provenance.read_as is None or isinstance(provenance.read_as, Mapping))
         ):
             raise CheckpointError(f"malformed provenance: {dict(data)}")
         return provenance
 
     @classmethod
     def of_file(cls, source: str, kind: SourceKind, architecture: str, path: Path) -> Provenance:
-        """The provenance of weights read from `path`, whose SHA-256 is computed here."""
-        return cls(source, kind, architecture, path.name, sha256_of(path), path.stat().st_size)
+        """The provenance of weights read from `path`; the SHA-256 is computed here, of an index with all its files."""
+        files = files_of(path)
+        size = sum(file.stat().st_size for file in files)
+        return cls(source, kind, architecture, path.name, sha256_of(*files), size)
 
 
 _SETTINGS = ("num_classes", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "classifier")
@@ -102,10 +109,11 @@ def settings_of(model: nn.Module) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, read in chunks."""
+def sha256_of(*paths: Path) -> str:
+    """Hex SHA-256 of a file, or of several one after the other, read in chunks."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    for path in paths:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
     return digest.hexdigest()

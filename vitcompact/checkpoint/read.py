@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import clean_state_dict
 from torch import Tensor
 
+from vitcompact.checkpoint.boxes import WRAPPERS, StateDict, choose_key, find_boxes, select_box
+from vitcompact.checkpoint.facts import Facts, facts_beside, facts_of
 from vitcompact.checkpoint.formats import read_safetensors, read_torch
+from vitcompact.checkpoint.shards import INDEX_SUFFIX, files_of, index_of
 from vitcompact.errors import CheckpointError, UsageError
 
 logger = logging.getLogger("vitcompact")
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
-# Where training scripts put the weights; averaged (EMA) weights first, as timm does.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt", INDEX_SUFFIX)
 # A directory may hold several weights files; timm looks for them in this order.
 _PREFERRED = (
     *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
@@ -34,16 +33,44 @@ class Weights:
     """What a weights file holds.
 
     Attributes:
-        path: the file.
-        state_dict: tensors by name, wrappers and `module.` prefixes removed.
-        architecture: name that timm's training script recorded, if any.
-        img_size: image size (height and width in pixels) that it recorded, if any.
+        path: the file; of several, their index.
+        boxes: the state dicts in it, by the keys that lead to them; wrappers and `module.` prefixes removed.
+        facts: what is recorded of the model, in the file and next to it.
     """
 
     path: Path
-    state_dict: dict[str, Tensor]
-    architecture: str | None = None
-    img_size: tuple[int, int] | None = None
+    boxes: Mapping[str, StateDict]
+    facts: Facts = field(default_factory=Facts)
+
+    @property
+    def state_dict(self) -> StateDict:
+        """The weights, where they can be told from what else there is: the largest state dict, averaged ones first.
+
+        Raises:
+            UsageError: there are several, and a key has to say which.
+        """
+        most = max(len(box) for box in self.boxes.values())
+        return self.boxes[choose_key((key for key, box in self.boxes.items() if 2 * len(box) > most), str(self.path))]
+
+    @property
+    def architecture(self) -> str | None:
+        """The name that is recorded, if any."""
+        return self.facts.architecture
+
+    @property
+    def img_size(self) -> tuple[int, int] | None:
+        """Image size (height and width in pixels) that is recorded, if any."""
+        return self.facts.args.get("img_size")
+
+    def only(self, key: str | None) -> Weights:
+        """With nothing but the state dict under `key`; None leaves them all.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if key is None:
+            return self
+        return Weights(self.path, {key: select_box(self.boxes, key, str(self.path))}, self.facts)
 
 
 def has_weights_suffix(path: Path) -> bool:
@@ -52,7 +79,7 @@ def has_weights_suffix(path: Path) -> bool:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a weights file (`.safetensors`, `.pt`, `.pth`, `.pth.tar` or `.bin`).
+    """Read a weights file, or all files of an index (`.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin`, `.index.json`).
 
     Warns, naming the first tensor, when weights are not finite.
 
@@ -60,25 +87,30 @@ def read_weights(path: Path) -> Weights:
         UsageError: no such file, or a name that does not end like a weights file.
         CheckpointError: empty, truncated, not a checkpoint, without tensors, or a pickle with code in it.
     """
+    path = index_of(path) or path
     _check_file(path)
-    if path.name.lower().endswith(".safetensors"):
-        content: Any = read_safetensors(path)
-    else:
-        content = read_torch(path)
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
-    key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-    inner = content if key is None else content[key]
-    tensors = {str(name): value for name, value in inner.items() if isinstance(value, Tensor)}
-    if not tensors:
-        keys = ", ".join(sorted(map(str, inner))[:8]) or "none"
+    content: dict[Any, Any] = {}
+    parts = [file for file in files_of(path) if not file.name.endswith(INDEX_SUFFIX)]
+    for part in parts:
+        content |= _read(part)
+    boxes = find_boxes(content)
+    if not boxes:
+        keys = ", ".join(sorted(map(str, content))[:8]) or "none"
         raise CheckpointError(
             f"{path} holds no tensors (keys: {keys}); expected a state dict, alone or under {', '.join(WRAPPERS)}"
         )
-    _check_claims(path, tensors)
-    state_dict: dict[str, Tensor] = clean_state_dict(tensors)
-    _warn_not_finite(path, state_dict)
-    return Weights(path, state_dict, *_recorded(content if key else {}))
+    _check_claims(path, parts, boxes)
+    for box in boxes.values():
+        _warn_not_finite(path, box)
+    return Weights(path, boxes, facts_of(content, path.parent).over(facts_beside(path)))
+
+
+def _read(path: Path) -> Mapping[Any, Any]:
+    _check_file(path)
+    content = read_safetensors(path) if path.name.lower().endswith(".safetensors") else read_torch(path)
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
+    return content
 
 
 def weights_file_of(directory: Path) -> Path:
@@ -90,8 +122,8 @@ def weights_file_of(directory: Path) -> Path:
     for name in _PREFERRED:
         if (directory / name).is_file():
             return directory / name
-    for suffix in SUFFIXES:
-        files = sorted(directory.glob(f"*{suffix}"))
+    for suffix in (INDEX_SUFFIX, *SUFFIXES):
+        files = sorted(file for file in directory.glob(f"*{suffix}") if file.is_file())
         if files:
             return files[0]
     raise CheckpointError(f"{directory} holds no weights file; expected model.safetensors")
@@ -113,32 +145,27 @@ def _check_file(path: Path) -> None:
         raise CheckpointError(f"{path} is empty")
 
 
-def _check_claims(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _check_claims(path: Path, parts: list[Path], boxes: Mapping[str, StateDict]) -> None:
     """Refuse tensors that claim far more elements than the file stores (a stride of 0 makes that possible)."""
+    tensors = {id(tensor): tensor for box in boxes.values() for tensor in box.values()}
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    size = path.stat().st_size
+    size = sum(part.stat().st_size for part in parts)
     if claimed > 2 * size + _CLAIM_SLACK_BYTES:
         raise CheckpointError(f"{path} is refused: its tensors claim {claimed:,} bytes, the file has {size:,}")
 
 
-def _recorded(content: Mapping[str, Any]) -> tuple[str | None, tuple[int, int] | None]:
-    """Architecture and image size in a checkpoint of timm's training script (keys `arch` and `args`)."""
-    recorded = content.get("args")
-    args = vars(recorded) if isinstance(recorded, argparse.Namespace) else recorded
-    args = args if isinstance(args, Mapping) else {}
-    names = (content.get("arch"), args.get("model"))
-    architecture = next((name for name in names if isinstance(name, str) and name), None)
-    size = args.get("img_size")
-    if size is None and isinstance(args.get("input_size"), (list, tuple)):
-        size = args["input_size"][-2:]
-    if isinstance(size, int):
-        size = (size, size)
-    valid = isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(s, int) and s > 0 for s in size)
-    return architecture, (size[0], size[1]) if valid and size else None
-
-
 def _warn_not_finite(path: Path, state_dict: Mapping[str, Tensor]) -> None:
     for name, tensor in state_dict.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not _all_finite(tensor):
             logger.warning("%s: tensor %s holds NaN or infinite values", path, name)
             return
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Of whatever kind the numbers are and however they are stored; those that are not looked at count as finite."""
+    if tensor.is_quantized or not tensor.is_floating_point() or tensor.layout != torch.strided:
+        return True
+    try:  # eight bits and fewer: torch compares few of their kinds, and converts not all
+        return bool(torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor).all())
+    except (RuntimeError, NotImplementedError):
+        return True

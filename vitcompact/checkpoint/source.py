@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,22 @@ from torch import nn
 
 from vitcompact.checkpoint.candidates import candidates
 from vitcompact.checkpoint.directory import is_hub_directory, load_directory, read_config, registered_cfg, size_args
+from vitcompact.checkpoint.facts import Facts
+from vitcompact.checkpoint.fit import fit
 from vitcompact.checkpoint.hub import fetch_directory, fetch_pretrained
-from vitcompact.checkpoint.infer import infer_args, meta_model
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.provenance import DIR_PREFIX, Provenance, SourceKind, settings_of
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import SUFFIXES, Weights, has_weights_suffix, read_weights, weights_file_of
+from vitcompact.checkpoint.record import to_plain
 from vitcompact.checkpoint.stored import dtype_of, stored_dtype
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.options.source import SourceOptions
 from vitcompact.utils.files import restored
 
+logger = logging.getLogger("vitcompact")
+facts_log = logging.getLogger("vitcompact.facts")
 _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 
 
@@ -83,6 +88,8 @@ def _load(source: str, options: SourceOptions) -> LoadedModel:
 def _refuse_file_options(source: str, options: SourceOptions) -> None:
     if options.model is not None:
         raise UsageError(f"`model` names the architecture of a bare weights file; {source} says its own")
+    if options.state_key is not None:
+        raise UsageError(f"`state_key` names a part of a bare weights file, got {source}")
     if options.random_weights:
         raise UsageError(f"`random_weights` needs a timm model name, got {source}")
 
@@ -120,36 +127,89 @@ def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
         raise UsageError(f"`random_weights` needs a timm model name, got the weights file {path}")
     if not has_weights_suffix(path):
         raise UsageError(f"{path}: not a weights file by its name; accepted: {', '.join(SUFFIXES)}")
-    weights = read_weights(path)
-    name = options.model or weights.architecture or _ask_for_name(weights)
+    weights = read_weights(path).only(options.state_key)
+    name = options.model or _recorded_name(weights) or _ask_for_name(weights)
     architecture = require_known(name)
-    model = _build_for(name, weights, options)
-    fill(model, weights.state_dict, base=architecture, label=str(path))
+    model, used = _build_from(name, architecture, weights, options)
     _forget_weights(model)
-    return LoadedModel(model, Provenance.of_file(source, "file", architecture, path), dtype_of(weights.state_dict))
+    provenance = replace(Provenance.of_file(source, "file", architecture, weights.path), read_as=used)
+    return LoadedModel(model, provenance, dtype_of(weights.state_dict))
 
 
-def _build_for(name: str, weights: Weights, options: SourceOptions) -> nn.Module:
-    """The skeleton of a bare file: its arguments are those the weights imply, unless given explicitly."""
+def _recorded_name(weights: Weights) -> str | None:
+    """The recorded architecture, where timm has it under this name."""
+    name = weights.architecture
+    if name is None or name == ENTRYPOINT:
+        return None
+    try:
+        require_known(name)
+    except UsageError:
+        return None
+    return name
+
+
+def _build_from(
+    name: str, architecture: str, weights: Weights, options: SourceOptions
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a bare file, and with which arguments: those asked for, recorded, or implied by the weights."""
     cfg = registered_cfg(name)
+    facts = _facts_for(name, weights)
+    given = _of_the_file(options)
     with timm_errors(UsageError, f"{name} cannot be built"):
-        inferred = infer_args(weights.state_dict, meta_model(name))
+        fitted = fit(weights, name, architecture, given, facts, headless=options.num_classes is not None)
+    args = dict(fitted.args)
     channels, *size = cfg.get("input_size", (3, 224, 224))
-    found_size = inferred.get("img_size") or weights.img_size or tuple(size)
+    found_size = args.get("img_size") or facts.args.get("img_size") or tuple(size)
     # What the checkpoint is, as opposed to what the model shall be: timm resamples from the one to the other.
-    overlay: dict[str, Any] = {"input_size": (inferred.get("in_chans", channels), *found_size)}
-    if "num_classes" in inferred:
-        overlay["num_classes"] = inferred["num_classes"]
-    kwargs = {**inferred, **size_args(cfg, inferred, found_size), **_requested(cfg, inferred, options)}
+    overlay: dict[str, Any] = {"input_size": (args.get("in_chans", channels), *found_size)}
+    overlay |= {key: value for key, value in facts.cfg.items() if key != "label_names"}
+    if "num_classes" in args:
+        overlay["num_classes"] = args["num_classes"]
+        if len(labels := facts.cfg.get("label_names", ())) == args["num_classes"] and labels:
+            overlay["label_names"] = labels
+    kwargs = {**args, **size_args(cfg, args, found_size), **_requested(cfg, args, options)}
     overlay.update(kwargs.pop("pretrained_cfg_overlay", {}))
     with timm_errors(UsageError, f"{name} cannot be built as asked"):
         model: nn.Module = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **kwargs)
-    return model
+    fill(model, fitted.state_dict, base=architecture, label=str(weights.path))
+    if fitted.left_out:
+        logger.warning("%s: left out, since %s has none of it: %s", weights.path, name, fitted.left_out)
+    used = {**args, **facts.cfg}
+    _say_what_was_used(name, weights, facts, used, fitted.key)
+    return model, to_plain(used)
+
+
+def _facts_for(name: str, weights: Weights) -> Facts:
+    """What is recorded, unless of another architecture than the one that was asked for."""
+    recorded = _recorded_name(weights)
+    if recorded is None or recorded.partition(".")[0] == name.partition(".")[0]:
+        return weights.facts
+    logger.warning("%s says that it is %s: what it records is not used for %s", weights.path, recorded, name)
+    return Facts()
+
+
+def _of_the_file(options: SourceOptions) -> dict[str, Any]:
+    """Arguments that say what a bare file is, where its weights cannot."""
+    given = dict(options.model_kwargs or {})
+    return given if options.global_pool is None else {**given, "global_pool": options.global_pool}
+
+
+def _say_what_was_used(name: str, weights: Weights, facts: Facts, used: dict[str, Any], key: str) -> None:
+    recorded = {**facts.args, **facts.cfg}
+    told = ", ".join(
+        f"{argument}={value if argument != 'label_names' else f'{len(value)} names'}"
+        + (f" (recorded in {facts.origin})" if argument in recorded else "")
+        for argument, value in used.items()
+    )
+    where = f" ({key})" if key else ""
+    facts_log.info("%s%s is read as %s: %s", weights.path, where, name, told)
 
 
 def _requested(cfg: dict[str, Any], args: dict[str, Any], options: SourceOptions) -> dict[str, Any]:
     """Arguments of `timm.create_model` for what the user asked for explicitly."""
-    kwargs = {} if options.num_classes is None else {"num_classes": options.num_classes}
+    kwargs = _of_the_file(options)
+    for key, value in (("num_classes", options.num_classes), ("in_chans", options.channels)):
+        kwargs |= {} if value is None else {key: value}
     return kwargs if options.image_size is None else {**kwargs, **size_args(cfg, args, options.image_size)}
 
 
@@ -158,10 +218,11 @@ def _ask_for_name(weights: Weights) -> str:
         raise UsageError(
             f"{weights.path} does not say its architecture, but {weights.path.parent} does: give that directory"
         )
-    found = candidates(weights.state_dict)
+    found = candidates(weights.state_dict, weights.architecture)
+    recorded = f" It records {weights.architecture!r}, which timm does not have." if weights.architecture else ""
     listed = "".join(f"\n  `model='{name}'`" for name in found)
     hint = f" Its shapes are those of:{listed}" if found else " No architecture of timm was found to have its shapes."
-    raise UsageError(f"{weights.path} does not say its architecture; give it with `model='NAME'`.{hint}")
+    raise UsageError(f"{weights.path} does not say its architecture; give it with `model='NAME'`.{recorded}{hint}")
 
 
 def _forget_weights(model: nn.Module) -> None:

@@ -22,6 +22,7 @@ Options: TypeAlias = Any
 """The values of one verb: a frozen dataclass with a field for each of its options and arguments."""
 
 T = TypeVar("T")
+_PAIR = re.compile(r"[A-Za-z_]\w*=")
 _NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?", re.IGNORECASE)
 
 
@@ -108,14 +109,16 @@ def command(verb: Verb) -> Callable[..., Invocation]:
 
 
 def join_numbers(argv: Sequence[str], verbs: Sequence[Verb]) -> list[str]:
-    """`--mean 0.5 0.5 0.5`, as timm's scripts take it, becomes `--mean 0.5,0.5,0.5`."""
+    """`--mean 0.5 0.5 0.5`, as timm's scripts take it, becomes `--mean 0.5,0.5,0.5`; so do pairs of key and value."""
     options = next((verb.options for word in argv for verb in verbs if verb.name == word), {})
     flags = {
         flag for name, option in options.items() if option.items in (int, float) for flag in flags_of(name, option)
     }
+    mappings = {flag for name, option in options.items() if option.pairs for flag in flags_of(name, option)}
     joined: list[str] = []
     for word in argv:
-        if joined[-2:-1] and joined[-2] in flags and _NUMBER.fullmatch(word):
+        before = joined[-2] if joined[-2:-1] else ""
+        if (before in flags and _NUMBER.fullmatch(word)) or (before in mappings and _PAIR.match(word)):
             joined[-1] += f",{word}"
         else:
             joined.append(word)
@@ -147,7 +150,7 @@ def _as_parameter(one: dataclasses.Field[Any], option: Option) -> inspect.Parame
 
 def _kind(hint: Any, option: Option) -> Any:
     """What typer parses: the first plain type of a union, a text for a list."""
-    if option.items or option.repeated:
+    if option.items or option.repeated or option.pairs:
         return list[str] if option.repeated else str
     kinds = (hint, *get_args(hint))
     return next(kind for kind in kinds if kind in (bool, int, float, str, Path) or get_origin(kind) is Literal)

@@ -78,6 +78,7 @@ class Console:
         before = logger.level
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG if self.verbose else logging.WARNING)
+        logging.getLogger("vitcompact.facts").setLevel(logging.INFO)  # how a file was read: notes
         try:
             with warnings.catch_warnings():
                 if not self.verbose:

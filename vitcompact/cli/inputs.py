@@ -21,7 +21,7 @@ from vitcompact.planning.selection import Selection
 if TYPE_CHECKING:
     from torch import nn
 
-SOURCE_NAMES = ("model", "num_classes", "img_size", "random_weights", "seed")
+SOURCE_NAMES = tuple(declared(SourceOptions))
 RATIO_NAMES = ("ratio", "rank_ratio")
 PAIR_NAMES = ("terms", "filter_rank", "init", "hallucinate")
 """Options that only the pair has."""

@@ -36,6 +36,8 @@ def flagged(name: str, value: Any) -> tuple[str, ...]:
     flag = flags().get(name, f"--{name.replace('_', '-')}")
     if value is True:
         return (flag,)
+    if isinstance(value, Mapping):
+        return flag, *(f"{key}={item}" for key, item in value.items())
     return flag, ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 

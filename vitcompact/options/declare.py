@@ -5,8 +5,11 @@ Nothing here knows the command line, which reads these declarations (`cli/comman
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +43,7 @@ class Option:
         short: a letter for the command line.
         items: int, float or str for a list of them, written with commas.
         repeated: a list of texts whose values are given one by one.
+        pairs: a mapping, written as `key=value` and others of the kind after it.
         words: words that may stand instead of a list.
         recorded: name in recorded options where it is another than the field's.
         least, most: limits of a number, or of each number of a list; both belong to what is allowed.
@@ -54,6 +58,7 @@ class Option:
     short: str = ""
     items: type | None = None
     repeated: bool = False
+    pairs: bool = False
     words: tuple[str, ...] = ()
     recorded: str = ""
     least: float | None = None
@@ -65,10 +70,12 @@ class Option:
         """A value as the library takes it, from what is written on a command line or in a file.
 
         Raises:
-            UsageError: a list of numbers that has something else in it.
+            UsageError: a list of numbers that has something else in it, or a mapping that is none.
         """
         if self.repeated:
             return tuple(written)
+        if self.pairs and written is not None:
+            return _pairs(name, written)
         if self.items is None or written is None or written in self.words:
             return written
         parts = written.replace(",", " ").split() if isinstance(written, str) else written
@@ -112,6 +119,26 @@ class Option:
             and (self.below is None or number < self.below)
             for number in numbers
         )
+
+
+def _pairs(name: str, written: Any) -> dict[str, Any]:
+    """A mapping from `a=1 b=(2, 3)`; values are Python's, and texts where they are not."""
+    if isinstance(written, Mapping):
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in written.items()}
+    parts = re.split(r"[\s,]+(?=[A-Za-z_]\w*=)", str(written).strip())
+    pairs = [part.partition("=") for part in parts]
+    if not all(key.isidentifier() and equals for key, equals, _ in pairs):
+        raise UsageError(
+            f"`{name}` takes key=value and others after it, such as 'reg_tokens=4 fc_norm=False', got {written!r}"
+        )
+    return {key: _python_value(value) for key, _, value in pairs}
+
+
+def _python_value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def option(default: Any, help: str, panel: str = "", unit: str | None = None, **declared: Any) -> Any:

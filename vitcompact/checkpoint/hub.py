@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +23,9 @@ from timm.models._hub import download_cached_file, download_from_hf
 from vitcompact.checkpoint.quiet import first_line, quiet_timm
 from vitcompact.errors import UsageError
 
+CONFIG_NAMES = ("config.json", "open_clip_config.json")
 WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
+OPEN_CLIP_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _RANDOM = "or `random_weights` for an untrained model"
 _PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
@@ -48,7 +51,7 @@ def fetch_pretrained(name: str, cfg: Mapping[str, Any]) -> Path:
 
 
 def fetch_directory(model_id: str, cache_dir: str | Path | None = None) -> Path:
-    """The local folder with `config.json` and the weights of a hub model (`org/name`, `org/name@revision`).
+    """The local folder with the configuration and the weights of a hub model (`org/name`, `org/name@revision`).
 
     Args:
         model_id: the model.
@@ -58,9 +61,12 @@ def fetch_directory(model_id: str, cache_dir: str | Path | None = None) -> Path:
         UsageError: no such model, or it cannot be downloaded.
     """
     what = f"hf-hub:{model_id}"
-    directory = _fetch_first(model_id, ("config.json",), what=what, cache_dir=cache_dir).parent
-    _fetch_first(model_id, WEIGHTS_NAMES, what=what, cache_dir=cache_dir)
-    return directory
+    config = _fetch_first(model_id, CONFIG_NAMES, what=what, cache_dir=cache_dir)
+    _fetch_first(model_id, (*WEIGHTS_NAMES, *OPEN_CLIP_NAMES), what=what, cache_dir=cache_dir)
+    if b'"model_type"' in config.read_bytes():  # of transformers, which says in another file how images are prepared
+        with suppress(UsageError):
+            _fetch_first(model_id, ("preprocessor_config.json",), what=what, cache_dir=cache_dir)
+    return config.parent
 
 
 def _fetch_first(model_id: str, filenames: Iterable[str], *, what: str, cache_dir: str | Path | None = None) -> Path:

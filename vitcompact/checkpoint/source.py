@@ -15,6 +15,8 @@ from vitcompact.checkpoint.candidates import candidates
 from vitcompact.checkpoint.directory import is_hub_directory, load_directory, read_config, registered_cfg, size_args
 from vitcompact.checkpoint.facts import Facts
 from vitcompact.checkpoint.fit import fit
+from vitcompact.checkpoint.foreign import ForeignDirectory, build, foreign_directory, torchvision_model
+from vitcompact.checkpoint.foreign.described import Described
 from vitcompact.checkpoint.hub import fetch_directory, fetch_pretrained
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
@@ -115,11 +117,25 @@ def _from_name(name: str, options: SourceOptions) -> LoadedModel:
 
 
 def _from_directory(source: str, directory: Path, kind: SourceKind, options: SourceOptions) -> LoadedModel:
+    foreign = foreign_directory(directory)
+    if foreign is not None:
+        return _from_foreign(source, foreign, kind, options)
     cfg, architecture, args = read_config(directory)
     model = load_directory(directory, **_requested(cfg, args, options))
     base = str(args.get("base")) if architecture == ENTRYPOINT else architecture
     path = weights_file_of(directory)
     return LoadedModel(model, Provenance.of_file(source, kind, base, path), stored_dtype(path))
+
+
+def _from_foreign(source: str, foreign: ForeignDirectory, kind: SourceKind, options: SourceOptions) -> LoadedModel:
+    """A directory of another library, as the timm model that computes the same."""
+    described = foreign.describe(options.image_size)
+    if not foreign.prepared:
+        logger.warning("%s does not say how images are prepared: %s's usual way is taken", source, foreign.layout.title)
+    model = build(described, str(foreign.path), num_classes=options.num_classes, image_size=options.image_size)
+    _forget_weights(model)
+    provenance = Provenance.of_file(source, kind, described.architecture, foreign.weights)
+    return LoadedModel(model, provenance, dtype_of(described.tensors))
 
 
 def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
@@ -128,12 +144,23 @@ def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
     if not has_weights_suffix(path):
         raise UsageError(f"{path}: not a weights file by its name; accepted: {', '.join(SUFFIXES)}")
     weights = read_weights(path).only(options.state_key)
+    if (described := torchvision_model(weights.state_dict)) is not None:
+        return _from_torchvision(source, path, described, options)
     name = options.model or _recorded_name(weights) or _ask_for_name(weights)
     architecture = require_known(name)
     model, used = _build_from(name, architecture, weights, options)
     _forget_weights(model)
     provenance = replace(Provenance.of_file(source, "file", architecture, weights.path), read_as=used)
     return LoadedModel(model, provenance, dtype_of(weights.state_dict))
+
+
+def _from_torchvision(source: str, path: Path, described: Described, options: SourceOptions) -> LoadedModel:
+    architecture = require_known(options.model) if options.model is not None else described.architecture
+    described = replace(described, architecture=architecture)
+    model = build(described, str(path), num_classes=options.num_classes, image_size=options.image_size)
+    _forget_weights(model)
+    provenance = Provenance.of_file(source, "file", architecture, path)
+    return LoadedModel(model, provenance, dtype_of(described.tensors))
 
 
 def _recorded_name(weights: Weights) -> str | None:

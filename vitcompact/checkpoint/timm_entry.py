@@ -6,7 +6,7 @@ architecture and the whole plan. A model is built as: timm's skeleton, replay of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vitcompact.checkpoint.hub import fetch_directory
 from vitcompact.checkpoint.infer import meta_model, without_memory
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
+from vitcompact.checkpoint.overrides import Override, apply_overrides, overrides_from_json
 from vitcompact.checkpoint.quiet import quiet_timm, timm_errors
 from vitcompact.checkpoint.read import read_weights, weights_file_of
 from vitcompact.errors import CheckpointError, UsageError
@@ -37,6 +38,7 @@ def vitcompact(
     base: str | None = None,
     base_args: Mapping[str, Any] | None = None,
     plan: Mapping[str, Any] | Plan | None = None,
+    overrides: Sequence[Mapping[str, Any]] | None = None,
     pretrained_cfg: Mapping[str, Any] | None = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     pretrained_model_args: Mapping[str, Any] | None = None,
@@ -50,6 +52,7 @@ def vitcompact(
         base: timm name of the original architecture.
         base_args: arguments of that architecture; those in `kwargs` win.
         plan: the plan, as JSON or as an object; None for an empty one.
+        overrides: settings that no argument of `base` can say, such as the eps of its norms, as JSON.
         pretrained_cfg: timm's description of the checkpoint; by default that of `base`.
         pretrained_cfg_overlay: replaces entries of it.
         pretrained_model_args: the arguments that the checkpoint was saved with (set by timm).
@@ -67,7 +70,15 @@ def vitcompact(
     cfg = _describe(name, pretrained_cfg, pretrained_cfg_overlay)
     weights = partial(_read, dict(cfg), cache_dir) if pretrained else None
     cfg.pop("state_dict", None)
-    build = partial(_build, base=name, plan=checked_plan, cfg=cfg, source_args=pretrained_model_args, weights=weights)
+    build = partial(
+        _build,
+        base=name,
+        plan=checked_plan,
+        overrides=overrides_from_json(overrides),
+        cfg=cfg,
+        source_args=pretrained_model_args,
+        weights=weights,
+    )
     feature_cfg = _feature_cfg(name) if args.get("features_only") else None
     with timm_errors(CheckpointError, f"{ENTRYPOINT} model of {name} cannot be built"):
         model: nn.Module = build_model_with_cfg(
@@ -86,6 +97,7 @@ def _build(
     *,
     base: str,
     plan: Plan,
+    overrides: tuple[Override, ...],
     cfg: dict[str, Any],
     source_args: Mapping[str, Any] | None,
     weights: Callable[[], Mapping[str, Tensor]] | None,
@@ -100,6 +112,7 @@ def _build(
             base, pretrained=False, pretrained_cfg=cfg, pretrained_model_args=dict(source_args or {}), **kwargs
         )
     model = _replay(model, plan)
+    apply_overrides(model, overrides)
     if state_dict is not None:
         fill(model, state_dict, base=base, label=f"the {ENTRYPOINT} checkpoint")
     return model

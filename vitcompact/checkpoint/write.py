@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from vitcompact.checkpoint.card import model_card
 from vitcompact.checkpoint.disk import check_out, write_tensors
 from vitcompact.checkpoint.names import ENTRYPOINT
+from vitcompact.checkpoint.overrides import Override
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.quiet import timm_errors
+from vitcompact.checkpoint.rebuilt import check_written, unrecorded
 from vitcompact.checkpoint.record import RECORD_NAME, Record
 from vitcompact.errors import UsageError
 from vitcompact.plan.schema import Plan
@@ -38,7 +40,8 @@ def save(
     """Save a timm model, with or without a plan, in timm's hub layout.
 
     Writes `model.safetensors`, `config.json` (with the whole plan), `vitcompact.json` and `README.md` into a
-    temporary sibling of `out` and renames that, so `out` is complete or does not exist.
+    temporary sibling of `out`, loads that and compares outputs with those of `model`, and renames it, so `out` is
+    complete and computes the same, or does not exist.
 
     Args:
         model: made by timm; `model.vitcompact_plan` is recorded where there is one.
@@ -53,7 +56,9 @@ def save(
         The directory.
 
     Raises:
-        UsageError: `out` exists, cannot be written or the disk is full; the model is not one that timm made.
+        UsageError: `out` exists, cannot be written or the disk is full; the model is not one that timm made, or was
+            changed in a way that cannot be recorded.
+        VerificationError: what was written computes something else; nothing is left of it.
     """
     keep = {} if provenance is None else {"the original": provenance.local_path}
     out = check_out(out, overwrite=overwrite, keep=keep)
@@ -76,7 +81,9 @@ def save(
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         _write_config(model, folder / "config.json", base, plan)
+        _record_overrides(folder / "config.json", unrecorded(model, folder))
         write_tensors(tensors, folder / "model.safetensors")
+        check_written(model, folder, tensors)
         check_out(out, overwrite=overwrite, keep=keep)  # again: something may have appeared meanwhile
         publish(folder, out)
     return out
@@ -109,12 +116,25 @@ def _write_config(model: nn.Module, path: Path, base: str, plan: Plan) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     args = config["model_args"]
     args = {**args.pop("base_args", {}), **args}
-    inner = {key: args[key] for key in sorted(args) if key not in ("base", "plan")}
-    config["model_args"] = {"base": base, **inner, "plan": args["plan"]}
+    config["model_args"] = _ordered({**args, "base": base})
     config["pretrained_cfg"]["architecture"] = ENTRYPOINT
     for key in labels:  # timm reads them from the top level
         config["pretrained_cfg"].pop(key, None)
     path.write_text(json_text(config), encoding="utf-8")
+
+
+def _ordered(args: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {key: args[key] for key in sorted(args) if key not in ("base", "plan")}
+    return {"base": args["base"], **inner, "plan": args["plan"]}
+
+
+def _record_overrides(path: Path, overrides: Sequence[Override]) -> None:
+    if overrides:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        args = config["model_args"]
+        args["overrides"] = [*args.get("overrides", ()), *(override.to_json() for override in overrides)]
+        config["model_args"] = _ordered(args)
+        path.write_text(json_text(config), encoding="utf-8")
 
 
 def _tensors(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:

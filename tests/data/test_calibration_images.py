@@ -100,7 +100,9 @@ def test_channels(image_folder: Path) -> None:
     assert len(grey.std) == 1
     cfg = {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}
     assert next(iter(CalibrationImages(cfg, DataOptions(data_dir=image_folder)))).shape[1] == 1
+    five = {"input_size": (5, 32, 32), "mean": (0.5,) * 5, "std": (0.5,) * 5}
+    assert resolve_input(five).input_size == (5, 32, 32)
     with pytest.raises(UsageError, match="model takes 5"):
-        resolve_input({"input_size": (5, 32, 32), "mean": (0.5,) * 5, "std": (0.5,) * 5})
+        next(iter(CalibrationImages(five, DataOptions(data_dir=image_folder))))
     with pytest.raises(UsageError, match="mean needs 1 or 3 values"):
         resolve_input(timm.create_model("test_vit"), DataOptions(mean=(0.1, 0.2)))

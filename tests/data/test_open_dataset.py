@@ -111,7 +111,7 @@ def _folder_of_tars(root: Path) -> Path:
     [
         (_missing, "no such folder"),
         (_empty, "is empty: looked for images"),
-        (_other_files, r"looked for \.png.*found readme\.md"),
+        (_other_files, r"looked for .*\.png.*found readme\.md"),
         (_tar_without_images, r"no images in .*notes\.tar: looked for"),
         (_folder_of_tars, r"pass one of its \.tar files"),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
 from vitcompact.calibration.similarity import weight_similarity
-from vitcompact.data import ImageBatches, check_model, images_for, resolve_input
+from vitcompact.data import ImageBatches, check_model, images_for, open_model, resolve_input
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import AttentionSite, FfnSite, Site, family_named
 from vitcompact.models.cost import Cost, count, meta_copy
@@ -67,6 +67,8 @@ def analyze(
     check_budget(budget, (ratio, rank_ratio), None, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, patterns(protect))
+    opened = open_model(model)
+    model, images = opened.model, opened.images(images, batch_size)
     check_model(model)
     check_patterns(model, selection.protect)
     wanted = wanted_layers(model, selection)

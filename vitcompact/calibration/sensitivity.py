@@ -127,7 +127,10 @@ def change(before: Answer, after: Answer) -> Tensor:
     """Squared change of the output of each image `(batch,)`, by the metric of the directions above."""
     if isinstance(before, Tensor):
         assert isinstance(after, Tensor)
-        chance, moved = (before / TEMPERATURE).softmax(-1), after - before
+        moved = after - before
+        if before.shape[-1] == 1:  # the softmax of one output never changes
+            return moved.square().squeeze(-1)
+        chance = (before / TEMPERATURE).softmax(-1)
         return (chance * (moved - (chance * moved).sum(-1, keepdim=True)).square()).sum(-1)
     total = torch.zeros(len(before[0]), device=before[0].device)
     for old, new in zip(before, after, strict=True):
@@ -139,6 +142,8 @@ def change(before: Answer, after: Answer) -> Tensor:
 
 def _probe(found: Answer, generator: torch.Generator) -> Tensor:
     """A scalar whose gradient at the output is a random direction of its metric."""
+    if isinstance(found, Tensor) and found.shape[-1] == 1:
+        return (found * _random_signs(found.shape, generator).to(found)).sum()
     if isinstance(found, Tensor):
         chance = (found.detach() / TEMPERATURE).softmax(-1)
         signs = _random_signs(chance.shape, generator).to(chance)

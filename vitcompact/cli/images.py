@@ -12,7 +12,7 @@ from vitcompact.cli.console import Console
 from vitcompact.cli.inputs import from_workspace
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages, DataOptions, fingerprint, overlap
-from vitcompact.data.open import TRAIN_NAMES, VAL_NAMES
+from vitcompact.data.open import TRAIN_NAMES, VAL_NAMES, open_dataset
 from vitcompact.errors import DataError
 
 SET_NAMES = ("data_dir", "dataset", "train_split", "val_split", "class_map")
@@ -76,13 +76,26 @@ def evaluation_set(options: Any) -> DataOptions | None:
     return None
 
 
+def optional_evaluation_set(options: Any, console: Console) -> DataOptions | None:
+    """The same for verbs that can do without it: a split that a data set does not have is said, and none is taken."""
+    data = evaluation_set(options)
+    if data is None or options.eval_data_dir is not None or not options.dataset:
+        return data
+    try:
+        open_dataset(data, data.val_split)
+    except DataError as error:
+        console.warning(f"nothing to evaluate on: {error}")
+        return None
+    return data
+
+
 def calibration_images(model: nn.Module, options: Any, console: Console) -> CalibrationImages | None:
     """The calibration images, or None where no data set was named; the library warns of unreadable ones."""
     if not has_images(options):
         return None
     images = CalibrationImages(model, training_set(options), progress=console.progress)
     console.note(f"calibrating on {images.num_samples} images of {images.description}")
-    warn_overlap(training_set(options), evaluation_set(options), console)
+    warn_overlap(training_set(options), optional_evaluation_set(options, console), console)
     return images
 
 

@@ -8,6 +8,7 @@ from vitcompact.data.decode import Skipped
 from vitcompact.data.evaluation import EvaluationBatches, evaluation_batches
 from vitcompact.data.fingerprint import fingerprint
 from vitcompact.data.image_set import ImageSet, StreamSet
+from vitcompact.data.inner import Opened, open_model, unwrapped
 from vitcompact.data.open import open_dataset
 from vitcompact.data.overlap import overlap
 from vitcompact.data.training import TrainingBatches, training_loader
@@ -22,6 +23,7 @@ __all__ = [
     "ImageBatches",
     "ImageSet",
     "InputConfig",
+    "Opened",
     "Skipped",
     "StreamSet",
     "TensorImages",
@@ -37,8 +39,10 @@ __all__ = [
     "normalize",
     "num_distinct",
     "open_dataset",
+    "open_model",
     "overlap",
     "rebatched",
     "resolve_input",
     "training_loader",
+    "unwrapped",
 ]

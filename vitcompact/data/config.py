@@ -30,8 +30,8 @@ class InputConfig:
 
     @property
     def image_mode(self) -> str:
-        """The Pillow mode that images are converted to."""
-        return "L" if self.input_size[0] == 1 else "RGB"
+        """The Pillow mode that images are converted to; the number of channels where that is neither 1 nor 3."""
+        return {1: "L", 3: "RGB"}.get(self.input_size[0], str(self.input_size[0]))
 
 
 def resolve_input(model: nn.Module | Mapping[str, Any], options: DataOptions | None = None) -> InputConfig:
@@ -41,7 +41,7 @@ def resolve_input(model: nn.Module | Mapping[str, Any], options: DataOptions | N
     model is created with others.
 
     Raises:
-        UsageError: the model takes neither 1 nor 3 channels, or mean and std do not match them.
+        UsageError: mean and std do not match the channels.
     """
     options = options or DataOptions()
     cfg = dict(model) if isinstance(model, Mapping) else dict(getattr(model, "pretrained_cfg", None) or {})
@@ -64,8 +64,6 @@ def resolve_input(model: nn.Module | Mapping[str, Any], options: DataOptions | N
         overrides["input_size"] = (channels, *built_for)
     resolved = resolve_data_config({**overrides, "in_chans": channels}, pretrained_cfg=cfg)
     size = tuple(int(n) for n in resolved["input_size"])
-    if size[0] not in (1, 3):
-        raise UsageError(f"images have 1 or 3 channels, but the model takes {size[0]}")
     return InputConfig(
         input_size=(size[0], size[1], size[2]),
         mean=_per_channel(resolved["mean"], size[0]),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from vitcompact.data.planes import Planes, array_planes, image_planes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "ICO")
 """Kinds of files that are opened, whatever they are called; others may start programs (EPS starts Ghostscript)."""
@@ -15,6 +19,9 @@ MAX_PIXELS = 120_000_000
 """A larger image is left out before it is decoded: more than cameras take, and gigabytes to hold."""
 MAX_ASPECT = 100
 """Longest side over shortest: beyond it, resizing the short side to a model's input would need gigabytes."""
+
+
+_ORIENTATION, _EXIF_WITHIN = 0x0112, 1 << 12
 
 
 class Skipped(NamedTuple):
@@ -44,10 +51,31 @@ def decode(content: bytes, mode: str = "RGB", shrink_to: int | None = None) -> I
         UnreadableImageError: anything is wrong with the file. Decoders raise many unrelated types on damaged files,
             so all of them are translated here.
     """
+    with _one_error(content), Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+        _check_shape(image)
+        return _convert(_load(image, shrink_to), mode)
+
+
+def decode_planes(content: bytes, channels: int) -> Planes:
+    """Decode a picture of any number of channels; see `array_planes` and `image_planes`.
+
+    Raises:
+        UnreadableImageError: anything is wrong with the file, or it has another number of channels.
+    """
+    with _one_error(content):
+        planes = array_planes(content, channels)
+        if planes is None:
+            with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+                _check_shape(image)
+                return image_planes(image, channels)
+        _check_shape(planes.images[0])
+        return planes
+
+
+@contextmanager
+def _one_error(content: bytes) -> Iterator[None]:
     try:
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            _check_shape(image)
-            return _convert(_load(image, shrink_to), mode)
+        yield
     except UnidentifiedImageError:
         raise UnreadableImageError("empty file" if not content else "not an image") from None
     except UnreadableImageError:
@@ -56,8 +84,19 @@ def decode(content: bytes, mode: str = "RGB", shrink_to: int | None = None) -> I
         raise UnreadableImageError(_reason(error)) from error
 
 
+def is_rotated(content: bytes) -> bool:
+    """Whether an image carries an orientation tag that asks viewers to turn it, which timm does not."""
+    if b"Exif" not in content[:_EXIF_WITHIN]:
+        return False
+    try:
+        with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+            return image.getexif().get(_ORIENTATION, 1) not in (0, 1)
+    except Exception:
+        return False
+
+
 @cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this build of Pillow reads."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor, nn
 
+from vitcompact.data.classes import match_classes, warn_number
 from vitcompact.data.config import InputConfig, Transform, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped
 from vitcompact.data.image_set import ImageSet, StreamedImage, StreamSet
@@ -17,8 +16,6 @@ from vitcompact.data.prefetch import chunked, ordered_map
 from vitcompact.data.sampling import random_subset
 from vitcompact.errors import DataError
 from vitcompact.options.data import DataOptions
-
-logger = logging.getLogger("vitcompact")
 
 
 class EvaluationBatches:
@@ -63,13 +60,18 @@ class EvaluationBatches:
 
 
 def evaluation_batches(model: nn.Module, options: DataOptions, *, split: str | None = None) -> EvaluationBatches:
-    """The split `options.val_split` (or `split`) prepared for `model`; warns when its classes are not the model's.
+    """The split `options.val_split` (or `split`) prepared for `model`.
+
+    Classes are matched by their names; a warning says where they may not be the model's.
 
     Raises:
-        DataError: nothing to open; on iteration, not one readable image.
+        DataError: nothing to open; classes of which only some are the model's; on iteration, not one readable image.
     """
     dataset = open_dataset(options, split or options.val_split)
-    _warn_classes(dataset, getattr(model, "num_classes", None))
+    if options.class_map:
+        warn_number(dataset, model)
+    else:
+        match_classes(dataset, model)
     return EvaluationBatches(dataset, resolve_input(model, options), options)
 
 
@@ -102,18 +104,3 @@ class _StreamBatches:
 
     def _transformed(self, items: list[StreamedImage]) -> tuple[Tensor, Tensor]:
         return stack([(apply_transform(self._transform, i.image.convert(self._mode)), i.label) for i in items])
-
-
-def _warn_classes(dataset: ImageSet | StreamSet, num_classes: Any) -> None:
-    found = len(dataset.class_names)
-    if not num_classes or found == num_classes:
-        return
-    if found:
-        logger.warning(
-            "%s has %d classes, the model's head has %d: labels may not mean the same; `class_map` says which is which",
-            dataset.description,
-            found,
-            num_classes,
-        )
-    elif isinstance(dataset, ImageSet) and not dataset.labelled:
-        logger.warning("%s has no classes: there are no labels to score", dataset.description)

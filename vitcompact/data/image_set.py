@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from vitcompact.data.decode import UnreadableImageError, decode
+from vitcompact.data.decode import UnreadableImageError, decode, decode_planes, is_rotated
+from vitcompact.data.planes import Planes
 
 NO_LABEL = -1
 
@@ -23,11 +24,17 @@ class ImageSet(ABC):
         description: what it is, for messages.
         class_names: names of the classes in label order; empty when the images have none or it is not known.
         labelled: the images have labels.
+        label_map: the model's class of each label, where they are not the same; see `match_classes`.
+        left_out: files beside the images that were not taken, for a message.
+        rotated: images loaded so far that ask viewers to turn them.
     """
 
     description: str
     class_names: tuple[str, ...] = ()
     labelled: bool = True
+    label_map: tuple[int, ...] = ()
+    rotated: set[int]
+    left_out: str = ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -37,7 +44,7 @@ class ImageSet(ABC):
         """Name of an image inside the data set."""
 
     @abstractmethod
-    def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image, int]:
+    def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image | Planes, int]:
         """The decoded image and its label (-1 for none); see `decode` for `mode` and `shrink_to`.
 
         Raises:
@@ -47,6 +54,10 @@ class ImageSet(ABC):
     def size(self, index: int) -> int:
         """Bytes of an image's file, 0 where that is not known without reading it."""
         return 0
+
+    def label(self, target: Any) -> int:
+        """The model's class index of a label, -1 for none."""
+        return mapped(as_label(target), self.label_map)
 
     @abstractmethod
     def content(self, index: int) -> bytes:
@@ -64,6 +75,7 @@ class ReaderSet(ImageSet):
         self.description = description
         self.class_names = tuple(class_names)
         self.labelled = labelled
+        self.rotated = set()
         # Readers of tars and of Hugging Face data sets share one open file.
         self._lock = nullcontext() if type(reader).__name__ == "ReaderImageFolder" else threading.Lock()
 
@@ -76,9 +88,12 @@ class ReaderSet(ImageSet):
         except Exception:
             return f"image {index}"
 
-    def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image, int]:
+    def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image | Planes, int]:
         content, target = self._read(index)
-        return decode(content, mode, shrink_to), as_label(target) if self.labelled else NO_LABEL
+        if is_rotated(content):
+            self.rotated.add(index)
+        image = decode_planes(content, int(mode)) if mode.isdecimal() else decode(content, mode, shrink_to)
+        return image, self.label(target) if self.labelled else NO_LABEL
 
     def size(self, index: int) -> int:
         samples = getattr(self.reader, "samples", ())
@@ -109,6 +124,7 @@ class DecodedSet(ImageSet):
         self.description = description
         self.class_names = tuple(class_names)
         self._name = name
+        self.rotated = set()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -119,7 +135,7 @@ class DecodedSet(ImageSet):
     def load(self, index: int, mode: str = "RGB", shrink_to: int | None = None) -> tuple[Image.Image, int]:
         try:
             image, target = self._images[index]
-            return image.convert(mode), as_label(target)
+            return image.convert(mode), self.label(target)
         except Exception as error:
             raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
@@ -157,11 +173,17 @@ class StreamSet:
         self.description = description
         self.class_names = tuple(class_names)
         self.num_samples = num_samples
+        self.label_map: tuple[int, ...] = ()
 
     def stream(self, shuffle_seed: int | None = None) -> Iterator[StreamedImage]:
         """One pass; a damaged record is dropped by timm's reader, which logs it."""
         for position, (image, target) in enumerate(self._open(shuffle_seed)):
-            yield StreamedImage(position, image, as_label(target))
+            yield StreamedImage(position, image, mapped(as_label(target), self.label_map))
+
+
+def mapped(label: int, label_map: Sequence[int]) -> int:
+    """The model's class of a label, itself where there is no map."""
+    return label_map[label] if 0 <= label < len(label_map) else label
 
 
 def as_label(target: Any) -> int:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from timm.data import create_dataset
-from timm.data.readers.img_extensions import get_img_extensions
 
 from vitcompact.data.image_set import DecodedSet, ImageSet, ReaderSet, StreamSet
+from vitcompact.data.kinds import ARRAYS, image_suffixes, left_out, timm_looks_for
 from vitcompact.errors import DataError
 from vitcompact.options.data import DataOptions
 
@@ -59,14 +59,29 @@ def _open_files(options: DataOptions, split: str) -> ImageSet:
     _check_class_map(options, root)
     # timm would leave a pickled index beside a large tar, and trust one that it finds there.
     kwargs: dict[str, Any] = {"cache_tarinfo": False} if root.is_file() else {}
-    try:
-        dataset = _create(options, split, root=str(root), **kwargs)
-    except DataError as error:
-        raise _nothing_found(root, options, error) from error
+    dataset = _create_files(options, split, root, kwargs)
     reader = dataset.reader
     names = _class_names(reader)
     labelled = bool(options.class_map) or len(names) > 1
-    return _not_empty(ReaderSet(reader, str(reader.root), names if labelled else (), labelled))
+    images = ReaderSet(reader, str(reader.root), names if labelled else (), labelled)
+    if root.is_dir():
+        images.left_out = left_out(Path(reader.root), image_suffixes())
+    return _not_empty(images)
+
+
+def _create_files(options: DataOptions, split: str, root: Path, kwargs: dict[str, Any]) -> Any:
+    """timm's data set of the images in a folder or tar, or of the numpy files where there are no images."""
+    suffixes = image_suffixes()
+    try:
+        with timm_looks_for(suffixes):
+            dataset = _create(options, split, root=str(root), **kwargs)
+    except DataError as error:
+        try:
+            with timm_looks_for(ARRAYS):
+                return _create(options, split, root=str(root), **kwargs)
+        except DataError:
+            raise _nothing_found(root, options, error) from error
+    return dataset
 
 
 def _create(options: DataOptions, split: str, root: str | None = None, **kwargs: Any) -> Any:
@@ -146,7 +161,7 @@ def _check_class_map(options: DataOptions, root: Path) -> None:
 
 def _nothing_found(root: Path, options: DataOptions, error: DataError) -> DataError:
     """A message for a folder or tar that timm could not make a data set of."""
-    accepted = ", ".join(get_img_extensions())
+    accepted = ", ".join(image_suffixes())
     if root.is_file():
         if not tarfile.is_tarfile(root):
             return DataError(f"{root} is not a readable tar archive (empty, damaged, or compressed?)")
@@ -155,7 +170,7 @@ def _nothing_found(root: Path, options: DataOptions, error: DataError) -> DataEr
         hint = f" whose folder is named in {options.class_map}" if options.class_map else ""
         return DataError(f"no images in {root}: looked for {accepted}{hint}")
     files = [name for _, _, names in os.walk(root, followlinks=True) for name in names]
-    images = [name for name in files if Path(name).suffix.lower() in get_img_extensions(as_set=True)]
+    images = [name for name in files if Path(name).suffix.lower() in image_suffixes()]
     if images and options.class_map:
         return DataError(f"{len(images)} images in {root}, but no folder is named in the class map {options.class_map}")
     if images:
@@ -169,7 +184,7 @@ def _nothing_found(root: Path, options: DataOptions, error: DataError) -> DataEr
 def _tar_has_images(path: Path) -> bool:
     try:
         with tarfile.open(path) as archive:
-            return any(Path(name).suffix.lower() in get_img_extensions(as_set=True) for name in archive.getnames())
+            return any(Path(name).suffix.lower() in image_suffixes() for name in archive.getnames())
     except (tarfile.TarError, OSError):
         return True
 

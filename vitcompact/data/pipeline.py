@@ -13,6 +13,7 @@ from torch import Tensor
 from vitcompact.data.config import InputConfig, Transform, eval_transform
 from vitcompact.data.decode import Skipped, UnreadableImageError
 from vitcompact.data.image_set import ImageSet
+from vitcompact.data.planes import Planes
 from vitcompact.data.prefetch import BoundedCache, chunked, ordered_map
 from vitcompact.errors import DataError
 
@@ -85,6 +86,8 @@ class TransformedImages:
         self._config = config
         self._transform = eval_transform(config)
         self._workers = workers
+        self._said_rotated = False
+        say_left_out(dataset)
         self._cache: BoundedCache[Sample] = BoundedCache(cache_mb)
 
     def __len__(self) -> int:
@@ -97,6 +100,16 @@ class TransformedImages:
                 yield stack(samples)
         self.skips.warn(len(self.indices))
         self.skips.refuse_all(len(self.indices), self.dataset.description)
+        self._say_rotated()
+
+    def _say_rotated(self) -> None:
+        found = len(self.dataset.rotated)
+        if found and not self._said_rotated:
+            self._said_rotated = True
+            logger.warning(
+                "%s: %d images carry an EXIF rotation, which is ignored, as timm does",
+                *(self.dataset.description, found),
+            )
 
     def _load(self, indices: Iterable[int]) -> list[Sample]:
         return [sample for index in indices if (sample := self._sample(index)) is not None]
@@ -115,8 +128,16 @@ class TransformedImages:
         return sample
 
 
+def say_left_out(dataset: ImageSet) -> None:
+    """Log which files beside the images were not taken."""
+    if dataset.left_out:
+        logger.warning("%s: left out %s", dataset.description, dataset.left_out)
+
+
 def apply_transform(transform: Transform, image: object) -> Tensor:
     """A transformed image that owns its memory."""
+    if isinstance(image, Planes):
+        return torch.cat([transform(plane) for plane in image.images])
     return transform(image).contiguous()  # type: ignore[arg-type]
 
 

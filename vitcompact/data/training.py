@@ -18,11 +18,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitcompact.data.augment import Augment, augmented
+from vitcompact.data.classes import matched_quietly
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped, UnreadableImageError
 from vitcompact.data.image_set import ImageSet, StreamedImage, StreamSet
 from vitcompact.data.open import open_dataset
-from vitcompact.data.pipeline import Sample, SkipList, apply_transform, stack
+from vitcompact.data.pipeline import Sample, SkipList, apply_transform, say_left_out, stack
+from vitcompact.data.planes import Planes
 from vitcompact.data.prefetch import BoundedCache, chunked, ordered_map
 from vitcompact.data.sampling import generator, random_subset, shuffled
 from vitcompact.errors import DataError
@@ -101,10 +103,12 @@ class TrainingBatches(ABC):
             return image
         return augmented(image, self.config.input_size[1:], self.config.interpolation, self._augment, rng)
 
-    def _prepared(self, image: Image.Image) -> Tensor:
+    def _prepared(self, image: Image.Image | Planes) -> Tensor:
         """What augmentation starts from: all pixels; without augmentation, those of the evaluation transform."""
         if self._augment is None:
             return apply_transform(self._transform, image)
+        if isinstance(image, Planes):
+            return torch.from_numpy(np.stack([np.array(plane) for plane in image.images]))
         rows = np.array(image).reshape(image.height, image.width, -1)
         return torch.from_numpy(rows).permute(2, 0, 1)  # channels last in memory: the fast resampling
 
@@ -127,6 +131,7 @@ class FileTrainingBatches(TrainingBatches):
 
     def __init__(self, dataset: ImageSet, config: InputConfig, options: DataOptions, augment: Augment | None) -> None:
         self._dataset = dataset
+        say_left_out(dataset)
         self._indices = random_subset(len(dataset), options.num_samples, options.seed)
         self._cache: BoundedCache[Sample] = BoundedCache(options.cache_mb)
         super().__init__(dataset.description, len(self._indices), config, options, augment)
@@ -204,6 +209,8 @@ def training_loader(
         DataError: nothing to open.
     """
     dataset = open_dataset(options, split or options.train_split)
+    if not options.class_map:
+        matched_quietly(dataset, model)
     config = resolve_input(model, options)
     if augment is not None:
         augment = augment.resolved(model)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import check_images, check_model, resolve_input
+from vitcompact.data import ImageBatches, check_images, check_model, open_model, resolve_input
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.folding.verify import FoldParity, compare, merging_effect, perturbed, require
 from vitcompact.layers.branches import fuse_layers
@@ -50,7 +50,11 @@ def fold(
         UsageError: the model was not converted, its tokens cannot be merged, or it does not take `images`.
         VerificationError: the folded model differs by more than `tolerance`.
     """
+    opened = open_model(model)
+    model, images = opened.model, opened.images(images)
     check_model(model)
+    if isinstance(images, ImageBatches):
+        images = torch.cat(list(images))
     if images is not None:
         check_images(model, images)
     home = next(model.parameters())
@@ -73,7 +77,7 @@ def fold(
         folded.vitcompact_merging = merging_effect(reference, folded, probes, schedule)  # type: ignore[assignment]
     folded.vitcompact_plan = replace(_folded_plan(folded, plan), merge_tokens=schedule)  # type: ignore[assignment]
     folded.vitcompact_parity = FoldParity(max_abs_diff, max(rel_diff, moved_diff), cast, agreement)  # type: ignore[assignment]
-    return folded.to(home.dtype)
+    return opened.put_back(folded.to(home.dtype))
 
 
 def fused(model: nn.Module) -> nn.Module:

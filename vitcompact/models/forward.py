@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +43,21 @@ def logits(model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None = Non
     """
     with autocast(images.device, amp_dtype):
         output = model(_in_precision(images, model, amp_dtype))
-    output = output[0] if isinstance(output, (tuple, list)) else output
+    output = main_output(output)
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UsageError(f"a classifier gives (images, classes), this model gives {shape}")
     return output.float()
+
+
+def main_output(output: Any) -> Any:
+    """The tensor that counts in what a model returns: the first of a tuple or list, the `logits` of a dictionary."""
+    while isinstance(output, (tuple, list, Mapping)) and len(output):
+        if isinstance(output, Mapping):
+            output = output["logits"] if "logits" in output else next(iter(output.values()))
+        else:
+            output = output[0]
+    return output
 
 
 def features(model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
@@ -59,7 +70,7 @@ def features(model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None = N
     images = _in_precision(images, model, amp_dtype)
     with autocast(images.device, amp_dtype):
         if forward_features is None or forward_head is None:
-            return _flat(model(images)), None
+            return _flat(main_output(model(images))), None
         hidden = forward_features(images)
         pooled = forward_head(hidden, pre_logits=True)
     return _flat(pooled), _patches(model, hidden)

@@ -14,6 +14,7 @@ from vitcompact.layers.pointwise import channel_dim, is_pointwise_map
 from vitcompact.models.attention_classes import attention_class
 from vitcompact.models.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
 from vitcompact.models.beit import BeitAttention
+from vitcompact.models.changed import users_own
 from vitcompact.models.convit import ConvitAttention
 from vitcompact.models.davit import DaVitAttention
 from vitcompact.models.eva import Eva, RopeAttention
@@ -113,7 +114,7 @@ def inspect(model: nn.Module) -> Anatomy:
             inside.append(f"{name}.")
         elif name and (family := family_of(module)) is not None:
             inside.append(f"{name}.")
-            reason = family.refuse(module)
+            reason = family.refuse(module) or users_own(module)
             if reason is None and family.parts(module).num_heads < 2:
                 reason = "one head has no other to be hallucinated from"
             if reason is None:
@@ -124,7 +125,7 @@ def inspect(model: nn.Module) -> Anatomy:
             skipped.append(Skipped(name, f"{type(module).__name__}: {known.reason}"))
         elif isinstance(module, FFN_CLASSES) and name:
             inside.append(f"{name}.")
-            reason = _refuse_ffn(module)
+            reason = _refuse_ffn(module) or users_own(module)
             if reason is None:
                 layout = channel_dim(model.get_submodule(f"{name}.fc2"))
                 ffn.append(FfnSite(name, f"{name}.fc2", *_around(model, name), layout))

@@ -35,8 +35,10 @@ class Mean:
 def top_k_hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
     """bool (batch,): the label is among the `k` largest logits (all of them, of fewer classes).
 
-    A row that is not finite is never right.
+    A row that is not finite is never right. One output decides between 0 and 1 by its sign.
     """
+    if logits.shape[1] == 1:
+        return ((logits[:, 0] > 0) == (labels > 0)) & torch.isfinite(logits[:, 0])
     top = logits.topk(min(k, logits.shape[1]), dim=1).indices
     return (top == labels[:, None]).any(dim=1) & torch.isfinite(logits).all(dim=1)
 
@@ -47,7 +49,9 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
 
 
 def same_guess(first: Tensor, second: Tensor) -> Tensor:
-    """bool (batch,): the largest output is the same in both (batch, outputs)."""
+    """bool (batch,): the largest output is the same in both (batch, outputs); of one output, its sign."""
+    if first.shape[1] == 1:
+        return (first[:, 0] > 0) == (second[:, 0] > 0)
     return first.argmax(dim=1) == second.argmax(dim=1)
 
 

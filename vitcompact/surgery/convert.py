@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches
+from vitcompact.data import ImageBatches, open_model
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 from vitcompact.options.selection import MergeTokens, Only
 from vitcompact.options.surgery import Hallucinate, Init
@@ -53,6 +53,8 @@ def convert(
     targets from the original one. Memory is the statistics, one batch and one block's activations.
 
     Args:
+        model: made by timm; `torch.compile`, `DataParallel`, DDP and timm's EMA around it are taken off. Where it is
+            part of a module of yours, its inputs are those it gets there, and a copy of that module comes back.
         ratio: share of heads to hallucinate, `floor(ratio * heads)` per layer; 0.5 unless there is a target.
         rank_ratio: rank of the FFN output matrix over its outputs, rounded to a multiple of 8; 0.5 likewise.
         target_macs, target_params, target_latency: what is to be left of the MACs, of the parameters, or of the time
@@ -81,8 +83,10 @@ def convert(
         UsageError: bad options, or a model that was already converted.
         DataError: images that the model does not take, or that give non-finite activations.
     """
+    opened = open_model(model)
+    model = opened.model
     job = prepare(
-        *(model, images, plan),
+        *(model, opened.images(images, batch_size), plan),
         asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens),
         limits=Limits(only, protect, terms, filter_rank, branches),
         method=method_of(init, hallucinate, reconstruct, without),
@@ -99,7 +103,7 @@ def convert(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _grow(work, done)
-    return work.to(next(model.parameters()))
+    return opened.put_back(work.to(next(model.parameters())))
 
 
 def _grow(work: nn.Module, plan: Plan) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from vitcompact.calibration.held_out import Parts
 from vitcompact.data import ImageBatches
-from vitcompact.models.forward import num_classes
+from vitcompact.models.forward import main_output, num_classes
 from vitcompact.models.scores import Likeness
 from vitcompact.utils.device import device_of
 from vitcompact.utils.intervals import Interval, wilson
@@ -50,7 +50,7 @@ def fidelity(original: nn.Module, converted: nn.Module, images: ImageBatches) ->
         for held, part in parts.slices(len(batch)):
             if held or images.num_samples == 1:
                 chosen = batch[part].to(device)
-                likeness.add(original(chosen), converted(chosen))
+                likeness.add(main_output(original(chosen)), main_output(converted(chosen)))
                 total += len(chosen)
         start += len(batch)
     return Fidelity(likeness.agreement if num_classes(original) else None, likeness.cosine, total)

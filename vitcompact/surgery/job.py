@@ -27,6 +27,7 @@ from vitcompact.surgery.calibrated import convert_calibrated
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.surgery.solve import Draft, Method
+from vitcompact.surgery.tried import try_model
 from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress
 
@@ -157,6 +158,7 @@ def prepare(
     original = frozen_copy(model, device)
     if batches is not None:
         _warn_of_few(batches)
+        try_model(original, next(iter(batches))[:2])
     schedule = given_schedule(model, asked.merge_tokens)
     return Job(original, batches, selection, budget, method, schedule, cache_gb * 1e9, progress)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches
+from vitcompact.data import ImageBatches, open_model
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.plan.schema import Plan
 from vitcompact.planning.request import MergeTokens
@@ -61,8 +61,9 @@ def plan(
     Raises:
         NothingToCompactError, UsageError, DataError: as `convert`.
     """
+    opened = open_model(model)
     job = prepare(
-        *(model, images, None),
+        *(opened.model, opened.images(images, batch_size), None),
         asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens),
         limits=Limits(only, protect, terms, filter_rank, branches),
         method=method_of(init, hallucinate, reconstruct, without),

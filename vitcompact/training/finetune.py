@@ -15,7 +15,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from vitcompact.data import check_model
+from vitcompact.data import check_model, unwrapped
 from vitcompact.errors import Interrupted, UsageError
 from vitcompact.layers.branches import TokenBatchNorm, branched
 from vitcompact.models.forward import eval_mode, num_classes
@@ -30,7 +30,7 @@ from vitcompact.training.result import FinetuneResult, StoppedBy
 from vitcompact.training.schedule import LearningRate, StepPlan
 from vitcompact.training.state import STATE_NAME, load_state
 from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure
-from vitcompact.utils.device import device_of
+from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
 logger = logging.getLogger("vitcompact")
@@ -76,8 +76,11 @@ def finetune(
         DivergedError: the loss was not finite for several steps in a row.
     """
     chosen = options or TrainOptions()
+    model, teacher = unwrapped(model), unwrapped(teacher)
     check_model(model)
-    check_model(teacher, "teacher", torch.float32)
+    check_model(teacher, "teacher")
+    if next(teacher.parameters()).dtype != torch.float32:
+        teacher = frozen_copy(teacher, device_of(teacher))
     device = torch.device(device)
     stream = as_stream(batches, model, chosen.seed)
     watch, home = Stopwatch(clock), device_of(teacher)
@@ -107,7 +110,7 @@ class _Run:
     ) -> None:
         options = ResolvedOptions.of(given, has_head=num_classes(teacher) > 0)
         self.model, self.teacher, self.stream = model, teacher, stream
-        self.home = device_of(model)
+        self.home, self.precision = device_of(model), next(model.parameters()).dtype
         self.device, self.stop, self.progress = device, stop, progress
         self.amp_dtype = amp_dtype(options, device)
         amp, first = self.amp_dtype is not None, first_batch(stream)
@@ -192,7 +195,7 @@ class _Run:
             model.set_grad_checkpointing(False)  # type: ignore[operator]
         steps = loop.plan.step
         return FinetuneResult(
-            model=model.to(self.home).eval(),
+            model=model.to(self.home, self.precision).eval(),
             steps=steps,
             epochs=steps / self.stream.steps_per_epoch,
             top1_before=before.top1,

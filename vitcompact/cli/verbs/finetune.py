@@ -48,7 +48,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     teacher = _teacher(options, space if taken else None, console)
     batches = training_loader(model, images.training_set(options), augment)
     console.note(f"learning from {batches.num_samples} images of {batches.description}")
-    evaluation = images.evaluation_set(options)
+    evaluation = images.optional_evaluation_set(options, console)
     images.warn_overlap(images.training_set(options), evaluation, console)
     if evaluation is None:
         console.note("no evaluation images (--eval-data-dir, or a split of --data-dir): top-1 will not be measured")

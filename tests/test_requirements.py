@@ -17,7 +17,8 @@ from vitcompact.checkpoint.torch_release import PICKLE_SAFE_TORCH, REQUIRED_TORC
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
-OPTIONAL = {"matplotlib"}  # the extra `plot`; the report says how to install it
+RUNTIMES = {"onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "nncf", "coremltools", "executorch"}
+OPTIONAL = {"matplotlib", *RUNTIMES}  # extras; messages say how to install them
 
 
 def floors(requirements: list[str]) -> dict[str, str]:

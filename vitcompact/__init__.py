@@ -7,6 +7,7 @@ Every function takes timm modules and normalised images, changes neither, and re
     convert(model, images=, plan=)        the compacted model in training form; or with target_macs=, ratio=, ...
     finetune(compact, teacher, images)    short distillation from the original, without labels
     fold(compact)                         plain layers, proven equal
+    export(folded, "model.onnx")          a file for another runtime, compared there with PyTorch
     evaluate(model, images, labels)       top-1 and top-5; with reference= likeness to the original
     bench(model, baseline)                latency, throughput and memory, interleaved
     results(model)                        the plan and the measurements that a compacted model carries
@@ -49,6 +50,7 @@ from vitcompact.errors import (
     VitCompactError,
 )
 from vitcompact.evaluation import EvalResult, evaluate
+from vitcompact.exporting import ExportResult, export, open_exported
 from vitcompact.folding import FoldParity, MergingEffect, fold
 from vitcompact.plan.schema import Plan
 from vitcompact.surgery import Fidelity, convert, plan
@@ -61,6 +63,8 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "convert",
     "finetune",
     "fold",
+    "export",
+    "open_exported",
     "evaluate",
     "bench",
     "results",
@@ -71,6 +75,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "TrainOptions",
     "AnalysisReport",
     "FinetuneResult",
+    "ExportResult",
     "EvalResult",
     "BenchResult",
     "Results",

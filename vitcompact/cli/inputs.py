@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
 from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
+from vitcompact.cli.exported import load_model, origin_of
 from vitcompact.cli.spoken import flagged, flags
 from vitcompact.cli.workspace import Source, Workspace
 from vitcompact.errors import UsageError
+from vitcompact.exporting import is_exported
 from vitcompact.options.declare import Option, declared
 from vitcompact.options.selection import SelectionOptions
 from vitcompact.planning.request import Budget, budget_of, check_budget
@@ -76,7 +78,7 @@ def open_original(options: Any, given: frozenset[str], space: Workspace | None, 
     """
     own = {name: getattr(options, name) for name in SOURCE_NAMES if getattr(options, name) is not None}
     if options.source is not None or space is None:
-        loaded = load_source(options.source or "", SourceOptions(**own))
+        loaded = load_model(options.source or "", SourceOptions(**own))
         origin = loaded.provenance
         return Original(loaded, Source(absolute_source(origin), origin.sha256, own, origin.settings))
     recorded = space.source()
@@ -109,15 +111,10 @@ def original_of(directory: str, console: Console, what: str, img_size: int | Non
     """
     path = directory.removeprefix("local-dir:")
     ask = f"name it with {what} SOURCE"
-    try:
-        record = read_record(path)
-    except UsageError as error:
-        raise UsageError(f"{directory} does not say what it was made from: {ask}") from error
-    origin = record.provenance
+    origin, original = lineage(directory)
     if origin is None:
-        raise UsageError(f"{path} does not say what it was made from: {ask}")
-    original = record.options.get(ORIGINAL)
-    known = {name: value for name, value in dict(original or {}).items() if name in SOURCE_NAMES}
+        raise UsageError(f"{directory} does not say what it was made from: {ask}")
+    known = {name: value for name, value in original.items() if name in SOURCE_NAMES}
     source = origin.source
     console.note(f"recorded in {path}: {what} {source}")
     try:
@@ -132,7 +129,10 @@ def original_of(directory: str, console: Console, what: str, img_size: int | Non
 
 
 def lineage(directory: str) -> tuple[Provenance | None, dict[str, Any]]:
-    """Where a checkpoint of ours was made from, and how that is read; nothing for any other model."""
+    """Where a checkpoint of ours or an exported file was made from, and how that is read; nothing for any other."""
+    if is_exported(directory):
+        origin, told = origin_of(directory)
+        return origin, dict(told)
     try:
         record = read_record(directory.removeprefix("local-dir:"))
     except UsageError:
@@ -151,8 +151,9 @@ def open_other(source: str, model: str, img_size: int | None = None) -> LoadedMo
     """
     _, original = lineage(model)
     size = img_size if img_size is not None else original.get("img_size")
-    name = original.get("model") if Path(source).expanduser().is_file() else None
-    return load_source(source, SourceOptions(model=name, img_size=size))
+    name = original.get("model") if Path(source).expanduser().is_file() and not is_exported(source) else None
+    size = None if is_exported(source) else size
+    return load_model(source, SourceOptions(model=name, img_size=size))
 
 
 def absolute_source(provenance: Provenance) -> str:

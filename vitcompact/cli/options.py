@@ -24,6 +24,7 @@ from vitcompact.options.declare import (
     declared,
     option,
 )
+from vitcompact.options.exporting import ExportOptions
 from vitcompact.options.selection import SelectionOptions
 from vitcompact.options.shared import MixedPrecision
 from vitcompact.options.source import SourceOptions
@@ -159,6 +160,23 @@ VERBS = (
             "source": ("MODEL", "A converted or finetuned model; by default the workspace's latest."),
             "out": _out("folded"),
         },
+    ),
+    Verb(
+        "export",
+        """Write a folded model for another runtime: .onnx, .pt2, .xml (OpenVINO), .mlpackage (Core ML) or .pte.
+
+        Before the file gets its name, its own runtime is compared with PyTorch on 1, 3 and 8 images. FILE alone
+        exports the workspace's latest.
+
+        Example: vitcompact export vitcompact-out/folded model.onnx
+
+        Example: vitcompact export vitcompact-out/folded model-int8.onnx --int8 --data-dir images""",
+        (DataOptions, ExportOptions, _own("workdir overwrite")),
+        arguments={
+            "source": ("MODEL", "A folded model, or any timm model. By default the workspace's latest."),
+            "out": ("FILE", "File to write; its suffix says the format."),
+        },
+        defaults={"num_samples": 512},
     ),
     Verb(
         "eval",

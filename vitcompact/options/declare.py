@@ -21,10 +21,11 @@ COMPACTION = "What is compacted"
 SURGERY = "How it is solved"
 TRAINING = "Training"
 MEASUREMENT = "Measurement"
+EXPORT = "Exported file"
 RUN = "Run"
 OUTPUT = "Output"
 MESSAGES = "Messages and configuration"
-PANELS = (MODEL, IMAGES, COMPACTION, SURGERY, TRAINING, MEASUREMENT, RUN, OUTPUT, MESSAGES)
+PANELS = (MODEL, IMAGES, COMPACTION, SURGERY, TRAINING, MEASUREMENT, EXPORT, RUN, OUTPUT, MESSAGES)
 """Headings, in their order."""
 
 _KEY = "vitcompact.option"

@@ -1,4 +1,4 @@
-"""The tables of `finetune`, `fold`, `eval` and `demo`."""
+"""The tables of `finetune`, `fold`, `export`, `eval` and `demo`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,19 @@ def fold_table(document: Mapping[str, Any]) -> Group:
             ("cosine with the outputs without merging", number(merging["cosine"])),
         ]
     return pairs("Folded: verified against the unfolded model", rows)
+
+
+def export_table(document: Mapping[str, Any]) -> Group:
+    """How close the file is, and how large."""
+    rows = [("number format", document["precision"]), ("checked with", document["checked_with"])]
+    if document["max_abs_diff"] is not None:
+        rows += [
+            ("largest difference of outputs", tiny(document["max_abs_diff"])),
+            ("relative to the largest output", tiny(document["rel_diff"])),
+            ("same top-1 class", number(document["agreement"])),
+        ]
+    rows.append(("size", f"{document['bytes'] / 1e6:.2f} MB"))
+    return pairs(f"Exported to {document['out']}", rows)
 
 
 def eval_tables(document: Mapping[str, Any]) -> list[RenderableType]:

@@ -1,0 +1,64 @@
+"""Every family's small model, the pair and a budget, as ONNX and `.pt2`: equal to PyTorch at batch 1, 3 and 8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import vitcompact
+from tests.conformance import test_eva, test_nextvit, test_plain, test_pvt, test_swin
+from tests.conformance.conftest import with_statistics
+from tests.conformance.suite import Case
+from vitcompact.folding.verify import perturbed
+
+MODULES = (test_plain, test_eva, test_pvt, test_swin, test_nextvit)
+SUITES = [suite for module in MODULES for suite in vars(module).values() if getattr(suite, "cases", ())]
+CASES: list[Case] = [case for suite in SUITES for case in suite.cases]
+METHODS: dict[str, dict[str, Any]] = {"pair": {"ratio": 0.5, "rank_ratio": 0.5}, "budget": {"target_macs": 0.75}}
+TOLERANCE = 1e-4
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_family(case: Case, method: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    torch.manual_seed(0)
+    model = timm.create_model(case.name, pretrained=False, num_classes=7, **case.kwargs)
+    model = with_statistics(perturbed(model, seed=1), case.size)
+    images = torch.randn(16, 3, case.size, case.size)
+    folded = vitcompact.fold(vitcompact.convert(model, images=images, **METHODS[method]))
+    check(folded, tmp_path)
+
+
+@pytest.mark.parametrize("terms", [("identity", "mean"), ("conv",)], ids=",".join)
+def test_paths_beside_the_map(terms: tuple[str, ...], tmp_path: Path) -> None:
+    model = perturbed(timm.create_model("test_vit", num_classes=7, img_size=64), seed=1).eval()
+    images = torch.randn(16, 3, 64, 64)
+    check(vitcompact.fold(vitcompact.convert(model, images=images, ratio=0.5, terms=terms)), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vit_small_cifar10", "pvt_v2_b0_cifar10", "vit_small_features"])
+def test_real_checkpoint(shared_dir: Path, name: str, tmp_path: Path) -> None:
+    model = vitcompact.load_source(str(shared_dir / "models" / name)).model
+    check(vitcompact.fold(vitcompact.convert(model, ratio=0.5, rank_ratio=0.5)), tmp_path)
+
+
+def test_merged_tokens(tmp_path: Path) -> None:
+    """Ranking and gathering have ONNX forms."""
+    model = perturbed(timm.create_model("test_vit", num_classes=7, img_size=64), seed=1).eval()
+    check(vitcompact.fold(model, merge_tokens=2), tmp_path)
+
+
+def check(folded: nn.Module, folder: Path) -> None:
+    for name in ("model.onnx", "model.pt2"):
+        result = vitcompact.export(folded, folder / name)
+        assert result.rel_diff is not None
+        assert result.rel_diff <= TOLERANCE
+        assert result.agreement == 1.0

@@ -1,0 +1,72 @@
+"""Exported files as models: what evaluates and times timm modules takes them too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vitcompact.errors import CheckpointError, DataError, UsageError
+from vitcompact.exporting.base import Opened
+from vitcompact.exporting.registry import FORMATS, format_of
+
+READABLE = (".onnx", ".xml", ".pt2")
+
+
+class ExportedModel(nn.Module):
+    """A file behind the face of a timm classifier: float32 images `(batch, channels, height, width)` to outputs.
+
+    Copies are the model itself, which has no weights of its own and runs on the CPU.
+    """
+
+    def __init__(self, opened: Opened, path: Path) -> None:
+        super().__init__()
+        self.description, self.runtime, self.path = opened.description, opened.runtime, path
+        self.num_classes = opened.description.num_classes
+        self.pretrained_cfg: Any = opened.description.pretrained_cfg
+        self._run = opened.run
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Outputs of the file's own runtime.
+
+        Raises:
+            DataError: images of another size than the file was made for.
+        """
+        wanted = self.description.input.input_size
+        if tuple(images.shape[1:]) != wanted:
+            given, takes = (" x ".join(map(str, size)) for size in (images.shape[1:], wanted))
+            raise DataError(f"images are {given}, {self.path} was exported for {takes}")
+        return self._run(images.float().cpu())
+
+    def __deepcopy__(self, memo: dict[int, object]) -> ExportedModel:
+        return self
+
+
+def is_exported(source: str | Path | None) -> bool:
+    """Whether a SOURCE names a file of a format that `open_exported` reads."""
+    return source is not None and Path(source).suffix.lower() in READABLE
+
+
+def open_exported(path: str | Path) -> ExportedModel:
+    """An exported file as a model.
+
+    Raises:
+        UsageError: no such file, a format whose files are not read back, or its runtime is not installed.
+        CheckpointError: damaged, hostile, or not written by vitcompact.
+    """
+    path = Path(path).expanduser()
+    form = format_of(path)
+    if form.suffix not in READABLE:
+        raise UsageError(f"{path}: {form.title} files are not read back; {', '.join(READABLE)} are")
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}")
+    form.require(form.modules, form.extra)
+    opened = form.open(path)
+    if opened is None:
+        raise CheckpointError(f"{path} cannot be run on this system")
+    return ExportedModel(opened, path)
+
+
+RUNTIMES = {"onnxruntime": FORMATS[".onnx"], "openvino": FORMATS[".xml"]}
+"""Backends of `bench` that are other runtimes than PyTorch, with the format that they read."""

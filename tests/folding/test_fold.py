@@ -40,10 +40,35 @@ def test_live_equals_folded_and_differs_from_unmoved(compact: VisionTransformer)
     assert not any("branches" in name or "alpha" in name for name in folded.state_dict())
 
 
+@torch.no_grad()
 def test_storing_in_half_precision_is_reported(compact: VisionTransformer) -> None:
-    parity = parity_of(vitcompact.fold(compact, dtype=torch.bfloat16))
-    assert parity.cast_max_abs_diff > 1e-5
+    """By how much the outputs of what is stored differ from those of what was proven."""
+    images = torch.randn(4, 3, 64, 64)
+    folded = vitcompact.fold(compact, images=images, dtype=torch.bfloat16)
+    stored = copy.deepcopy(folded).bfloat16().float()
+    parity = parity_of(folded)
+    assert parity.cast_max_abs_diff == float((stored(images) - folded(images)).abs().max()) > 1e-5
     assert parity.rel_diff <= 2e-4
+
+
+@pytest.mark.parametrize("which", ["its own", "perturbed"])
+@pytest.mark.parametrize(("difference", "refused"), [(1.9e-4, False), (2.1e-4, True)])
+def test_either_difference_is_refused_above_the_tolerance(
+    which: str, difference: float, refused: bool, compact: VisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def compare(*_: object) -> tuple[float, float, float]:
+        calls.append(len(calls))
+        wrong = (len(calls) == 1) == (which == "its own")
+        return 0.0, difference if wrong else 0.0, 1.0
+
+    monkeypatch.setattr(importlib.import_module("vitcompact.folding.fold"), "compare", compare)
+    if not refused:
+        assert parity_of(vitcompact.fold(compact)).rel_diff == difference
+        return
+    with pytest.raises(VerificationError, match=f"on {which}.* weights"):
+        vitcompact.fold(compact)
 
 
 def test_timm_reparameterize_folds_too(compact: VisionTransformer) -> None:

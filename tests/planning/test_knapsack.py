@@ -43,6 +43,19 @@ def test_the_cheapest_choice_is_found(seed: int, share: float) -> None:
     assert sum(option.loss for option in chosen) <= best * 1.05 + 1e-9
 
 
+@pytest.mark.parametrize("part", [0.5, 0.6, 0.99])
+def test_a_target_is_not_missed_by_rounding(part: float) -> None:
+    """Many savings that each fill a whole number of steps and a part: rounded up, their sum would be too large."""
+    savings = [3 + part] * 40
+    rest = BINS - sum(savings)
+    layers = [Menu(f"layer{i}", "ffn", (option_of(saving, 1.0),)) for i, saving in enumerate([*savings, rest])]
+    curve = spend(layers)
+    for count in (1, 7, 20, 40):
+        chosen = curve.choose(count * (3 + part))
+        assert chosen is not None
+        assert sum(option.saving for option in chosen) >= count * (3 + part) - 1e-9
+
+
 def test_loss_rises_with_saving() -> None:
     curve = spend(menus(1))
     finite = [loss for loss in curve.loss if loss < float("inf")]

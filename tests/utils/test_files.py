@@ -205,3 +205,19 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         replace_file(path, fail)
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["x"]
+
+
+def test_all_content_reaches_the_disk_before_the_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves a complete-looking folder of empty files."""
+    synced: list[tuple[str, bool]] = []
+    monkeypatch.setattr(files, "sync", lambda path: synced.append((path.name, (tmp_path / "out").exists())))
+    write_folder(tmp_path / "out", "x")
+    staged_name = beside(tmp_path / "out", files.NEW).name
+    assert sorted(synced[:3]) == sorted([("a", False), ("b", False), (staged_name, False)])
+    assert synced[3:] == [(tmp_path.name, True)]
+    (tmp_path / "out").rename(tmp_path / "gone")
+    synced.clear()
+    write_file(tmp_path / "out", "y")
+    assert synced == [("out", False), (tmp_path.name, True)]

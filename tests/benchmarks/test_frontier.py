@@ -33,7 +33,7 @@ from frontier_report import tables
 @pytest.fixture(scope="module")
 def model() -> VisionTransformer:
     torch.manual_seed(0)
-    return perturbed(timm.create_model("test_vit3", img_size=64, num_classes=5).eval(), seed=1).eval()
+    return perturbed(timm.create_model("test_vit3", img_size=64, num_classes=5, depth=4).eval(), seed=1).eval()
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_every_kind_of_model_is_trained_and_costs_the_same_afterwards(
 ) -> None:
     if method == "torch-pruning":
         pytest.importorskip("torch_pruning")  # it takes attention pooling apart: not that model
-        model = perturbed(timm.create_model("test_vit", img_size=64, num_classes=5).eval(), seed=1).eval()
+        model = perturbed(timm.create_model("test_vit", img_size=64, num_classes=5, depth=4).eval(), seed=1).eval()
     for number in range(8):
         pixels = torch.randint(256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
         Image.fromarray(pixels.numpy()).save(tmp_path / f"{number}.png")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import vitcompact
+from tests import narrow_nextvit
 from tests.attached import plan_of
 from tests.cli.commands import write_images
 from tests.conformance.suite import check_operator
@@ -66,8 +67,8 @@ def model_of(name: str, **kwargs: Any) -> nn.Module:
 
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit": ("test_vit2", {"img_size": 64}),
-    "pvt": ("pvt_v2_b0", {"depths": (1, 1, 1, 1)}),
+    "vit": ("test_vit2", {"img_size": 64, "depth": 4}),
+    "pvt": ("pvt_v2_b0", {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 48, 64), "num_heads": (1, 2, 3, 4)}),
 }
 
 
@@ -97,13 +98,13 @@ def test_a_budget_spends_it_and_everything_downstream_knows_it(name: str, images
 @pytest.mark.usefixtures("constant")
 @pytest.mark.parametrize("name", [*MODELS, "nextvit"])
 def test_it_passes_what_every_operator_has_to(name: str, images: Tensor, tmp_path: Path) -> None:
-    base, kwargs = {**MODELS, "nextvit": ("nextvit_small", {"depths": (1, 1, 5, 1)})}[name]
+    base, kwargs = {**MODELS, "nextvit": (narrow_nextvit.NAME, {})}[name]
     assert check_operator(OPERATORS["constant"], model_of(base, **kwargs), images[:4], tmp_path / "out")
 
 
 @pytest.mark.usefixtures("constant")
 def test_solved_from_images_it_is_better_than_from_weights(images: Tensor) -> None:
-    model = model_of("test_vit2", img_size=64)
+    model = model_of("test_vit2", img_size=64, depth=4)
     plan = plan_of(vitcompact.convert(model, images=images, target_macs=0.85, ops=("constant",)))
     solved, plain = (vitcompact.convert(model, plan=plan, images=given) for given in (images, None))
     with torch.no_grad():

@@ -39,7 +39,10 @@ from .helpers import SIZE, perturbed_model
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("test_vit2", {"img_size": 64, "num_classes": 5, "num_heads": 4, "embed_dim": 64, "depth": 3}),
-    "pvt": ("pvt_v2_b0", {"depths": (1, 1, 1, 1), "num_classes": 5}),
+    "pvt": (
+        "pvt_v2_b0",
+        {"depths": (1, 1, 1, 1), "embed_dims": (16, 32, 64, 96), "num_heads": (1, 2, 4, 4), "num_classes": 5},
+    ),
     "swin": ("swin_tiny_patch4_window7_224", {"depths": (1, 1), "num_heads": (2, 4), "embed_dim": 32, "img_size": 64}),
     "beit": ("beit_base_patch16_224", {"depth": 2, "embed_dim": 48, "num_heads": 4, "img_size": 64, "num_classes": 5}),
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from vitcompact.cli.app import VERB_MODULES
+from vitcompact.cli.console import Console
 from vitcompact.errors import VerificationError
 
 from .commands import Run
@@ -66,12 +69,39 @@ def test_lists_of_numbers_as_timm_takes_them(run: Run, monkeypatch: pytest.Monke
     assert run("eval", "X", "--mean", "nan").code == 2
 
 
+def test_what_others_print_does_not_reach_stdout(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noisy(options: object, given: object, console: Console) -> None:
+        print("a conversion of timm says hello")  # noqa: T201
+        console.result({"a": 1}, "a line")
+
+    monkeypatch.setattr(VERB_MODULES["families"], "run", noisy)
+    for words, out in ((("--json",), '{\n  "a": 1\n}\n'), ((), "a line\n")):
+        result = run("families", *words)
+        assert (result.code, result.out) == (0, out)
+        assert "says hello" in result.err
+
+
+def test_arguments_of_an_architecture_as_timm_takes_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(VERB_MODULES["eval"], "run", lambda options, given, console: seen.append(options))
+    expected = {"reg_tokens": 4, "depths": (2, 2), "act_layer": "quick_gelu", "fc_norm": False}
+    words = ("reg_tokens=4", "depths=(2, 2)", "act_layer=quick_gelu", "fc_norm=False")
+    assert run("eval", "X", "--model-kwargs", *words, "--gp", "avg", "--input-size", "1", "64", "96").code == 0
+    assert run("eval", "X", "--model-kwargs", ",".join(words), "--global-pool", "avg").code == 0
+    Path("run.yaml").write_text(json.dumps({"model_kwargs": {**expected, "depths": [2, 2]}, "input_size": [1, 64, 96]}))
+    assert run("eval", "X", "--config", "run.yaml").code == 0
+    assert [options.model_kwargs for options in seen] == [expected] * 3
+    assert [options.global_pool for options in seen] == ["avg", "avg", None]
+    assert [options.input_size for options in seen] == [(1, 64, 96), None, (1, 64, 96)]
+    assert run("eval", "X", "--model-kwargs", "four").code == 2
+
+
 CLOSED_PIPE = """
 import sys
 from vitcompact.cli.app import VERB_MODULES, main
 def run(options, given, console):
     while True:
-        console.result({}, "a line") if "--quiet" in sys.argv else print('{"a": "line"}', flush=True)
+        console.result({"a": "line"}, "a line")
 VERB_MODULES["families"].run = run
 sys.exit(main(["families", *sys.argv[1:]]))
 """

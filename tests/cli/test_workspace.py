@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
-from vitcompact.checkpoint import Provenance
+from vitcompact.checkpoint import Provenance, load, read_record
 from vitcompact.cli.workspace import Source, Workspace
 from vitcompact.errors import UsageError
 from vitcompact.utils.files import write_file
+
+from .commands import Run
 
 SOURCE = Source("vit", "a" * 64, {"num_classes": 2})
 
@@ -166,3 +170,23 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         write_file(path, "second")
     assert path.read_text() == "first"
     assert [item.name for item in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_how_a_file_is_read_travels_with_the_workspace(run: Run, tmp_path: Path) -> None:
+    """A file with two models, and a pooling that only the options tell, is read the same by every verb."""
+    model = timm.create_model("test_vit", num_classes=2, img_size=32, global_pool="avg", fc_norm=False)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}
+    torch.save({"student": zeros, "teacher": model.state_dict()}, tmp_path / "w.pth")
+    words = ("--model", "test_vit", "--gp", "avg", "--model-kwargs", "fc_norm=False")
+    assert run("analyze", "w.pth", *words).code == 2
+    result = run("analyze", "w.pth", *words, "--state-key", "teacher")
+    assert result.code == 0
+    assert "w.pth (teacher) is read as test_vit: " in result.err
+    result = run("convert", "--ratio", "0.5")
+    assert result.code == 0
+    assert "--state-key teacher" in result.err
+    record = read_record("vitcompact-out/converted")
+    assert record.provenance is not None
+    assert record.provenance.read_as is not None
+    assert record.provenance.read_as["global_pool"] == "avg"
+    assert load("vitcompact-out/converted").global_pool == "avg"

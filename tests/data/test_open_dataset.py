@@ -4,6 +4,7 @@ import gzip
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,6 +165,25 @@ def test_hub_data_set_with_and_without_labels(columns: list[str], monkeypatch: p
     assert isinstance(dataset, ImageSet)
     assert dataset.labelled is ("label" in columns)
     assert labels(dataset) == [7 if dataset.labelled else -1]
+
+
+def test_columns_are_named_and_a_missing_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def create(*_: object, target_key: str = "label", **kwargs: Any) -> SimpleNamespace:
+        seen.update(kwargs)
+        columns = SimpleNamespace(column_names=["photo", "species"])
+        return SimpleNamespace(reader=SimpleNamespace(label_key=target_key, image_key="photo", dataset=columns))
+
+    monkeypatch.setattr(opening, "create_dataset", create)
+    monkeypatch.setattr(opening, "_not_empty", lambda images: images)
+    options = DataOptions(dataset="hfds/some/set", input_key="photo", target_key="species")
+    dataset = open_dataset(options, "train")
+    assert isinstance(dataset, ImageSet)
+    assert dataset.labelled
+    assert seen["input_key"] == "photo"
+    with pytest.raises(DataError, match=r"no column 'kind' \(`target_key`\); it has: photo, species"):
+        open_dataset(replace(options, target_key="kind"), "train")
 
 
 def test_torchvision_data_set_that_is_not_there(tmp_path: Path) -> None:

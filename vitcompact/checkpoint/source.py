@@ -14,7 +14,7 @@ from torch import nn
 from vitcompact.checkpoint.candidates import candidates
 from vitcompact.checkpoint.directory import is_hub_directory, load_directory, read_config, registered_cfg, size_args
 from vitcompact.checkpoint.facts import Facts
-from vitcompact.checkpoint.fit import fit
+from vitcompact.checkpoint.fit import Fitted, fit
 from vitcompact.checkpoint.foreign import ForeignDirectory, build, foreign_directory, torchvision_model
 from vitcompact.checkpoint.foreign.described import Described
 from vitcompact.checkpoint.hub import fetch_directory, fetch_pretrained
@@ -144,14 +144,20 @@ def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
     if not has_weights_suffix(path):
         raise UsageError(f"{path}: not a weights file by its name; accepted: {', '.join(SUFFIXES)}")
     weights = read_weights(path).only(options.state_key)
-    if (described := torchvision_model(weights.state_dict)) is not None:
+    if (described := _of_torchvision(weights)) is not None:
         return _from_torchvision(source, path, described, options)
     name = options.model or _recorded_name(weights) or _ask_for_name(weights)
     architecture = require_known(name)
-    model, used = _build_from(name, architecture, weights, options)
+    model, fitted, used = _build_from(name, architecture, weights, options)
     _forget_weights(model)
     provenance = replace(Provenance.of_file(source, "file", architecture, weights.path), read_as=used)
-    return LoadedModel(model, provenance, dtype_of(weights.state_dict))
+    return LoadedModel(model, provenance, dtype_of(fitted.state_dict))
+
+
+def _of_torchvision(weights: Weights) -> Described | None:
+    """What a state dict of the file is in timm's terms where torchvision wrote it; of several, the one to take."""
+    found = [described for box in weights.boxes.values() if (described := torchvision_model(box)) is not None]
+    return torchvision_model(weights.state_dict) if len(found) > 1 else found[0] if found else None
 
 
 def _from_torchvision(source: str, path: Path, described: Described, options: SourceOptions) -> LoadedModel:
@@ -177,7 +183,7 @@ def _recorded_name(weights: Weights) -> str | None:
 
 def _build_from(
     name: str, architecture: str, weights: Weights, options: SourceOptions
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[nn.Module, Fitted, dict[str, Any]]:
     """The model of a bare file, and with which arguments: those asked for, recorded, or implied by the weights."""
     cfg = registered_cfg(name)
     facts = _facts_for(name, weights)
@@ -203,7 +209,7 @@ def _build_from(
         logger.warning("%s: left out, since %s has none of it: %s", weights.path, name, fitted.left_out)
     used = {**args, **facts.cfg}
     _say_what_was_used(name, weights, facts, used, fitted.key)
-    return model, to_plain(used)
+    return model, fitted, to_plain(used)
 
 
 def _facts_for(name: str, weights: Weights) -> Facts:

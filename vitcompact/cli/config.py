@@ -68,7 +68,7 @@ def _names(param: Any) -> set[str]:
 
 def _as_given(value: Any, param: Any, what: str) -> Any:
     if isinstance(value, Mapping) and param.metavar == "KEY=VALUE":
-        return " ".join(f"{key}={item}" for key, item in value.items())
+        return " ".join(f"{key}={tuple(item) if isinstance(item, list) else item}" for key, item in value.items())
     if isinstance(value, Mapping):
         raise UsageError(f"{what} must be a value, got {dict(value)}")
     if param.multiple:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -34,6 +34,7 @@ class Console:
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self._stdout = sys.stdout
         self._out = _rich(stderr=False)
         self._err = _rich(stderr=True)
         self.progress: Progress = silent
@@ -60,10 +61,10 @@ class Console:
     def result(self, document: Mapping[str, Any], *renderables: RenderableType) -> None:
         """The outcome, on stdout: `document` with --json, else the renderables."""
         if self.as_json:
-            sys.stdout.write(json_text(to_plain(document)))
+            self._stdout.write(json_text(to_plain(document)))
         for renderable in () if self.as_json else renderables:
             self._out.print(renderable)
-        sys.stdout.flush()
+        self._stdout.flush()
 
     def close(self) -> None:
         """Take down whatever progress is still drawn."""
@@ -80,7 +81,8 @@ class Console:
         logger.setLevel(logging.DEBUG if self.verbose else logging.WARNING)
         logging.getLogger("vitcompact.facts").setLevel(logging.INFO)  # how a file was read: notes
         try:
-            with warnings.catch_warnings():
+            # Whatever timm and others print is a message: stdout is for results.
+            with warnings.catch_warnings(), redirect_stdout(sys.stderr):
                 if not self.verbose:
                     warnings.simplefilter("ignore")
                 yield
@@ -115,4 +117,4 @@ class _Stream(RichConsole):
 def _rich(stderr: bool) -> RichConsole:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS") else _PIPED_WIDTH
-    return _Stream(stderr=stderr, highlight=False, width=width)
+    return _Stream(stderr=stderr, file=None if stderr else stream, highlight=False, width=width)

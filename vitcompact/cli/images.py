@@ -15,7 +15,7 @@ from vitcompact.data import CalibrationImages, DataOptions, fingerprint, overlap
 from vitcompact.data.open import TRAIN_NAMES, VAL_NAMES, open_dataset
 from vitcompact.errors import DataError
 
-SET_NAMES = ("data_dir", "dataset", "train_split", "val_split", "class_map")
+SET_NAMES = ("data_dir", "dataset", "train_split", "val_split", "class_map", "input_key", "target_key")
 PREPARATION_NAMES = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 DATA_NAMES = (*SET_NAMES, "eval_data_dir", *PREPARATION_NAMES)
 

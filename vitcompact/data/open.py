@@ -42,6 +42,9 @@ def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
         names = tuple(str(name) for name in getattr(dataset, "classes", ()))
         return _not_empty(DecodedSet(dataset, description, names))
     labelled = _has_label_column(dataset.reader)
+    if options.target_key is not None and not labelled:
+        columns = ", ".join(dataset.reader.dataset.column_names)
+        raise DataError(f"{description} has no column {options.target_key!r} (`target_key`); it has: {columns}")
     return _not_empty(ReaderSet(dataset.reader, description, _class_names(dataset.reader), labelled))
 
 
@@ -94,6 +97,7 @@ def _create(options: DataOptions, split: str, root: str | None = None, **kwargs:
                 root=root,
                 split=split,
                 class_map=options.class_map or None,
+                **_columns(options),
                 **kwargs,
             )
     except ImportError as error:
@@ -103,6 +107,13 @@ def _create(options: DataOptions, split: str, root: str | None = None, **kwargs:
     except Exception as error:  # assertions, RuntimeError, tar errors, errors of the data set's own library
         what = options.dataset or root
         raise DataError(f"cannot open {what} (split '{split}'): {str(error) or type(error).__name__}") from error
+
+
+def _columns(options: DataOptions) -> dict[str, str]:
+    """Which columns hold images and labels, where that was said and there are columns."""
+    given = {"input_key": options.input_key, "target_key": options.target_key}
+    has_columns = options.dataset.partition("/")[0].lower() not in ("", "torch")
+    return {name: key for name, key in given.items() if key is not None} if has_columns else {}
 
 
 def _open_stream(options: DataOptions, split: str) -> StreamSet:

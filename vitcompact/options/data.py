@@ -50,6 +50,10 @@ class DataOptions(Seeded):
     class_map: str = option(
         "", "Text file with one class name per line, in the order of the model's outputs.", panel=IMAGES, unit="FILE"
     )
+    input_key: str | None = option(
+        None, "Column or key of the images in a data set with columns.", panel=IMAGES, unit="NAME", unset="timm's own"
+    )
+    target_key: str | None = option(None, "Column or key of the labels.", panel=IMAGES, unit="NAME", unset="timm's own")
     img_size: int | None = None
     mean: tuple[float, ...] | None = option(
         None, "Pixel mean on the 0..1 scale.", panel=IMAGES, unit="R,G,B", unset=_OWN, items=float

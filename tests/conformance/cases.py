@@ -19,6 +19,7 @@ SAM = {**SMALL, "window_size": 2, "global_attn_indexes": (1,), "neck_chans": 32}
 DAVIT = {"depths": (1, 1), "embed_dims": (32, 64), "num_heads": (2, 4), "window_size": 4}
 TINY_VIT = {"embed_dims": (16, 32, 64, 64), "depths": (1, 1, 1, 1), "num_heads": (2, 2, 4, 4)}
 TNT = {"img_size": 64, "embed_dim": 48, "inner_dim": 16, "depth": 2, "num_heads_inner": 2, "num_heads_outer": 4}
+EFFICIENTFORMER_V2 = {"depths": (1, 1, 1, 1), "embed_dims": (16, 16, 32, 48), "num_vit": 0}
 EFFICIENTFORMER = {"depths": (1, 1, 1, 2), "embed_dims": (8, 16, 16, 64), "num_vit": 1}
 
 
@@ -26,7 +27,8 @@ def _case(id: str, name: str, kwargs: dict[str, Any] | None = None, **options: A
     options = {"other_size": None, "checkpointing": False, "features": (0, 1)} | options
     size = options.get("size", 64)
     always = {"drop_path_rate": 0.0, "pretrained_cfg_overlay": {"input_size": (3, size, size)}}
-    return Case(id, name, {**always, **(kwargs or {})}, **options)
+    given = {**always, **(kwargs or {})}
+    return Case(id, name, {key: value for key, value in given.items() if value is not None}, **options)
 
 
 CASES: tuple[Case, ...] = (
@@ -53,6 +55,27 @@ CASES: tuple[Case, ...] = (
     _case("convit", "convit_tiny", {**SMALL, "depth": 3, "local_up_to_layer": 1}),
     _case("tnt", "tnt_s_patch16_224", TNT),
 )
+LOWFORMER = {"width_list": (8, 8, 16, 64, 128), "depth_list": (0, 1, 1, 1, 1), "head_widths": (32, 32)}
+STAGES_OF_16 = {"layers": (1, 1, 1, 1), "embed_dims": (16, 16, 32, 32)}
+CASES += (
+    _case("lowformer", "lowformer_b0", LOWFORMER),
+    _case("cpubone", "cpubone_nano", LOWFORMER),
+)
+FFN_CASES: tuple[Case, ...] = (
+    _case("swiftformer", "swiftformer_xs", STAGES_OF_16),
+    _case("efficientformer_v2", "efficientformerv2_s0", {**EFFICIENTFORMER_V2, "img_size": 64}),
+    _case("repvit", "repvit_m0_9", {"embed_dim": (16, 16, 32, 32), "depth": (1, 1, 1, 1), "drop_path_rate": None}),
+    _case("fasternet", "fasternet_t0", {"embed_dim": 32, "depths": (1, 1, 1, 1)}),
+    _case("convnext_v2", "convnextv2_atto", {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}),
+    _case("parallel", "vit_base_patch16_xp_224", SMALL),
+    _case("inception_next", "inception_next_atto", {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}),
+)
+SLOW_FFN_CASES: tuple[Case, ...] = (
+    _case("efficientvit", "efficientvit_m0"),
+    _case("shvit", "shvit_s1"),
+    _case("iformer", "iformer_t"),
+    _case("efficientvim", "efficientvim_m1"),
+)
+"""FFN classes beside attention that is left alone; the slow ones are models whose sizes are fixed."""
 SLOW_CASES: tuple[Case, ...] = (_case("efficientformer", "efficientformer_l1", EFFICIENTFORMER, size=224),)
 """Classes whose biases are for feature maps of one size, at images larger than fast tests take."""
-EVERY = {case.id: case for case in (*CASES, *SLOW_CASES)}

@@ -13,6 +13,7 @@ from vitcompact.calibration.similarity import MapSimilarity
 from vitcompact.models import AttentionSite, FfnSite
 from vitcompact.models.cores import whole_core
 from vitcompact.models.layer_scale import output_scale
+from vitcompact.operators.attention_fit import features
 from vitcompact.operators.pairing import CopyCosts, attention_maps
 from vitcompact.utils.hooks import hooked
 
@@ -24,7 +25,7 @@ class AttentionWatch:
         self.core = whole_core(model, site)
         self.similarity = MapSimilarity(self.core.num_heads)
         self.costs = CopyCosts(self.core.num_heads, self.core.v_dim)
-        self.outputs = Moments(site.name)
+        self.outputs, self.whole = Moments(site.name), site.target is None
 
     def hook(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """A forward hook of the attention layer."""
@@ -33,7 +34,7 @@ class AttentionWatch:
         maps = attention_maps(self.core, q, k, inputs)
         self.similarity.add(maps)
         self.costs.add(maps, v.unflatten(-1, (self.core.num_heads, self.core.v_dim)).transpose(1, 2))
-        self.outputs.add(self.core(*args, **kwargs))
+        self.outputs.add(self.core(*args, **kwargs) if self.whole else self.core.proj(features(self.core, inputs, ())))
 
 
 class FfnWatch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
+from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import synchronise
 
 
@@ -26,7 +26,7 @@ class Setup:
     torchcompile: bool
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        prepared = copy.deepcopy(model).to(device=self.device, dtype=self.dtype).eval()
+        prepared = copy_of(model).to(device=self.device, dtype=self.dtype).eval()
         if self.channels_last:
             prepared = prepared.to(memory_format=torch.channels_last)
         return cast(nn.Module, torch.compile(prepared)) if self.torchcompile else prepared

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitcompact.calibration.held_out import Parts
 from vitcompact.calibration.walker import BlockCall, Output, capture_input, tensors_of
 from vitcompact.models import Site
-from vitcompact.models.layer_scale import output_scale
+from vitcompact.models.layer_scale import along, output_scale
 from vitcompact.utils.hooks import recorded_inputs, recorded_outputs
 
 
@@ -48,10 +48,10 @@ class SiteInput:
 
 def run_original(call: BlockCall, block: nn.Module, model: nn.Module, sites: list[Site]) -> BlockTargets:
     """Run the original block; branch outputs come with their LayerScale applied."""
-    norms, names = [site.norm for site in sites if site.norm is not None], [site.name for site in sites]
+    norms, names = [site.norm for site in sites if site.norm is not None], [site.tap for site in sites]
     with recorded_inputs(model, norms) as residuals, recorded_outputs(model, names) as outputs:
         output = call.run(block)
-    branches = {site.name: _scaled(outputs[site.name], model, site) for site in sites}
+    branches = {site.name: _scaled(outputs[site.tap], model, site) for site in sites}
     return BlockTargets(output, branches, {s.name: residuals[s.norm] for s in sites if s.norm in residuals})
 
 
@@ -87,4 +87,4 @@ def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
 
 def _scaled(output: Tensor, model: nn.Module, site: Site) -> Tensor:
     gamma = output_scale(model, site.scale)
-    return output if gamma is None else output * gamma.to(output.dtype)
+    return output if gamma is None else output * along(gamma, site.channel_dim).to(output.dtype)

@@ -21,6 +21,7 @@ from vitcompact.data import ImageBatches, rebatched
 from vitcompact.errors import DataError
 from vitcompact.models import Site
 from vitcompact.models.forward import features, logits, num_classes
+from vitcompact.models.layer_scale import along
 from vitcompact.utils.device import device_of
 from vitcompact.utils.hooks import hooked
 from vitcompact.utils.progress import Progress, silent
@@ -76,7 +77,7 @@ def _gradients(
 
     def keep(site: Site, gamma: Tensor | None) -> Callable[..., Tensor]:
         def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            branches[site.name] = output if gamma is None else output * gamma
+            branches[site.name] = output if gamma is None else output * along(gamma, site.channel_dim)
             return branches[site.name]
 
         return hook
@@ -84,7 +85,7 @@ def _gradients(
     with contextlib.ExitStack() as stack, torch.enable_grad():
         for site in sites:
             gamma = stack.enter_context(_bare_scale(model, site))
-            module = site.name if gamma is not None or site.scale is None else site.scale
+            module = site.tap if gamma is not None or site.scale is None else site.scale
             stack.enter_context(hooked(model, {module: keep(site, gamma)}))
         found = answer(model, images.requires_grad_(True))
         tensors = [branches[site.name] for site in sites]

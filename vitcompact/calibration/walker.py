@@ -90,7 +90,9 @@ class BlockWalker:
             rest, kwargs = self._extra[index]
             return BlockCall(previous, rest, kwargs)
         assert images is not None
-        return self._replay(index, images, previous)
+        call = self._replay(index, images, previous)
+        assert call is not None  # `_check` saw it run
+        return call
 
     def chained(self, index: int) -> bool:
         """Whether block `index` is called with exactly what the block before it returned."""
@@ -116,14 +118,15 @@ class BlockWalker:
             if self._chained[index]:
                 continue
             previous = outputs[self.blocks[index - 1]] if index else None
-            wanted = _inputs(first[name], previous)
-            if not all(map(torch.equal, _inputs(self._replay(index, example, previous), previous), wanted)):
+            wanted, call = _inputs(first[name], previous), self._replay(index, example, previous)
+            if call is None or not all(map(torch.equal, _inputs(call, previous), wanted)):
                 for later in self.blocks[index:]:
                     self.unreachable[later] = "its input depends on more than the block before it"
                 self.blocks = self.blocks[:index]
                 break
 
-    def _replay(self, index: int, images: Tensor, previous: Output | None) -> BlockCall:
+    def _replay(self, index: int, images: Tensor, previous: Output | None) -> BlockCall | None:
+        """What block `index` is called with; None where it is not called once the blocks before it are replaced."""
         caught: list[BlockCall] = []
 
         def stop(x: Tensor, *rest: Any, **kwargs: Any) -> Tensor:
@@ -144,7 +147,7 @@ class BlockWalker:
                 self.model(images)
             except _Stop:
                 return caught[0]
-        raise RuntimeError(f"block {self.blocks[index]} was not reached")  # _record saw it run
+        return None
 
 
 def _without_data(output: Output) -> Output:

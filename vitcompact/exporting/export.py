@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
@@ -25,6 +24,7 @@ from vitcompact.exporting.result import ExportResult
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.branches import branched
 from vitcompact.options.exporting import ExportOptions
+from vitcompact.utils.copies import copy_of
 from vitcompact.utils.files import disk_errors, staged
 from vitcompact.utils.progress import Progress, silent
 
@@ -126,12 +126,12 @@ def check_exportable(model: nn.Module) -> None:
 
 def _reference(model: nn.Module) -> nn.Module:
     """A copy in float32 and eval mode on the CPU, without gradients."""
-    return copy.deepcopy(model).eval().float().cpu().requires_grad_(False)
+    return copy_of(model).eval().float().cpu().requires_grad_(False)
 
 
 def _prepared(model: nn.Module, form: Format) -> nn.Module:
     """The model with attention computed in the way that the format's converter knows best."""
-    prepared = copy.deepcopy(model)
+    prepared = copy_of(model)
     for module in prepared.modules():
         if isinstance(module, CompactAttention) and module.backend == "auto":
             module.backend = form.attention

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from vitcompact.layers.branches import fuse_layers
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.merge import install_merging, merge_schedule, stop_merging
 from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.utils.copies import copy_of
 
 TOLERANCE = 2e-4
 PROBES = 8
@@ -63,7 +63,7 @@ def fold(
     if not plan.layers and not plan.merge_tokens and merge_tokens is None:
         raise UsageError("this model was not converted by vitcompact, so there is nothing to fold; run convert first")
     schedule = plan.merge_tokens if merge_tokens is None else merge_schedule(model, merge_tokens)
-    reference = copy.deepcopy(model).eval().float()
+    reference = copy_of(model).eval().float()
     stop_merging(reference)
     probes = _probes(reference, images, seed)
     folded = fused(reference)
@@ -82,7 +82,7 @@ def fold(
 
 def fused(model: nn.Module) -> nn.Module:
     """A copy with every layer that can fold folded."""
-    folded = copy.deepcopy(model)
+    folded = copy_of(model)
     fuse_layers(folded)
     return folded
 
@@ -115,7 +115,7 @@ def _folded_plan(folded: nn.Module, plan: Plan) -> Plan:
 
 
 def _stored_in(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    return copy.deepcopy(model).to(dtype).float()
+    return copy_of(model).to(dtype).float()
 
 
 def _probes(model: nn.Module, images: Tensor | None, seed: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vitcompact.errors import VerificationError
 from vitcompact.models.forward import num_classes
 from vitcompact.models.scores import Likeness, same_guess
+from vitcompact.utils.copies import copy_of
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def perturbed(model: nn.Module, seed: int) -> nn.Module:
 
     Wide matrices move less than vectors: noise that adds up over many inputs would only make every softmax hard.
     """
-    moved = copy.deepcopy(model)
+    moved = copy_of(model)
     generator = torch.Generator().manual_seed(seed)
 
     def noise(like: Tensor) -> Tensor:

@@ -130,3 +130,29 @@ class GlobalQueryCall(TokenCall):
 
     def forward(self, x: Tensor, q_global: Tensor | None = None) -> AttentionInputs:  # type: ignore[override]
         return AttentionInputs(x)
+
+
+class ConvolvedCall(TokenCall):
+    """`forward(x)` on a feature map: attention between the tokens that a convolution makes (timm/models/lowformer.py).
+
+    Args:
+        conv: from the feature map to a coarser one.
+        after: brings the projected tokens' map back to the size of the first one, or past it.
+        multiple: height and width are padded to multiples of this.
+    """
+
+    def __init__(self, conv: nn.Module, after: nn.Module, multiple: int) -> None:
+        super().__init__()
+        self.conv, self.after, self.multiple = conv, after, multiple
+
+    def forward(self, x: Tensor) -> AttentionInputs:  # type: ignore[override]
+        height, width = x.shape[-2:]
+        if self.multiple > 1:
+            x = nn.functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+        image = self.conv(x)
+        tokens = image.flatten(2).transpose(1, 2)
+        return AttentionInputs(tokens, grid=(image.shape[2], image.shape[3]), shape=(height, width))
+
+    def leave(self, out: Tensor, inputs: AttentionInputs) -> Tensor:
+        image: Tensor = self.after(out.transpose(1, 2).unflatten(2, inputs.grid))
+        return image[..., : inputs.shape[0], : inputs.shape[1]]

@@ -24,6 +24,8 @@ class AttentionSite:
         norm: module path of the norm before it, whose input is the residual stream, or None.
         family: name of the adapter that knows its parts.
         channel_dim: axis of the channels of its output, -1 or (on feature maps) 1.
+        target: path of the part of the original layer whose output its output projection makes, where more follows in
+            the layer (upsampling); None: the layer's own output.
     """
 
     kind: ClassVar[LayerKind] = "attention"
@@ -33,6 +35,12 @@ class AttentionSite:
     norm: str | None
     family: str
     channel_dim: int = -1
+    target: str | None = None
+
+    @property
+    def tap(self) -> str:
+        """Path of the original's module whose output is what the solved layer has to give."""
+        return self.target or self.name
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class FfnSite:
     scale: str | None
     norm: str | None
     channel_dim: int = -1
+
+    @property
+    def tap(self) -> str:
+        """Path of the original's module whose output is what the solved layer has to give."""
+        return self.name
 
 
 Site = AttentionSite | FfnSite
@@ -92,6 +105,10 @@ class AttentionFamily(ABC):
     def channel_dim_of(self, module: nn.Module) -> int:
         """The same, of a layer whose class knows both."""
         return self.channel_dim
+
+    def target_of(self, module: nn.Module) -> str | None:
+        """Name of the part whose output the output projection makes, where more follows; None: nothing does."""
+        return None
 
     def matches(self, module: nn.Module) -> bool:
         """Whether `module` is of this family: the class itself, or a subclass that did not change its forward."""

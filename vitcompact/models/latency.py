@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import synchronise
 from vitcompact.utils.timing import Reading, rounds
 
@@ -63,7 +63,7 @@ def random_images(input_size: tuple[int, int, int], batch_size: int, device: str
 
 def materialised(model: nn.Module, device: str | torch.device) -> nn.Module:
     """A copy in eval mode with random values where the model has shapes only; values play no part in latency."""
-    made = copy.deepcopy(model).eval()
+    made = copy_of(model).eval()
     if not any(parameter.is_meta for parameter in made.parameters()):
         return made.to(device)
     made = made.to_empty(device=device)

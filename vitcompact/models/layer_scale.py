@@ -16,6 +16,11 @@ def output_scale(model: nn.Module, scale: str | None) -> Tensor | None:
     return gamma.detach().double() if isinstance(gamma, Tensor) else None
 
 
+def along(gamma: Tensor, channel_dim: int) -> Tensor:
+    """Factors `(channels,)` as they multiply a tensor with its channels on axis -1, or on axis 1 of a feature map."""
+    return gamma if channel_dim == -1 else gamma[:, None, None]
+
+
 def scaled(gamma: Tensor | None, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """`gamma * (W x + b)` as one linear map in float64: weight `(out, in)` and bias `(out,)`."""
     weight = weight.detach().double()

@@ -10,7 +10,7 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.merging_blocks import PARTS, MergingBlock
-from vitcompact.models.registry import FFN_CLASSES
+from vitcompact.models.ffn import TOKENWISE
 
 
 def plain_trunk(model: nn.Module) -> tuple[nn.Sequential, int]:
@@ -67,6 +67,6 @@ def _unknown_block(block: nn.Module) -> str | None:
             return "its 3x3 filters need the whole grid of tokens (convert without conv and with filter_rank=0)"
     elif type(attention).forward is not Attention.forward:
         return f"{type(attention).__name__} is not plain attention"
-    if type(ffn).forward not in [cls.forward for cls in FFN_CLASSES]:
+    if type(ffn).forward not in [cls.forward for cls in TOKENWISE]:
         return f"{type(ffn).__name__} is not known to treat tokens one by one"
     return None

@@ -7,31 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitcompact.layers.pointwise import matrix
+
 Rows = tuple[Tensor, Tensor | None]
 
 
 def rows_of(layer: nn.Module) -> Rows:
-    """Weight `(out, in)` and bias of a linear layer or a 1x1 convolution, a batch norm behind it folded in.
-
-    timm's `ConvNorm` and `LinearNorm` call the two `conv` or `linear`, and `bn`.
-    """
-    norm = getattr(layer, "bn", None)
-    if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-        return _normed(rows_of(getattr(layer, "linear", None) or layer.get_submodule("conv")), norm)
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
-    return layer.weight.flatten(1), layer.bias
-
-
-@torch.no_grad()
-def _normed(rows: Rows, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Rows:
-    """Rows with the evaluation-mode batch norm behind them, `(W x + b - mean) scale + shift`."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    weight, bias = rows
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    shift = norm.bias.double() - norm.running_mean.double() * scale
-    shift = shift if bias is None else shift + bias.double() * scale
-    return (weight.double() * scale[:, None]).to(weight.dtype), shift.to(weight.dtype)
+    """Weight `(out, in)` and bias of a linear layer or a 1x1 convolution, a batch norm behind it folded in."""
+    return matrix(layer)
 
 
 def around(module: Any, proj: nn.Module | None = None) -> dict[str, Any]:

@@ -5,12 +5,13 @@ A new attention family is one file beside this one and one line in `FAMILIES`.
 
 from __future__ import annotations
 
-from timm.layers import AttentionPoolLatent, ConvMlp, GluMlp, LayerScale, LayerScale2d, Mlp, RelPosMlp, SwiGLU
-from timm.models.pvt_v2 import MlpWithDepthwiseConv
+from dataclasses import replace
+
+from timm.layers import AttentionPoolLatent, LayerScale, LayerScale2d, RelPosMlp
 from torch import nn
 
 from vitcompact.errors import NothingToCompactError
-from vitcompact.layers.pointwise import channel_dim, is_pointwise_map
+from vitcompact.layers.pointwise import channel_dim
 from vitcompact.models.attention_classes import attention_class
 from vitcompact.models.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
 from vitcompact.models.beit import BeitAttention
@@ -19,9 +20,11 @@ from vitcompact.models.convit import ConvitAttention
 from vitcompact.models.davit import DaVitAttention
 from vitcompact.models.eva import Eva, RopeAttention
 from vitcompact.models.fastvit import FastVitAttention
+from vitcompact.models.ffn import FfnClass, ffn_class, refuse_ffn
 from vitcompact.models.gcvit import GcVitAttention
 from vitcompact.models.hiera import HieraAttention, Sam2Attention
 from vitcompact.models.levit import LevitAttention, LevitDownsampling
+from vitcompact.models.lowformer import CpuBoneAttention, LowFormerAttention
 from vitcompact.models.maxxvit import MaxxVitMapAttention, MaxxVitWindowAttention
 from vitcompact.models.metaformer import MetaFormerAttention
 from vitcompact.models.nest import NestAttention
@@ -70,10 +73,9 @@ FAMILIES: tuple[AttentionFamily, ...] = (
     MetaFormerAttention(),
     ConvitAttention(),
     TntAttention(),
+    LowFormerAttention(),
+    CpuBoneAttention(),
 )
-
-FFN_CLASSES: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU, ConvMlp, MlpWithDepthwiseConv)
-"""FFNs whose forward ends in `fc2`, linear or a 1x1 convolution, then dropout (timm/layers/mlp.py, pvt_v2.py)."""
 
 POOLING = (AttentionPoolLatent,)
 """Attention pooling has one learned query and no block around it: it is left alone."""
@@ -118,34 +120,51 @@ def inspect(model: nn.Module) -> Anatomy:
             if reason is None and family.parts(module).num_heads < 2:
                 reason = "one head has no other to be hallucinated from"
             if reason is None:
-                attention.append(AttentionSite(name, *_around(model, name), family.name, family.channel_dim_of(module)))
+                attention.append(_attention_site(model, name, family))
             else:
                 skipped.append(Skipped(name, reason))
-        elif name and (known := attention_class(module)) is not None:
-            skipped.append(Skipped(name, f"{type(module).__name__}: {known.reason}"))
-        elif isinstance(module, FFN_CLASSES) and name:
-            inside.append(f"{name}.")
-            reason = _refuse_ffn(module) or users_own(module)
-            if reason is None:
-                layout = channel_dim(model.get_submodule(f"{name}.fc2"))
-                ffn.append(FfnSite(name, f"{name}.fc2", *_around(model, name), layout))
-            else:
-                skipped.append(Skipped(name, reason))
+        elif name:
+            if (kind := attention_class(module)) is not None:
+                skipped.append(Skipped(name, f"{type(module).__name__}: {kind.reason}"))
+            if (known := ffn_class(module)) is not None:
+                inside.append(f"{name}.{known.site}." if known.site else f"{name}.")
+                found = _ffn_site(model, name, known)
+                if isinstance(found, FfnSite):
+                    ffn.append(found)
+                else:
+                    skipped.append(found)
     if not attention and not ffn:
         reasons = "; ".join(sorted({item.reason for item in skipped})) or "it has no attention layer and no FFN"
         raise NothingToCompactError(f"nothing in {type(model).__name__} can be compacted: {reasons}")
-    return Anatomy(tuple(attention), tuple(ffn), tuple(skipped))
+    blocks = {site.block for site in attention} | {site.block for site in ffn}
+    outer = {block: _outermost(block, blocks) for block in blocks}
+    return Anatomy(
+        tuple(replace(site, block=outer[site.block]) for site in attention),
+        tuple(replace(site, block=outer[site.block]) for site in ffn),
+        tuple(skipped),
+    )
 
 
-def _refuse_ffn(module: nn.Module) -> str | None:
-    known = next(cls for cls in FFN_CLASSES if isinstance(module, cls))
-    if type(module).forward is not known.forward:
-        return f"{type(module).__name__} is a {known.__name__} with a forward of its own"
-    fc2 = module.fc2
-    assert isinstance(fc2, nn.Module)
-    if not is_pointwise_map(fc2):
-        return f"its output layer is a {type(fc2).__name__} that is no linear map of the channels"
-    return None
+def _outermost(block: str, blocks: set[str]) -> str:
+    """The largest of the blocks around a block: the walk goes from block to block, not into them."""
+    return min((other for other in blocks if f"{block}.".startswith(f"{other}.")), key=len)
+
+
+def _attention_site(model: nn.Module, name: str, family: AttentionFamily) -> AttentionSite:
+    module = model.get_submodule(name)
+    axis, target = family.channel_dim_of(module), family.target_of(module)
+    if target is None:
+        return AttentionSite(name, *_around(model, name), family.name, axis)
+    return AttentionSite(name, _block(model, name), None, None, family.name, axis, f"{name}.{target}")
+
+
+def _ffn_site(model: nn.Module, name: str, known: FfnClass) -> FfnSite | Skipped:
+    """The site of an FFN, or why it is none."""
+    site, output = f"{name}.{known.site}" if known.site else name, f"{name}.{known.output}"
+    reason = refuse_ffn(model.get_submodule(name), known) or users_own(model.get_submodule(site))
+    if reason is not None:
+        return Skipped(name, reason)
+    return FfnSite(site, output, *_around(model, site), channel_dim(model.get_submodule(output)))
 
 
 def _parent(name: str) -> str:
@@ -177,5 +196,6 @@ def _around(model: nn.Module, name: str) -> tuple[str, str | None, str | None]:
     scale = beside(nn.Module, f"ls{number}", "ls")
     if scale is not None and type(model.get_submodule(scale)) not in (LayerScale, LayerScale2d):
         scale = None
-    scale = scale or beside(nn.Parameter, f"gamma_{number}")
+    if scale is None and (bare := beside(nn.Parameter, f"gamma_{number}")) is not None:
+        scale = bare if getattr(holder, f"gamma_{number}").dim() == 1 else None
     return _block(model, name), scale, beside(nn.Module, f"norm{number}", "norm")

@@ -113,10 +113,17 @@ def _strongest(ffn: nn.Module, weight: Tensor, count: int) -> Tensor:
     """Units with the largest product of incoming and outgoing weight norms."""
     strength = weight.norm(dim=0)
     for name in hidden_layers(ffn):
-        rows = ffn.get_submodule(name).weight
-        assert isinstance(rows, Tensor)
+        rows = _incoming(ffn.get_submodule(name))
         strength = strength * rows.double().flatten(1).norm(dim=1).unflatten(0, (-1, len(strength))).norm(dim=0)
     return torch.topk(strength, count).indices.sort().values
+
+
+def _incoming(layer: nn.Module) -> Tensor:
+    """What comes into each unit through a layer, one row a unit."""
+    if is_pointwise_map(layer):
+        return matrix(layer)[0]
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight
 
 
 @torch.no_grad()
@@ -133,8 +140,7 @@ def keep_units(model: nn.Module, site: FfnSite, units: Tensor) -> None:
     weight, bias = matrix(output)
     for name in hidden_layers(ffn):
         layer = ffn.get_submodule(name)
-        assert isinstance(layer, nn.Linear | nn.Conv2d)
-        copies = layer.weight.shape[0] // weight.shape[1]
+        copies = _incoming(layer).shape[0] // weight.shape[1]
         rows = torch.cat([units + i * weight.shape[1] for i in range(copies)])
         ffn.set_submodule(name, _fewer_outputs(layer, rows))
     thin = linear_like(output, weight[:, units], weight.new_zeros(len(weight)) if bias is None else bias)
@@ -152,7 +158,7 @@ def set_output(model: nn.Module, site: FfnSite, weight: Tensor, bias: Tensor) ->
     remove_scale(model, site.scale)
 
 
-def _fewer_outputs(layer: nn.Linear | nn.Conv2d, rows: Tensor) -> nn.Module:
+def _fewer_outputs(layer: nn.Module, rows: Tensor) -> nn.Module:
     """A linear layer, 1x1 or depthwise convolution with some of its outputs."""
     if is_pointwise_map(layer):
         weight, bias = matrix(layer)

@@ -6,7 +6,6 @@ own unit.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +21,7 @@ from vitcompact.models.latency import relative_latency
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.merge import install_merging, num_patches, spread
 from vitcompact.planning.request import Budget, Unit
+from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress, silent
 
@@ -119,7 +119,7 @@ def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]
     device = device_of(original)
     read = relative_latency(original, resolve_input(original).input_size, latency_batch, device)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
-    times = [(0, 1.0), *((n, read(_merging(copy.deepcopy(original), spread(n, depth))).share) for n in numbers)]
+    times = [(0, 1.0), *((n, read(_merging(copy_of(original), spread(n, depth))).share) for n in numbers)]
 
     def left(schedule: tuple[int, ...]) -> float:
         pairs = min(sum(schedule), numbers[-1])
@@ -134,7 +134,7 @@ def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]
 @torch.no_grad()
 def _loss(original: nn.Module, schedule: Sequence[int], images: ImageBatches) -> float:
     device = device_of(original)
-    merging, total, seen = _merging(copy.deepcopy(original), schedule), 0.0, 0
+    merging, total, seen = _merging(copy_of(original), schedule), 0.0, 0
     for part in rebatched(images, MICRO_BATCH):
         part = part.to(device)
         total += float(change(answer(original, part), answer(merging, part)).sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.surgery.solve import Draft, Method
 from vitcompact.surgery.tried import try_model
+from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress
 
@@ -110,7 +110,7 @@ class Job:
             plan: the structure; None chooses pairs of heads as it goes, each layer's in the stream converted so far.
         """
         drafts, skipped = _drafts(self.original, self.selection, plan)
-        work = copy.deepcopy(self.original)
+        work = copy_of(self.original)
         if self.images is None:
             logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
             layers = convert_from_weights(work, drafts, self.selection, self.progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -30,6 +29,7 @@ from vitcompact.training.result import FinetuneResult, StoppedBy
 from vitcompact.training.schedule import LearningRate, StepPlan
 from vitcompact.training.state import STATE_NAME, load_state
 from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure
+from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
@@ -117,7 +117,7 @@ class _Run:
         asked = {**asdict(options), "lr": given.lr, "branch_lr": given.branch_lr}  # before the rule
         identity = describe_run(model, teacher, stream, first, asked, device, amp) if folder else {}
         self.identity, self.keeper = identity, Keeper(folder, identity)
-        student = _training_mode(copy.deepcopy(model).to(device, torch.float32).requires_grad_(True))
+        student = _training_mode(copy_of(model).to(device, torch.float32).requires_grad_(True))
         ema = None
         if options.model_ema:
             ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)
@@ -221,7 +221,7 @@ class _Run:
     def _went_astray(self, trained: nn.Module, steps: int) -> bool:
         """Whether the model that was given is nearer to the original than what came out."""
         batches, losses = self._unseen(steps), []
-        for model in (copy.deepcopy(self.model).to(self.device, torch.float32), trained):
+        for model in (copy_of(self.model).to(self.device, torch.float32), trained):
             with closing(Distiller(model, self.teacher, self.blocks, self.options, None)) as distiller:
                 losses.append(evaluated_loss(distiller.loss, model, batches))
         before, after = losses

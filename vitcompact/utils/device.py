@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
+
+from vitcompact.utils.copies import copy_of
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -18,7 +18,7 @@ def frozen_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
     """The model in evaluation mode and float32 on `device`, not to be written to: what is so already shares memory."""
     shared: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     shared |= {id(buffer): buffer for buffer in model.buffers()}
-    return copy.deepcopy(model, shared).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
+    return copy_of(model, shared).eval().to(device=device, dtype=torch.float32).requires_grad_(False)
 
 
 def synchronise(device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 Every function takes timm modules and normalised images, changes neither, and returns something new:
 
+    compact(model, images, speedup=)      the whole job: plan, convert, train where needed, fold, time
     analyze(model, images)                what every layer could do without, and what that would save
     plan(model, images=, target_macs=)    what convert would do to which layer; prints as a table
     convert(model, images=, plan=)        the compacted model in training form; or with target_macs=, ratio=, ...
@@ -39,6 +40,7 @@ from vitcompact.analysis import AnalysisReport, analyze
 from vitcompact.attached import Results, results
 from vitcompact.benchmarking import BenchResult, bench
 from vitcompact.checkpoint import load, load_source, save
+from vitcompact.compaction import CompactResult, compact
 from vitcompact.errors import (
     CheckpointError,
     DataError,
@@ -58,6 +60,7 @@ from vitcompact.training import FinetuneResult, TrainOptions, finetune
 from vitcompact.version import __version__
 
 __all__ = [  # noqa: RUF022 - in the order of a job
+    "compact",
     "analyze",
     "plan",
     "convert",
@@ -78,6 +81,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "ExportResult",
     "EvalResult",
     "BenchResult",
+    "CompactResult",
     "Results",
     "Fidelity",
     "FoldParity",

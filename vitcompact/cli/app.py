@@ -13,13 +13,14 @@ from vitcompact.cli.command import Invocation, command, join_numbers
 from vitcompact.cli.console import Console
 from vitcompact.cli.options import VERBS
 from vitcompact.cli.spoken import spoken
-from vitcompact.cli.verbs import analyze, bench, convert, demo, evaluate, export, families, finetune, fold
+from vitcompact.cli.verbs import analyze, bench, compact, convert, demo, evaluate, export, families, finetune, fold
 from vitcompact.errors import VitCompactError, is_out_of_memory
 from vitcompact.utils import early_exit
 from vitcompact.version import __version__
 
 PROGRAM = early_exit.PROGRAM
 VERB_MODULES = {
+    "compact": compact,
     "analyze": analyze,
     "convert": convert,
     "finetune": finetune,
@@ -67,7 +68,8 @@ def application() -> typer.Typer:
     """The typer application with all verbs."""
     app = typer.Typer(
         help="Make a pretrained timm Vision Transformer smaller and faster, without training it from scratch.",
-        epilog="A whole job: vitcompact analyze MODEL --data-dir IMAGES, then convert, finetune, fold. "
+        epilog="All in one: vitcompact compact MODEL --data-dir IMAGES. Step by step: vitcompact analyze MODEL "
+        "--data-dir IMAGES, then convert, finetune, fold. "
         "Each takes what it needs from the one before. Exit codes: 0 done, 2 wrong usage or input, 3 nothing to "
         "compact, 4 bad checkpoint, 5 verification failed, 6 threshold missed, 130 interrupted.",
         add_completion=False,

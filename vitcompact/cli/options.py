@@ -11,6 +11,7 @@ from typing import Literal
 from vitcompact.cli.command import Verb, pick
 from vitcompact.cli.spoken import learn
 from vitcompact.options.benchmarking import BenchOptions
+from vitcompact.options.compaction import CompactionOptions
 from vitcompact.options.data import Augment, DataOptions
 from vitcompact.options.declare import (
     COMPACTION,
@@ -59,7 +60,7 @@ class Own:
     )
     device: str = option("cpu", "Device to run on: cpu, cuda, cuda:1 or mps.", RUN, "NAME")
     dtype: Literal["float32", "float16", "bfloat16"] | None = option(
-        None, "Number format of the weights.", RUN, unset="as loaded (float32)"
+        None, "Number format of the weights.", RUN, unset="that of the source; float32 in bench"
     )
     report: Path | None = option(None, "Draw the analysis into a .html or .png file.", OUTPUT, "FILE")
     dry_run: bool = option(False, "Print and write the plan, nothing else.", OUTPUT)
@@ -79,15 +80,6 @@ class Own:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """What is saved is written in."""
-
-    dtype: Literal["float32", "float16", "bfloat16"] | None = option(
-        None, "Number format of the saved weights.", OUTPUT, unset="as they were stored where they were read"
-    )
-
-
 _SOURCE = "A timm name, hf-hub:ORG/NAME, a directory in timm's hub layout, or a weights file with --model."
 _MODEL = ("MODEL", f"{_SOURCE} By default the workspace's latest.")
 _ALL_IMAGES = pick(DataOptions, *(name for name in declared(DataOptions) if name not in ("num_samples", "cache_mb")))
@@ -102,6 +94,23 @@ def _out(stage: str) -> tuple[str, str]:
 
 
 VERBS = (
+    Verb(
+        "compact",
+        """Make a model faster or smaller in one command: plan, convert, judge, train where needed, fold, time.
+
+        A size (--speedup, --macs, --params or --preset), a largest loss (--max-drop), or one of each.
+
+        Example: vitcompact compact vit_small_patch16_224 --data-dir images --speedup 1.5 --max-drop 0.5""",
+        (
+            SourceOptions,
+            DataOptions,
+            CompactionOptions,
+            pick(SelectionOptions, "merge_tokens", "protect"),
+            _own("checkpoint eval_data_dir device report workdir overwrite dtype"),
+        ),
+        arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("folded")},
+        defaults={"num_samples": 512},
+    ),
     Verb(
         "analyze",
         """Look at a model: how alike its attention heads are, what its FFNs need, and what compaction would save.
@@ -125,8 +134,7 @@ VERBS = (
             DataOptions,
             SelectionOptions,
             SurgeryOptions,
-            _own("method checkpoint eval_data_dir device plan dry_run workdir overwrite"),
-            Stored,
+            _own("method checkpoint eval_data_dir device plan dry_run workdir overwrite dtype"),
         ),
         arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("converted")},
         defaults={"num_samples": 512},
@@ -139,7 +147,7 @@ VERBS = (
         keeps a state from which --resume auto continues.
 
         Example: vitcompact finetune --max-minutes 10 --eval-data-dir val""",
-        (DataOptions, TrainOptions, Augment, _own("teacher eval_data_dir resume device workdir overwrite"), Stored),
+        (DataOptions, TrainOptions, Augment, _own("teacher eval_data_dir resume device workdir overwrite dtype")),
         arguments={
             "source": ("MODEL", "A converted model; by default 'converted' in the workspace."),
             "out": _out("finetuned"),
@@ -155,7 +163,7 @@ VERBS = (
         images that the workspace recorded. A MODEL that was never converted is taken too.
 
         Example: vitcompact fold --merge-tokens 8""",
-        (_ALL_IMAGES, pick(SelectionOptions, "merge_tokens"), _own("eval_data_dir workdir overwrite"), Stored),
+        (_ALL_IMAGES, pick(SelectionOptions, "merge_tokens"), _own("eval_data_dir workdir overwrite dtype")),
         arguments={
             "source": ("MODEL", "A converted or finetuned model; by default the workspace's latest."),
             "out": _out("folded"),

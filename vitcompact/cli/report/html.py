@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from vitcompact.cli.progress import duration
 from vitcompact.cli.render.budget import UNITS, describe, target_text
+from vitcompact.cli.render.compact import rows_of
 from vitcompact.cli.report import svg
 from vitcompact.cli.report.colors import ACCENT
 
@@ -34,7 +36,8 @@ def draw_html(document: Mapping[str, Any]) -> str:
         document: what `AnalysisReport.to_json` gave.
     """
     title = f"vitcompact: {document['model']}"
-    body = [f"<h1>{escape(title)}</h1>", f"<p>{_seen(document)}</p>", _cost(document), _budget(document)]
+    body = [f"<h1>{escape(title)}</h1>", f"<p>{_seen(document)}</p>", _compacted(document) or _cost(document)]
+    body.append(_budget(document))
     body.append(_heads(document["layers"]))
     body += [_ffn(document["ffn"]), _skipped(document.get("skipped", ()))]
     return (
@@ -55,6 +58,24 @@ def _cost(document: Mapping[str, Any]) -> str:
         before, after = document[key], document["predicted"][key]
         rows.append((label, f"{before:,}", f"{after:,}", f"{100 * (after - before) / max(before, 1):+.1f} %"))
     return "<h2>Cost</h2>" + _table(("", "original", "compact (predicted)", "change"), rows, text=1)
+
+
+def _compacted(document: Mapping[str, Any]) -> str:
+    """Before and after of a finished job, which target was given up, and the steps."""
+    done = document.get("compacted")
+    if not done:
+        return ""
+    given_up = "".join(f"<p><strong>{escape(told)}</strong></p>" for told in done["reached"]["gave_up"].values())
+    steps = [
+        (step["name"], step["note"], duration(step["seconds"]), "" if step["drop"] is None else f"{step['drop']:.2f}")
+        for step in done["steps"]
+    ]
+    return (
+        f"<h2>Before and after</h2>{given_up}"
+        + _table(("", "before", "after", "change", "95 % interval"), rows_of(done), text=1)
+        + "<h2>Steps</h2>"
+        + _table(("step", "", "time", "points lost"), steps, text=2)
+    )
 
 
 def _budget(document: Mapping[str, Any]) -> str:

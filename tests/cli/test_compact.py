@@ -1,0 +1,65 @@
+"""`compact` from the command line: one command to a folded model, a table, a report and what comes next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+
+import vitcompact
+
+from .commands import SMALL, Run
+
+
+def test_one_command_to_a_folded_model(run: Run, images: Path, tmp_path: Path) -> None:
+    done = run("compact", "test_vit", *SMALL, "--data-dir", images, "--macs", 0.75, "--minutes", 0.05, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert {"before", "after", "reached", "steps", "plan", "report", "out"} <= document.keys()
+    for side in ("before", "after"):
+        assert {"top1", "agreement", "latency_ms", "macs", "params", "bytes"} <= document[side].keys()
+    assert document["after"]["macs"] <= 0.75 * document["before"]["macs"]
+    assert document["after"]["bytes"] < document["before"]["bytes"]
+    out, space = Path(document["out"]), tmp_path / "vitcompact-out"
+    assert out == space / "folded"
+    model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+    assert vitcompact.results(model).plan.form == "folded"
+    page = Path(document["report"]).read_text()
+    assert all(part in page for part in ("Before and after", "95 % interval", "Steps", "Budget"))
+    card = (out / "README.md").read_text()
+    assert f"| macs | {document['before']['macs']:,} | {document['after']['macs']:,} |" in card
+    record = json.loads((out / "vitcompact.json").read_text())["results"]
+    assert record["reached"] == document["reached"]
+    assert record["top1"] == {side: document[side]["top1"] for side in ("before", "after")}
+    assert "next: vitcompact eval, vitcompact bench" in done.err
+    judged = json.loads(run("eval", "--json").out)  # the chain goes on from here
+    assert judged["top1"] == document["after"]["top1"]
+
+
+def test_the_table_says_what_it_cost(run: Run, images: Path, tmp_path: Path) -> None:
+    words = ("compact", "test_vit", "out", *SMALL, "--data-dir", images / "train", "--minutes", 0.05)
+    done = run(*words, "--params", 0.8, "--protect", "blocks.0")
+    assert done.code == 0, done.err
+    for part in ("Before and after", "times as fast", "MACs per image", "file size", "closed form", "same top-1 class"):
+        assert part in done.out
+    assert "no evaluation images" in done.err
+    assert not (tmp_path / "vitcompact-out").exists()  # both ends were named
+    assert f"next: vitcompact eval out --data-dir {images / 'train'}" in done.err
+    plan = json.loads((tmp_path / "out" / "vitcompact.json").read_text())["plan"]
+    assert not any(layer["name"].startswith("blocks.0.") for layer in plan["layers"])
+
+
+def test_bad_requests_end_before_the_work(run: Run, images: Path) -> None:
+    words = ("compact", "test_vit", *SMALL)
+    assert "needs --data-dir" in run(*words).error
+    for options, message in (
+        (("--speedup", 1.5, "--macs", 0.7), "give one of --speedup and --macs, not both"),
+        (("--preset", "tiny"), "'tiny' is not one of 'gentle', 'balanced', 'small'"),
+        (("--protect", "bloks.0"), "matches no layer of this model; near are blocks.0"),
+        (("--speedup", 0.5), "--speedup must be above 1"),
+    ):
+        refused = run(*words, "--data-dir", images, *options)
+        assert (refused.code, message in refused.error) == (2, True), refused.err

@@ -1,0 +1,239 @@
+"""The whole job on small models: targets, training only where it is needed, and what is given up."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+import vitcompact
+from vitcompact import CompactResult, UsageError
+from vitcompact.compaction import job as room
+from vitcompact.compaction import work
+from vitcompact.compaction.judge import Judge, Verdict
+from vitcompact.data import from_tensor
+from vitcompact.folding.verify import perturbed
+from vitcompact.plan.schema import Plan
+from vitcompact.utils.device import frozen_copy
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=SIDE, num_classes=5, num_heads=4, depth=2)
+    return perturbed(model.eval(), seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(64, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def labelled(vit: nn.Module, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    with torch.no_grad():
+        return [(part, vit(part).argmax(1)) for part in images.split(32)]
+
+
+@pytest.fixture(scope="module")
+def result(vit: nn.Module, images: Tensor, labelled: list[tuple[Tensor, Tensor]]) -> CompactResult:
+    return vitcompact.compact(vit, images, macs=0.7, max_drop=100.0, evaluation=labelled, latency_batch=2)
+
+
+class Told:
+    """A judge that says what it was told to, one verdict a model."""
+
+    def __init__(self, *drops: float) -> None:
+        self.drops, self.seconds, self.asked = list(drops), 0.0, 0
+
+    def __call__(self, model: nn.Module) -> Verdict:
+        self.asked += 1
+        return Verdict(self.drops.pop(0) if len(self.drops) > 1 else self.drops[0], None, 0.9, 0.9, 90.0, 91.0, 100)
+
+
+def work_with(
+    monkeypatch: pytest.MonkeyPatch,
+    vit: nn.Module,
+    images: Tensor,
+    judge: Any,
+    minutes: float = 15.0,
+    pace: float = 1.0,
+) -> work.Work:
+    """Steps that do nothing but take `pace` seconds each by a clock of their own."""
+    now = [0.0]
+
+    def takes(result: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            now[0] += kwargs["options"].max_minutes * 60 if "options" in kwargs else 1.0
+            return result(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(work, "convert", takes(lambda model, **_: copy.copy(model)))
+    tuned = type("Tuned", (), {"model": vit, "steps": 7})
+    monkeypatch.setattr(work, "finetune", takes(lambda *_, **__: tuned))
+    batches = from_tensor(images)
+    return work.Work(
+        *(vit, vit, batches, batches, judge, "cpu", 0, vitcompact.utils.progress.silent),
+        clock=lambda: now[0],
+        ends=60 * minutes,
+    )
+
+
+def test_the_result_is_folded_smaller_and_measured(result: CompactResult, vit: nn.Module, images: Tensor) -> None:
+    before, after = result.before, result.after
+    assert (before.top1, before.agreement) == (100.0, 1.0)
+    assert after.macs <= 0.7 * before.macs
+    assert after.params < before.params
+    assert after.top1 is not None
+    assert result.drop == pytest.approx(100.0 - after.top1)
+    assert result.drop_interval is not None
+    assert result.drop_interval[0] <= result.drop <= result.drop_interval[1]
+    assert result.judged == 64
+    assert result.speedup_interval[0] <= result.speedup <= result.speedup_interval[1]
+    assert result.plan.form == "folded"
+    assert not result.missed
+    with torch.no_grad():
+        top1 = (result.model(images).argmax(1) == vit(images).argmax(1)).double().mean()
+    assert 100 * float(top1) == pytest.approx(after.top1)
+    assert [step.name for step in result.steps] == ["plan", "convert", "fold", "bench", "judge"]
+
+
+def test_json_has_the_keys_of_the_contract(result: CompactResult) -> None:
+    document = result.to_json()
+    assert {"before", "after", "reached", "steps", "plan"} <= document.keys()
+    assert (
+        {"top1", "agreement", "latency_ms", "macs", "params"} <= document["before"].keys() == document["after"].keys()
+    )
+    assert document["reached"]["macs"] == result.after.macs / result.before.macs
+    assert document["reached"]["asked"] == {"macs": 0.7, "max_drop": 100.0}
+    assert Plan.from_json(document["plan"]) == result.plan
+    assert len(repr(result)) < 200
+
+
+@pytest.mark.parametrize(
+    ("drops", "minutes", "done"),
+    [
+        ((0.3,), 15.0, ["convert"]),  # good enough as it is
+        ((2.0, 0.4), 15.0, ["convert", "reconstruct"]),
+        ((2.0, 1.0, 0.4), 15.0, ["convert", "reconstruct", "finetune"]),
+        ((2.0,), 0.02, ["convert"]),  # no time for more
+        ((2.0,), 0.1, ["convert", "reconstruct"]),  # nor for finetuning
+        ((2.0, 0.4), 0.3, ["convert", "reconstruct"]),
+    ],
+)
+def test_training_only_where_it_is_needed_and_time_allows(
+    drops: tuple[float, ...],
+    minutes: float,
+    done: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    vit: nn.Module,
+    images: Tensor,
+) -> None:
+    job = work_with(monkeypatch, vit, images, Told(*drops), minutes)
+    attempt = job.improved(job.closed_form(Plan(())), allowed=0.5)
+    assert [step.name for step in job.steps] == done
+    assert attempt.drop == min(drops)
+    assert job.clock() <= 60 * minutes
+
+
+def test_training_that_made_it_worse_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch, vit: nn.Module, images: Tensor
+) -> None:
+    job = work_with(monkeypatch, vit, images, Told(2.0, 3.0, 4.0))
+    first = job.closed_form(Plan(()))
+    assert job.improved(first, allowed=0.5) is first
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(100.0, 0.3), (4.5, 0.6), (0.5, 0.9), (0.01, 0.9)])
+def test_with_a_drop_alone_the_smallest_that_holds_it(
+    allowed: float, expected: float, monkeypatch: pytest.MonkeyPatch, vit: nn.Module, images: Tensor
+) -> None:
+    """The ladder of sizes is climbed by halving; where none holds it, the largest."""
+    asked: list[float] = []
+
+    class Plans:
+        def plan(self, unit: str, target: float) -> Any:
+            asked.append(target)
+            return type("Found", (), {"plan": Plan(()), "target": target})
+
+    class Falls(Told):
+        def __call__(self, model: nn.Module) -> Verdict:
+            return Verdict(25 * (1 - asked[-1]) ** 2, None, None, None)
+
+    job = work_with(monkeypatch, vit, images, Falls())
+    found, _ = room._smallest(Plans(), job, allowed)  # type: ignore[arg-type]
+    assert found.target == expected  # type: ignore[attr-defined]
+    assert len(asked) <= 3
+
+
+def test_what_cannot_be_had_is_given_up_and_said(
+    vit: nn.Module, images: Tensor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "Judge", lambda *_: Told(7.0))
+    with caplog.at_level(logging.WARNING, "vitcompact"):
+        result = vitcompact.compact(vit, images, params=0.6, max_drop=0.5, minutes=0.01, latency_batch=2)
+    assert "`max_drop` was given up for `params`: 7.00 points were lost, 0.5 were allowed" in caplog.text
+    assert result.reached["gave_up"] == {"max_drop": "7.00 points were lost, 0.5 were allowed"}
+    assert result.reached["params"] <= 0.6
+
+
+def test_without_labels_held_out_images_judge(vit: VisionTransformer, images: Tensor) -> None:
+    judge = Judge(frozen_copy(vit, "cpu"), from_tensor(images), None, "cpu", vitcompact.utils.progress.silent)
+    same = judge(copy.deepcopy(vit))
+    assert (same.drop, same.agreement, same.top1) == (0.0, 1.0, None)
+    assert 0 < same.num_samples < len(images)
+    headless = copy.deepcopy(vit)
+    headless.reset_classifier(0)
+    features = Judge(frozen_copy(headless, "cpu"), from_tensor(images), None, "cpu", vitcompact.utils.progress.silent)
+    assert features(perturbed(copy.deepcopy(headless), seed=3)).drop > 0
+    assert features(headless).drop == pytest.approx(0.0, abs=1e-4)
+
+
+def test_the_original_is_run_once(vit: nn.Module, labelled: list[tuple[Tensor, Tensor]]) -> None:
+    runs = 0
+
+    def count(*_: Any) -> None:
+        nonlocal runs
+        runs += 1
+
+    original = frozen_copy(vit, "cpu")
+    original.register_forward_hook(count)
+    judge = Judge(original, from_tensor(labelled[0][0]), labelled, "cpu", vitcompact.utils.progress.silent)
+    first, second = judge(vit), judge(copy.deepcopy(vit))
+    assert first == second
+    assert (first.drop, first.original_top1) == (0.0, 100.0)
+    assert runs == len(labelled)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speedup": 1.5, "macs": 0.7}, "one of `speedup` and `macs`"),
+        ({"params": 0.5, "preset": "small"}, "one of `params` and `preset`"),
+        ({"speedup": 0.9}, "`speedup` must be above 1"),
+        ({"macs": 1.0}, "`macs` must be between 0 and 1"),
+        ({"max_drop": -1.0}, "`max_drop` must be at least 0"),
+        ({"minutes": 0.0}, "`minutes` must be above 0"),
+        ({"preset": "tiny"}, "unknown `preset` 'tiny'"),
+        ({"protect": ["nothing*"]}, "matches no layer"),
+        ({"macs": 0.001}, "out of reach"),
+    ],
+)
+def test_bad_requests(options: dict[str, Any], message: str, vit: nn.Module, images: Tensor) -> None:
+    with pytest.raises(UsageError, match=message):
+        vitcompact.compact(vit, images, **options)
+
+
+def test_a_compacted_model_is_refused(result: CompactResult, images: Tensor) -> None:
+    with pytest.raises(UsageError, match="converted already"):
+        vitcompact.compact(result.model, images)

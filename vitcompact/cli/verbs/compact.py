@@ -1,0 +1,111 @@
+"""`vitcompact compact`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from vitcompact.benchmarking.setup import open_device
+from vitcompact.checkpoint.stored import weight_bytes
+from vitcompact.cli import images, inputs
+from vitcompact.cli.command import Options, of_kind
+from vitcompact.cli.console import Console
+from vitcompact.cli.render.compact import compact_tables
+from vitcompact.cli.report import check_report, write_report
+from vitcompact.cli.verbs import common
+from vitcompact.cli.workspace import Workspace
+from vitcompact.compaction import CompactResult, compact
+from vitcompact.data import Augment, evaluation_batches, training_loader
+from vitcompact.options.compaction import CompactionOptions
+
+
+def run(options: Options, given: frozenset[str], console: Console) -> None:
+    """Do the whole job on SOURCE and write the folded model into OUT."""
+    with ExitStack() as held:
+        _run(options, given, console, held)
+
+
+def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
+    options = inputs.given_source(options)
+    space = common.workspace_for(options, held)
+    options = images.with_recorded_images(options, given, space, console)
+    asked = of_kind(CompactionOptions, options)
+    images.require_images(options, "compact")
+    open_device(options.device)
+    report = _report_file(options, space)
+    out = common.out_for(options, space, "fold", held)
+    original = inputs.open_original(options, given, space, console)
+    calibration = images.calibration_images(original.model, options, console)
+    assert calibration is not None  # images were required
+    evaluation = images.evaluation_set(options)
+    if evaluation is None:
+        console.note(
+            "no evaluation images (--eval-data-dir, or a split of --data-dir): held-out calibration images judge"
+        )
+    result = compact(
+        original.model,
+        calibration,
+        **{name: getattr(asked, name) for name in ("speedup", "macs", "params", "preset", "max_drop", "minutes")},
+        evaluation=None if evaluation is None else evaluation_batches(original.model, evaluation),
+        training=training_loader(original.model, images.training_set(options, num_samples=None), Augment()),
+        protect=options.protect,
+        merge_tokens=options.merge_tokens,
+        batch_size=options.batch_size,
+        device=options.device,
+        seed=options.seed,
+        progress=console.progress,
+    )
+    dtype = common.saved_dtype(options, original.loaded)
+    document = common.plain(result.to_json())
+    sizes = weight_bytes(original.model, original.loaded.dtype), weight_bytes(result.model, dtype)
+    for side, size in zip(("before", "after"), sizes, strict=True):
+        document[side]["bytes"] = size
+    common.save_model(
+        result.model, out, options, _recorded(document), original.provenance, original.record.options, dtype
+    )
+    if space is not None:
+        common.record_inputs(space, original, options)
+        space.write_document(space.plan_file, result.plan.to_json())
+        space.record_stage("fold", out)
+    if report is not None:
+        write_report(_drawn(result, document, options), report)
+        console.note(f"drawn into {report}")
+    document |= {"report": None if report is None else str(report), "out": str(out)}
+    document["options"] = inputs.effective(options)
+    console.result(document, *compact_tables(document))
+    following = common.follow(options, "eval", "bench", space=space)
+    console.note(f"written to {out}; next: {following}")
+
+
+def _report_file(options: Options, space: Workspace | None) -> Path | None:
+    path: Path | None = options.report
+    if path is None:
+        return None if space is None else space.path / "report.html"
+    check_report(path)
+    return path
+
+
+def _recorded(document: dict[str, Any]) -> dict[str, Any]:
+    """What is kept with the model, by measure: before and after."""
+    sides = document["before"], document["after"]
+    measures = {name: dict(zip(("before", "after"), (side[name] for side in sides), strict=True)) for name in sides[0]}
+    told = {name: value for name, value in measures.items() if value["before"] is not None}
+    return {**told, "reached": document["reached"], "num_samples": document["num_samples"], "steps": document["steps"]}
+
+
+def _drawn(result: CompactResult, document: dict[str, Any], options: Options) -> dict[str, Any]:
+    """The document that reports are drawn from."""
+    before, after = document["before"], document["after"]
+    return {
+        "model": str(options.source or options.model),
+        "params": before["params"],
+        "macs": before["macs"],
+        "predicted": {"params": after["params"], "macs": after["macs"]},
+        "layers": [],
+        "ffn": [],
+        "skipped": document["plan"]["skipped"],
+        "num_samples": document["num_samples"],
+        "budget": result.budget,
+        "compacted": document,
+    }

@@ -1,0 +1,6 @@
+"""The whole job in one call: plan, convert, judge, train where it is needed, fold, time."""
+
+from vitcompact.compaction.job import compact
+from vitcompact.compaction.result import CompactResult, Measures, Step
+
+__all__ = ["CompactResult", "Measures", "Step", "compact"]

@@ -1,0 +1,220 @@
+"""The whole job: the smallest plan that was asked for, judged, and trained only as far as it has to be."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.benchmarking import BenchResult, bench
+from vitcompact.compaction.judge import Judge, Verdict
+from vitcompact.compaction.plans import Planner
+from vitcompact.compaction.result import CompactResult, Measures, Step
+from vitcompact.compaction.work import Attempt, Work
+from vitcompact.data import ImageBatches, check_model, images_for, resolve_input
+from vitcompact.errors import UsageError
+from vitcompact.models.cost import Cost, count
+from vitcompact.options.compaction import CompactionOptions, Preset
+from vitcompact.options.selection import MergeTokens
+from vitcompact.planning.budget_plan import BudgetPlan
+from vitcompact.planning.budget_report import budget_json
+from vitcompact.planning.scope import check_patterns
+from vitcompact.planning.selection import patterns
+from vitcompact.utils.device import frozen_copy
+from vitcompact.utils.progress import Progress, silent
+
+logger = logging.getLogger("vitcompact")
+
+LADDER = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Shares of the MACs that are tried where only the drop is limited."""
+USUAL_DROP = 0.5
+"""Points that may be lost before training is worth its time, where no limit was given."""
+SLACK = 0.03
+"""How far a measured speed-up may stay below what was asked for, as budgets of latency are met."""
+
+
+def compact(
+    model: nn.Module,
+    images: Tensor | Iterable[Tensor] | ImageBatches,
+    *,
+    speedup: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    preset: Preset | None = None,
+    max_drop: float | None = None,
+    minutes: float = 15.0,
+    evaluation: Iterable[Any] | None = None,
+    training: Any = None,
+    protect: Iterable[str] = (),
+    merge_tokens: MergeTokens | None = None,
+    batch_size: int = 64,
+    latency_batch: int = 8,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.monotonic,
+) -> CompactResult:
+    """Make a model smaller or faster by as much as was asked for, at the least loss that the time allows.
+
+        result = vitcompact.compact(model, images, speedup=1.5, max_drop=0.5, evaluation=labelled)
+        vitcompact.save(result.model, "out")
+
+    Plans (a budget over all operators, merging tokens weighed by itself where the model allows it), converts in closed
+    form, and judges. Where more was lost than `max_drop`, blocks are reconstructed and the model is finetuned, as far
+    as `minutes` reach. With `max_drop` alone, the smallest model that holds it is looked for. Folds and times what
+    comes out.
+
+    Args:
+        model: a timm module; it is untouched.
+        images: normalised calibration images `(n, 3, height, width)` or batches of them, no labels.
+        speedup: how many times as fast on `device`, above 1.
+        macs, params: share that is to be left, in (0, 1).
+        preset: `gentle`, `balanced` or `small`; `balanced` where nothing else is asked for.
+        max_drop: percentage points of top-1 that may be lost; without labels, of images answered otherwise; of a model
+            without a head, of the cosine of its outputs.
+        minutes: for the whole job.
+        evaluation: batches `(images, labels)` to judge on, read several times; None judges on calibration images that
+            are held out from every fit.
+        training: what `finetune` learns from; None takes `images`.
+        protect: glob patterns of module paths to leave alone.
+        merge_tokens: as in `convert`; None weighs it where tokens can be merged, 0 is none.
+        latency_batch: images a batch, for times.
+
+    Raises:
+        NothingToCompactError: no layer of this architecture can be compacted.
+        UsageError: bad options, a target out of reach, or a model that was already converted.
+        DataError: images that the model does not take.
+    """
+    asked = CompactionOptions(
+        speedup=speedup,
+        macs=macs,
+        params=params,
+        preset=preset,
+        max_drop=max_drop,
+        minutes=minutes,
+    )
+    check_model(model)
+    if getattr(model, "vitcompact_plan", None) is not None:
+        raise UsageError("this model is converted already; compact the original checkpoint instead")
+    check_patterns(model, patterns(protect))
+    batches = images_for(model, images, batch_size)
+    original = frozen_copy(model, device)
+    judge = Judge(original, batches, evaluation, device, progress, clock)
+    planner = Planner(original, batches, protect, merge_tokens, latency_batch, progress)
+    work = Work(
+        model,
+        original,
+        batches,
+        batches if training is None else training,
+        judge,
+        device,
+        seed,
+        progress,
+        clock=clock,
+        ends=clock() + 60 * minutes,
+    )
+    if asked.size is None:
+        assert max_drop is not None
+        found, attempt = _smallest(planner, work, max_drop)
+    else:
+        found = work.step("plan", partial(planner.plan, *asked.size))
+        attempt = work.closed_form(found.plan)
+        attempt = work.improved(attempt, USUAL_DROP if max_drop is None else max_drop)
+    folded = work.step("fold", lambda: work.folded(attempt))
+    size = resolve_input(model).input_size
+    cost = count(folded, size), count(model, size)
+    times = work.step(
+        "bench",
+        lambda: bench(
+            *(folded, model),
+            batch_sizes=(latency_batch,),
+            num_pairs=20,
+            max_seconds=30.0,
+            device=device,
+            seed=seed,
+            macs=(cost[0].macs, cost[1].macs),
+            progress=progress,
+        ),
+    )
+    verdict = work.step("judge", lambda: judge(folded))
+    return _result(folded, asked, found, verdict, times, cost, tuple(work.steps))
+
+
+def _smallest(planner: Planner, work: Work, max_drop: float) -> tuple[BudgetPlan, Attempt]:
+    """The smallest of a few sizes that loses no more than allowed, by bisection; the largest one where none does."""
+    low, high = 0, len(LADDER) - 1
+    best: tuple[BudgetPlan, Attempt] | None = None
+    while low <= high:
+        middle = (low + high) // 2
+        share = LADDER[middle]
+        try:
+            found = work.step(f"plan {share:g} of the MACs", partial(planner.plan, "macs", share))
+        except UsageError:
+            if middle == 0:
+                raise
+            high = middle - 1
+            continue
+        attempt = work.closed_form(found.plan)
+        if attempt.drop <= max_drop:
+            best, low = (found, attempt), middle + 1
+        else:
+            high = middle - 1
+            if middle == 0:
+                return found, work.improved(attempt, max_drop)
+    assert best is not None  # the largest size either holds or was returned above
+    return best
+
+
+def _result(
+    folded: nn.Module,
+    asked: CompactionOptions,
+    found: BudgetPlan,
+    verdict: Verdict,
+    times: BenchResult,
+    cost: tuple[Cost, Cost],
+    steps: tuple[Step, ...],
+) -> CompactResult:
+    top = times.headline
+    whole = None if verdict.agreement is None else 1.0
+    before = Measures(verdict.original_top1, whole, 1.0, top.baseline.latency_ms.p50, cost[1].macs, cost[1].params)
+    after = Measures(
+        verdict.top1, verdict.agreement, verdict.cosine, top.model.latency_ms.p50, cost[0].macs, cost[0].params
+    )
+    named = {name: getattr(asked, name) for name in ("speedup", "macs", "params", "max_drop")}
+    wanted = {name: float(value) for name, value in named.items() if value is not None}
+    if asked.size is not None and not wanted.keys() - {"max_drop"}:
+        wanted["macs"] = asked.size[1]
+    missed = {}
+    if "max_drop" in wanted and verdict.drop > wanted["max_drop"]:
+        missed["max_drop"] = f"{verdict.drop:.2f} points were lost, {wanted['max_drop']:g} were allowed"
+    if (
+        "speedup" in wanted
+        and times.speedup < wanted["speedup"] * (1 - SLACK)
+        and (top.speedup_interval[1] < wanted["speedup"])
+    ):
+        missed["speedup"] = f"{times.speedup:.2f} times as fast, {wanted['speedup']:g} was asked for"
+    for name, told in missed.items():
+        kept = sorted(wanted.keys() - missed.keys())
+        logger.warning("`%s` was given up%s: %s", name, f" for `{kept[0]}`" if kept else "", told)
+    plan = getattr(folded, "vitcompact_plan")  # noqa: B009 - timm's modules know tensors and modules only
+    return CompactResult(
+        folded,
+        before,
+        after,
+        top.batch_size,
+        times.speedup,
+        top.speedup_interval,
+        verdict.drop,
+        verdict.drop_interval,
+        verdict.num_samples,
+        wanted,
+        missed,
+        steps,
+        plan,
+        budget_json(found),
+    )

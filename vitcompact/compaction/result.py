@@ -1,0 +1,109 @@
+"""What the whole job found: both models measured alike, what was asked for, and what was done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from vitcompact.plan.schema import Plan
+from vitcompact.utils.intervals import Interval
+from vitcompact.utils.text import fields
+
+
+@dataclass(frozen=True)
+class Measures:
+    """One of the two models.
+
+    Attributes:
+        top1: percent right on the evaluation images; None without labels.
+        agreement: share of images with the original's first guess, 1 for itself; None without a head.
+        cosine: mean cosine of the outputs with the original's.
+        latency_ms: median milliseconds of a batch.
+        macs: multiply-accumulates an image.
+        params: parameters.
+    """
+
+    top1: float | None
+    agreement: float | None
+    cosine: float | None
+    latency_ms: float
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the job: how long it took, and what was lost after it (`drop`, in points)."""
+
+    name: str
+    seconds: float
+    drop: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class CompactResult:
+    """The folded model, and what is known of it.
+
+    Attributes:
+        model: a new module, folded, in evaluation mode.
+        before, after: the original and the folded model.
+        batch_size: of the latencies.
+        speedup: median over pairs of runs of the original's time over the model's, and its 95 % interval.
+        drop: what was lost in points (top-1; without labels images answered otherwise; without a head, cosine), and its
+            95 % interval where it is known.
+        judged: images that both were compared on.
+        asked: targets by name.
+        missed: the targets that were given up, each with what was reached.
+        steps: what was done, in order.
+        plan: what was done to which layer.
+        budget: the budget of the plan in JSON, for reports.
+    """
+
+    model: nn.Module
+    before: Measures
+    after: Measures
+    batch_size: int
+    speedup: float
+    speedup_interval: Interval
+    drop: float
+    drop_interval: Interval | None
+    judged: int
+    asked: dict[str, float]
+    missed: dict[str, str]
+    steps: tuple[Step, ...]
+    plan: Plan
+    budget: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def reached(self) -> dict[str, Any]:
+        """Every measure of size and loss as a target would name it, with intervals, and what was given up."""
+        return {
+            "speedup": self.speedup,
+            "speedup_interval": list(self.speedup_interval),
+            "macs": self.after.macs / self.before.macs,
+            "params": self.after.params / self.before.params,
+            "drop": self.drop,
+            "drop_interval": None if self.drop_interval is None else list(self.drop_interval),
+            "asked": self.asked,
+            "gave_up": dict(self.missed),
+        }
+
+    def __repr__(self) -> str:
+        shown = {"speedup": self.speedup, "drop": self.drop, "macs": self.after.macs / self.before.macs}
+        missed = ", ".join(self.missed) or None
+        return fields("CompactResult", model=type(self.model).__name__, **shown, gave_up=missed)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `compact --json`, without bytes, report and out."""
+        return {
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "batch_size": self.batch_size,
+            "num_samples": self.judged,
+            "reached": self.reached,
+            "steps": [asdict(step) for step in self.steps],
+            "plan": self.plan.to_json(),
+        }

@@ -1,0 +1,77 @@
+"""What the whole job is to reach, and how long it may take."""
+
+# ruff: noqa: RUF009  (option() returns a dataclasses.field, which every class gets anew)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vitcompact.errors import UsageError
+from vitcompact.options.declare import COMPACTION, TRAINING, check_limits, one_of, option
+
+Preset = Literal["gentle", "balanced", "small"]
+PRESETS: dict[str, float] = {"gentle": 0.85, "balanced": 0.7, "small": 0.5}
+"""Share of the MACs that each preset leaves."""
+SIZES = ("speedup", "macs", "params", "preset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactionOptions:
+    """What `compact` takes: one size, or a largest drop, or one of each.
+
+    Attributes:
+        max_drop: in percentage points of top-1; without labels, of images answered otherwise; of a model without a
+            head, of the cosine of its features.
+    """
+
+    speedup: float | None = option(
+        None, "How many times as fast the result is to be on this device.", panel=COMPACTION, unit="FACTOR", above=1
+    )
+    macs: float | None = option(
+        None, "Share of the MACs that is to be left.", panel=COMPACTION, unit="SHARE", above=0, below=1
+    )
+    params: float | None = option(
+        None, "Share of the parameters that is to be left.", panel=COMPACTION, unit="SHARE", above=0, below=1
+    )
+    preset: Preset | None = option(
+        None,
+        f"A size by name: {', '.join(f'{name} leaves {share:g} of the MACs' for name, share in PRESETS.items())}.",
+        panel=COMPACTION,
+        unset="balanced, where nothing else is asked for",
+    )
+    max_drop: float | None = option(
+        None,
+        "Percentage points of top-1 that may be lost (without labels, of images answered otherwise). Beside a size, it "
+        "decides how much is trained; alone, how small the model becomes.",
+        panel=COMPACTION,
+        unit="POINTS",
+        least=0,
+    )
+    minutes: float = option(
+        15.0,
+        "Time for the whole job; what is needed beyond the closed form is fitted into it.",
+        panel=TRAINING,
+        unit="MINUTES",
+        above=0,
+    )
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        one_of("preset", self.preset, tuple(PRESETS))
+        given = [name for name in SIZES if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"give one of `{given[0]}` and `{given[1]}`, not both")
+
+    @property
+    def size(self) -> tuple[Literal["macs", "params", "latency"], float] | None:
+        """The unit of the budget and what is to be left of it; None where only the drop is limited."""
+        if self.speedup is not None:
+            return "latency", 1 / self.speedup
+        if self.params is not None:
+            return "params", self.params
+        if self.macs is not None:
+            return "macs", self.macs
+        if self.preset is None and self.max_drop is not None:
+            return None
+        return "macs", PRESETS[self.preset or "balanced"]

@@ -85,3 +85,20 @@ def test_failed_verification(run: Run, made: Path, tmp_path: Path) -> None:
     assert result.code == 5
     assert "differs from PyTorch" in result.error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_takes_a_file(run: Run, made: Path) -> None:
+    words = ("-b", "2", "--num-pairs", "1", "--warmup", "0", "--json")
+    result = run("bench", made / "model.pt2", *words)
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert "torch.export" in found["backend"]
+    assert "timm fused" in found["baseline"]["backend"]  # the original that the file says it was made from
+    assert 0 < found["macs_ratio"] < 1
+
+
+def test_bench_shows_layers(run: Run, made: Path) -> None:
+    result = run("bench", made / "folded", "-b", "1", "--num-pairs", "1", "--warmup", "0", "--layers")
+    assert result.code == 0, result.err
+    assert "Layers one by one" in result.out
+    assert "blocks.0.attn" in result.out

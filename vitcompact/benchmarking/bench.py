@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vitcompact.benchmarking.layers import check_layers, layer_times
 from vitcompact.benchmarking.memory import peak_memory
 from vitcompact.benchmarking.result import BatchResult, BenchResult
-from vitcompact.benchmarking.setup import Setup, attention_backends, first_line, open_device
+from vitcompact.benchmarking.setup import Setup, attention_backends, chosen_backend, first_line, open_device
 from vitcompact.benchmarking.timing import interleave
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError, is_out_of_memory
+from vitcompact.options.benchmarking import Backend
 from vitcompact.utils.progress import Progress, silent
 
 NOISY = 1.5
@@ -36,6 +38,8 @@ def bench(
     max_seconds: float | None = 60.0,
     channels_last: bool = False,
     torchcompile: bool = False,
+    backend: Backend | None = None,
+    layers: bool = False,
     seed: int = 0,
     macs: tuple[int, int] | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -55,7 +59,10 @@ def bench(
         warmup: untimed pairs before them.
         max_seconds: limit for the timed pairs of one batch size, see `interleave`.
         channels_last: images and weights in the channels-last memory format.
-        torchcompile: both through `torch.compile`.
+        torchcompile: both through `torch.compile`, as `backend="compile"` does.
+        backend: what runs both; `onnxruntime` and `openvino` export them first. None is PyTorch, or the runtime of an
+            exported file (`open_exported`) where one is given.
+        layers: also time each layer that the plan of `model` changed, in PyTorch, at the largest batch size.
         seed: of the images and of the bootstrap.
         macs: multiply-accumulates an image of (model, baseline), for `macs_ratio`.
         clock: seconds; for tests.
@@ -67,7 +74,10 @@ def bench(
     sizes = sorted(set(batch_sizes))
     if not sizes or sizes[0] < 1:
         raise UsageError(f"`batch_sizes` must be positive, got {list(batch_sizes)}")
-    setup = Setup(open_device(device), dtype, amp_dtype, channels_last, torchcompile)
+    chosen = chosen_backend(backend, torchcompile, model, baseline)
+    setup = Setup(open_device(device), dtype, amp_dtype, channels_last, chosen)
+    if layers:
+        check_layers(model, setup)
     shape = _input_shape(model, input_size)
     notes = _baseline_notes(baseline)
     results: list[BatchResult] = []
@@ -86,7 +96,8 @@ def bench(
         raise UsageError(f"not even batch size {sizes[0]} fits into the memory of {setup.device}: try a smaller one")
     # Only now: a backend may be chosen on the first run.
     backends = setup.describe(pair.model), setup.describe(pair.baseline)
-    return BenchResult(tuple(results), shape, backends[0], backends[1], macs, tuple(notes))
+    timed = layer_times(pair.model, pair.baseline, setup, (results[-1].batch_size, *shape), seed) if layers else ()
+    return BenchResult(tuple(results), shape, backends[0], backends[1], macs, tuple(notes), timed)
 
 
 class _OutOfMemory(Exception):

@@ -11,14 +11,18 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from vitcompact.exporting import ExportedModel
+
 
 def peak_memory(model: nn.Module, run: Callable[[], object], device: torch.device) -> int | None:
     """Bytes of the weights plus the most that one run holds beyond what was allocated before it; None if unknown.
 
     CUDA: `torch.cuda.max_memory_allocated`. CPU: the running sum of every allocation and release that torch's profiler
     sees in the CPU allocator, kernels' own scratch tensors included; what oneDNN or MKL allocate for themselves is not
-    in it. Other devices: not measured.
+    in it. Other devices, and files that another runtime runs: not measured.
     """
+    if isinstance(model, ExportedModel):
+        return None
     if device.type == "cuda":
         extra: int | None = _cuda_peak(run, device)
     elif device.type == "cpu":

@@ -9,6 +9,9 @@ from vitcompact.benchmarking.timing import PairedTimes, quantile, speedup, speed
 from vitcompact.errors import ThresholdError
 from vitcompact.utils.text import columns
 
+SCATTER = 0.03
+"""A model against itself reads one within this."""
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -78,6 +81,32 @@ class BatchResult:
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """One compacted layer against its original, run on the same tokens.
+
+    Attributes:
+        name: module path.
+        ms, baseline_ms: median milliseconds of one batch.
+        speedup: median over the rounds of the original's time over the layer's.
+        macs_ratio: MACs of the layer over those of its original, padding and biases left out.
+    """
+
+    name: str
+    ms: float
+    baseline_ms: float
+    speedup: float
+    macs_ratio: float
+
+    @property
+    def slower(self) -> bool:
+        """Whether the layer takes longer than its original, by more than what timing scatters."""
+        return self.speedup < 1 - SCATTER
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "slower": self.slower}
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """Both models at all batch sizes that fitted; the largest of them is the one quoted first.
 
@@ -88,6 +117,7 @@ class BenchResult:
         baseline_backend: the same for the baseline.
         macs: multiply-accumulates an image of the model and of the baseline, where the caller gave them.
         notes: batch sizes left out and why, and anything that qualifies the figures.
+        layers: compacted layers one by one, where they were asked for.
     """
 
     batches: tuple[BatchResult, ...]
@@ -96,6 +126,7 @@ class BenchResult:
     baseline_backend: str
     macs: tuple[int, int] | None = None
     notes: tuple[str, ...] = field(default=())
+    layers: tuple[LayerTime, ...] = field(default=())
 
     @property
     def headline(self) -> BatchResult:
@@ -152,4 +183,5 @@ class BenchResult:
             "input_size": list(self.input_size),
             "batches": [batch.to_json() for batch in self.batches],
             "notes": list(self.notes),
+            **({"layers": [layer.to_json() for layer in self.layers]} if self.layers else {}),
         }

@@ -11,25 +11,41 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
+from vitcompact.exporting import RUNTIMES, ExportedModel, check_runtime, hosted, runtime_of
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import synchronise
 
 
 @dataclass(frozen=True)
 class Setup:
-    """How both models are run."""
+    """How both models are run; `backend` is one of `vitcompact.options.benchmarking.Backend`."""
 
     device: torch.device
     dtype: torch.dtype | None
     amp_dtype: torch.dtype | None
     channels_last: bool
-    torchcompile: bool
+    backend: str = "torch"
+
+    def __post_init__(self) -> None:
+        if self.backend not in RUNTIMES:
+            return
+        check_runtime(self.backend)
+        plain = self.dtype is None and self.amp_dtype is None and not self.channels_last
+        if self.device.type != "cpu" or not plain:
+            raise UsageError(
+                f"`backend='{self.backend}'` runs float32 on the CPU here: leave out `device`, `dtype`, `amp` and "
+                "`channels_last`; other number formats are files of `vitcompact export`"
+            )
 
     def prepare(self, model: nn.Module) -> nn.Module:
+        if self.backend in RUNTIMES:
+            return hosted(model, self.backend)
+        if isinstance(model, ExportedModel) and (runtime_of(model) or self.backend == "compile"):
+            raise UsageError(f"{model.path} runs on {model.runtime}, not on `backend='{self.backend}'`")
         prepared = copy_of(model).to(device=self.device, dtype=self.dtype).eval()
         if self.channels_last:
             prepared = prepared.to(memory_format=torch.channels_last)
-        return cast(nn.Module, torch.compile(prepared)) if self.torchcompile else prepared
+        return cast(nn.Module, torch.compile(prepared)) if self.backend == "compile" else prepared
 
     def images(self, shape: tuple[int, ...], seed: int) -> Tensor:
         images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -53,11 +69,27 @@ class Setup:
         kind = self.device.type
         where = torch.cuda.get_device_name(self.device) if kind == "cuda" else f"{torch.get_num_threads()} threads"
         precision = _name(weight_dtype(model)) if self.amp_dtype is None else f"{_name(self.amp_dtype)} autocast"
+        if isinstance(model, ExportedModel):
+            return f"{kind} ({where}), {model.runtime}, {model.description.precision}"
         parts = [f"{kind} ({where})", precision]
         parts += ["channels last"] if self.channels_last else []
-        parts += ["torch.compile"] if self.torchcompile else []
+        parts += ["torch.compile"] if self.backend == "compile" else []
         attention = ", ".join(f"{name} x{count}" for name, count in sorted(attention_backends(model).items()))
         return ", ".join(parts) + (f", attention: {attention}" if attention else "")
+
+
+def chosen_backend(backend: str | None, torchcompile: bool, *models: nn.Module) -> str:
+    """What runs both models, where it was not said: the runtime of an exported file among them, else PyTorch.
+
+    Raises:
+        UsageError: two backends were asked for.
+    """
+    if torchcompile and backend not in (None, "compile"):
+        raise UsageError(f"`torchcompile` is `backend='compile'`: leave out it or `backend='{backend}'`")
+    if backend is not None:
+        return backend
+    own = next((name for name in map(runtime_of, models) if name is not None), "torch")
+    return "compile" if torchcompile else own
 
 
 def weight_dtype(model: nn.Module) -> torch.dtype:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitcompact.errors import CheckpointError, DataError, UsageError
 from vitcompact.exporting.base import Opened
-from vitcompact.exporting.registry import FORMATS, format_of
+from vitcompact.exporting.registry import format_of
 
 READABLE = (".onnx", ".xml", ".pt2")
 
@@ -66,7 +66,3 @@ def open_exported(path: str | Path) -> ExportedModel:
     if opened is None:
         raise CheckpointError(f"{path} cannot be run on this system")
     return ExportedModel(opened, path)
-
-
-RUNTIMES = {"onnxruntime": FORMATS[".onnx"], "openvino": FORMATS[".xml"]}
-"""Backends of `bench` that are other runtimes than PyTorch, with the format that they read."""

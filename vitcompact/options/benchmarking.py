@@ -1,10 +1,15 @@
 """How a model and its baseline are timed."""
 
+# ruff: noqa: RUF009  (option() returns a dataclasses.field, which every class gets anew)
+
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vitcompact.options.declare import MEASUREMENT, RUN, check_limits, option
+
+Backend = Literal["torch", "compile", "onnxruntime", "openvino"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +34,15 @@ class BenchOptions:
     )
     channels_last: bool = option(False, "Use the channels-last memory format.", panel=RUN)
     torchcompile: bool = option(False, "Run both models through torch.compile.", panel=RUN)
+    backend: Backend | None = option(
+        None,
+        "What runs both models; onnxruntime and openvino export them first.",
+        panel=RUN,
+        unset="torch; for an exported file its own",
+    )
+    layers: bool = option(
+        False, "Time each compacted layer against its original, and flag those that got slower.", panel=MEASUREMENT
+    )
 
     def __post_init__(self) -> None:
         check_limits(self)

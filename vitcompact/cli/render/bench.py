@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -35,8 +35,19 @@ def bench_tables(document: Mapping[str, Any]) -> list[RenderableType]:
         lines.insert(
             0, f"MACs: {ratio:.3f} of the baseline's, which by themselves would make it {1 / ratio:.3f} times as fast"
         )
+    layers = [titled("Layers one by one", _layers(document["layers"]))] if document.get("layers") else []
     title = f"{document['model']} against its baseline, {size} px, timed alternately"
-    return [titled(title, found), titled("Speed-up", speed), Text("\n".join(lines))]
+    return [titled(title, found), titled("Speed-up", speed), *layers, Text("\n".join(lines))]
+
+
+def _layers(rows: Sequence[Mapping[str, Any]]) -> Table:
+    numbers = ("baseline ms", "ms", "times as fast", "by its MACs")
+    found = table("layer", *numbers, "", right=numbers, fold=("layer",))
+    for row in rows:
+        figures = (f"{row[key]:.3f}" for key in ("baseline_ms", "ms", "speedup"))
+        implied = f"{1 / row['macs_ratio']:.3f}" if row["macs_ratio"] else "n/a"
+        found.add_row(Text(row["name"]), *figures, implied, "slower" if row["slower"] else "")
+    return found
 
 
 def _add(found: Table, batch: str, name: str, side: Mapping[str, Any]) -> None:

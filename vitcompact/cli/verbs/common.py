@@ -19,6 +19,7 @@ from vitcompact.cli.console import Console
 from vitcompact.cli.spoken import flagged
 from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import resolve_input
+from vitcompact.exporting import ExportedModel
 from vitcompact.models.cost import Cost, count
 from vitcompact.utils.files import claimed
 
@@ -100,6 +101,8 @@ def record_inputs(space: Workspace, original: inputs.Original, options: Any) -> 
 
 def cost_of(model: nn.Module) -> Cost:
     """Parameters and MACs an image of the folded form, at the model's own size."""
+    if isinstance(model, ExportedModel):
+        return Cost(model.description.params, model.description.macs)
     return count(model, resolve_input(model).input_size)
 
 

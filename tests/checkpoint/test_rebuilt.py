@@ -44,7 +44,12 @@ def _tanh(vit: VisionTransformer) -> None:
 
 
 def _scale(vit: VisionTransformer) -> None:
-    vit.blocks[2].attn.scale = 0.5
+    vit.blocks[2].attn.fused_attn, vit.blocks[2].attn.scale = False, 0.5  # timm's fused attention ignores its scale
+
+
+def _two(vit: VisionTransformer) -> None:
+    vit.norm.eps = 0.02
+    vit.blocks[0].mlp.act = nn.ReLU()
 
 
 RECORDED: list[tuple[Change, list[dict[str, Any]]]] = [
@@ -52,7 +57,7 @@ RECORDED: list[tuple[Change, list[dict[str, Any]]]] = [
     (_one_eps, [{"set": "eps", "to": 0.3, "on": ["blocks.1.norm2"]}]),
     (_act, [{"set": "act", "to": "quick_gelu", "on": ["blocks.#.mlp.act"]}]),
     (_tanh, [{"set": "act", "to": "gelu_tanh", "on": ["blocks.0.mlp.act", "blocks.1.mlp.act"]}]),
-    (_scale, [{"set": "scale", "to": 0.5, "on": ["blocks.2.attn"]}]),
+    (_two, [{"set": "eps", "to": 0.02, "on": ["norm"]}, {"set": "act", "to": "relu", "on": ["blocks.0.mlp.act"]}]),
 ]
 
 
@@ -74,7 +79,7 @@ def test_settings_that_no_argument_says_are_recorded(
 def test_a_loaded_model_that_is_changed_again_keeps_both(
     vit: VisionTransformer, images: Tensor, tmp_path: Path
 ) -> None:
-    _scale(vit)
+    _two(vit)
     again = load(save(vit, tmp_path / "out"))
     _one_eps(again)
     with torch.no_grad():
@@ -144,6 +149,7 @@ REFUSED: list[tuple[Change, type[Exception], str]] = [
     (_hook, VerificationError, r"blocks\.0\.mlp has hooks"),
     (_same_weights, VerificationError, r"blocks\.1\.mlp\.fc1 is a _Double, not a Linear"),
     (_pooled, UsageError, r"fc_norm.* arguments of timm\.create_model .*global_pool"),
+    (_scale, VerificationError, r"blocks\.2\.attn has .*scale 0\.5 instead of 0\.17"),
     (_plain_number, VerificationError, "norm has eps 1 instead of 1e-06"),
     (_method, VerificationError, "a method that was replaced"),
 ]

@@ -1,4 +1,4 @@
-"""What differs from an architecture's skeleton and no argument of it can say: eps of norms, scale, activations.
+"""What differs from an architecture's skeleton and no argument of it can say: eps of norms, activations.
 
 They travel in `config.json` beside the plan, and are put on the skeleton after the plan.
 """
@@ -16,7 +16,7 @@ from torch import nn
 
 from vitcompact.errors import CheckpointError
 
-NUMBERS = ("eps", "scale")
+NUMBERS = ("eps",)
 ACTIVATION = "act"
 _MOST = 10_000  # overrides, and patterns of one, in a checkpoint that is no nonsense
 _ACTIVATIONS = {
@@ -32,7 +32,7 @@ class Override:
     """One setting on some modules.
 
     Attributes:
-        setting: `eps`, `scale` or `act`.
+        setting: `eps` or `act`.
         value: a number, or timm's name of an activation.
         modules: their paths; `#` stands for any one index, `*` alone for every module that has the setting.
     """

@@ -334,6 +334,8 @@ def test_models_that_cannot_be_rebuilt_are_refused(vit: VisionTransformer, tmp_p
     for model in (nn.Linear(2, 2), features):
         with pytest.raises(UsageError, match=r"expected a model made by timm\.create_model"):
             save(model, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"cannot save a Sequential: .* the one inside it is `model\.0`"):
+        save(nn.Sequential(vit, nn.ReLU()), tmp_path / "out")
     odd = timm.create_model("test_vit", pretrained=False, norm_layer=nn.LayerNorm)
     with pytest.raises(UsageError, match="norm_layer"):
         save(odd, tmp_path / "out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import timm
 import torch
 from timm.models import VisionTransformer
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import vitcompact
@@ -45,6 +47,16 @@ def test_wrappers_of_training_are_taken_off(wrapper: str, vit: VisionTransformer
             nn.DataParallel(compact), nn.DataParallel(vit), images, options=TrainOptions(steps=1)
         )
         assert isinstance(result.model, VisionTransformer)
+
+
+def test_distributed_data_parallel_is_taken_off(vit: VisionTransformer, images: Tensor, tmp_path: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(copy.deepcopy(vit))
+        assert isinstance(vitcompact.convert(wrapped, images=images), VisionTransformer)
+        assert isinstance(vitcompact.convert(nn.Sequential(wrapped), images=images)[0], VisionTransformer)
+    finally:
+        distributed.destroy_process_group()
 
 
 class Own(nn.Module):

@@ -12,6 +12,7 @@ from timm.models import get_pretrained_cfg
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
+from vitcompact.checkpoint.foreign import ForeignDirectory, build, foreign_directory
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import timm_errors
@@ -26,7 +27,7 @@ def is_hub_directory(path: Path) -> bool:
 
 
 def load(path: str | Path, **kwargs: Any) -> nn.Module:
-    """Load a model from a directory that `save` or timm wrote.
+    """Load a model from a directory that `save`, timm, transformers or open_clip wrote.
 
     Args:
         path: the directory.
@@ -44,6 +45,9 @@ def load(path: str | Path, **kwargs: Any) -> nn.Module:
 
 def load_directory(directory: Path, **kwargs: Any) -> nn.Module:
     """What `load` does, in training mode as timm leaves it."""
+    foreign = foreign_directory(directory)
+    if foreign is not None:
+        return _load_foreign(foreign, kwargs)
     _, architecture, _ = read_config(directory)
     name = f"local-dir:{directory}"
     if architecture == ENTRYPOINT or kwargs.get("features_only"):
@@ -59,6 +63,15 @@ def load_directory(directory: Path, **kwargs: Any) -> nn.Module:
         cfg: Any = model.pretrained_cfg
         cfg["license"] = license_name
     return model
+
+
+def _load_foreign(foreign: ForeignDirectory, kwargs: dict[str, Any]) -> nn.Module:
+    if kwargs.get("features_only"):
+        raise UsageError(f"{foreign.path} ({foreign.layout.title}) has no features_only: save it, and load that")
+    size, num_classes = kwargs.pop("img_size", None), kwargs.pop("num_classes", None)
+    size = (size, size) if isinstance(size, int) else size
+    described = foreign.describe(size)
+    return build(described, str(foreign.path), num_classes=num_classes, image_size=size, **kwargs)
 
 
 def read_config(directory: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:

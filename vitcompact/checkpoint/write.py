@@ -96,8 +96,12 @@ def _base_of(model: nn.Module) -> str:
     if architecture == ENTRYPOINT:
         architecture = _recorded_args(model).get("base")
     if not isinstance(architecture, str) or not hasattr(model, "num_classes"):
+        inside = (path for path, module in model.named_modules() if path and _cfg(module).get("architecture"))
+        path = next(inside, None)
+        hint = f"; the one inside it is `model.{path}`" if path else ""
         raise UsageError(
             f"cannot save a {type(model).__name__}: expected a model made by timm.create_model (not features_only)"
+            + hint
         )
     return architecture
 

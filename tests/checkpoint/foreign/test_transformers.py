@@ -45,6 +45,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "vit tanh": ("ViTForImageClassification", "ViTConfig", {**VIT, "hidden_act": "gelu_new"}, "logits"),
     "vit without bias": ("ViTForImageClassification", "ViTConfig", {**VIT, "qkv_bias": False}, "logits"),
     "vit features": ("ViTModel", "ViTConfig", {**VIT, "layer_norm_eps": 0.01}, "class token"),
+    "vit, msn": ("ViTMSNForImageClassification", "ViTMSNConfig", {**VIT, **LABELS}, "logits"),
+    "vit, mae": ("ViTMAEModel", "ViTMAEConfig", {**VIT, "mask_ratio": 0.0}, "class token"),
     "deit": ("DeiTForImageClassification", "DeiTConfig", {**VIT, **LABELS}, "logits"),
     "deit distilled": ("DeiTForImageClassificationWithTeacher", "DeiTConfig", {**VIT, **LABELS}, "logits"),
     "dinov2": ("Dinov2Model", "Dinov2Config", _dino(layerscale_value=0.1), "pooler_output"),
@@ -215,6 +217,16 @@ def test_a_head_that_timm_does_not_have_is_refused(tmp_path: Path, caplog: pytes
         load_source(str(tmp_path))
     assert load_source(str(tmp_path), SourceOptions(num_classes=0)).model.num_classes == 0
     assert "read without its classifier" in caplog.text
+
+
+def test_load_reads_them_too(vit_dir: Path) -> None:
+    images = torch.randn(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        assert torch.equal(vitcompact.load(vit_dir)(images), load_source(str(vit_dir)).model(images))
+        other = vitcompact.load(vit_dir, num_classes=7, img_size=64, drop_rate=0.5)
+        assert other(torch.ones(1, 3, 64, 64)).shape == (1, 7)
+    with pytest.raises(UsageError, match=r"Hugging Face ViT. has no features_only"):
+        vitcompact.load(vit_dir, features_only=True)
 
 
 def test_what_was_asked_for_beats_the_configuration(vit_dir: Path) -> None:

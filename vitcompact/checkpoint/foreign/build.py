@@ -23,7 +23,12 @@ _TRIVIAL = ("index tables", "constants of its position encoding")
 
 
 def build(
-    described: Described, label: str, *, num_classes: int | None, image_size: tuple[int, int] | None
+    described: Described,
+    label: str,
+    *,
+    num_classes: int | None,
+    image_size: tuple[int, int] | None,
+    **more: Any,
 ) -> nn.Module:
     """The model with its weights, in training mode as timm leaves it.
 
@@ -32,6 +37,7 @@ def build(
         label: its name in messages.
         num_classes: a number of classes that was asked for.
         image_size: (height, width) in pixels that was asked for.
+        **more: further arguments of `timm.create_model`.
 
     Raises:
         UsageError: its trained head cannot be taken over and nothing was said about it.
@@ -47,7 +53,7 @@ def build(
         if what not in _TRIVIAL:
             logger.warning("%s: left out %s (%s)", label, what, _some(names))
     overlay = _overlay(described)
-    args = dict(described.args)
+    args = {**described.args, **more}
     if num_classes is not None:
         args["num_classes"] = num_classes
     if image_size is not None:

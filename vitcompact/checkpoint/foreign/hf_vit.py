@@ -60,12 +60,12 @@ def _vit(config: Config, tensors: Tensors, size: Size) -> Described:
         fused(found, QKV, "qkv"),
         args["num_classes"],
         left_out=left_out,
-        overrides=(eps(config, 1e-12),),
+        overrides=(eps(config, 1e-6 if config.data.get("model_type") == "vit_msn" else 1e-12),),
         class_names=config.class_names(),
     )
 
 
 LAYOUTS = (
-    Layout("Hugging Face ViT", ("vit",), _vit, {**HALVES, **SQUASH_BILINEAR}),
+    Layout("Hugging Face ViT", ("vit", "vit_mae", "vit_msn"), _vit, {**HALVES, **SQUASH_BILINEAR}),
     Layout("Hugging Face DeiT", ("deit",), _vit, {**IMAGENET, **CROP_BICUBIC, "crop_pct": 224 / 256}),
 )

@@ -56,7 +56,7 @@ def test_storing_in_half_precision_is_reported(compact: VisionTransformer) -> No
 def test_either_difference_is_refused_above_the_tolerance(
     which: str, difference: float, refused: bool, compact: VisionTransformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = []
+    calls: list[int] = []
 
     def compare(*_: object) -> tuple[float, float, float]:
         calls.append(len(calls))

@@ -54,7 +54,8 @@ def test_distributed_data_parallel_is_taken_off(vit: VisionTransformer, images: 
     try:
         wrapped = DistributedDataParallel(copy.deepcopy(vit))
         assert isinstance(vitcompact.convert(wrapped, images=images), VisionTransformer)
-        assert isinstance(vitcompact.convert(nn.Sequential(wrapped), images=images)[0], VisionTransformer)
+        converted = vitcompact.convert(nn.Sequential(wrapped), images=images)
+        assert isinstance(next(converted.children()), VisionTransformer)
     finally:
         distributed.destroy_process_group()
 

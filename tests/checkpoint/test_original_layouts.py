@@ -157,6 +157,10 @@ WRAPPED |= {
         },
     ),
     "a classifier beside it": ("vit_base_patch16_224", VIT, {"img_size": 64, "num_classes": 10}, beside),
+    "a classifier without a bias": (
+        *("vit_base_patch16_224", VIT, {"img_size": 64, "num_classes": 10}),
+        lambda w: {"backbone": {name: tensor for name, tensor in w.items() if name != "head.bias"}},
+    ),
     "optimizer": (
         *("vit_base_patch16_224", VIT, {"img_size": 64, "num_classes": 10}),
         lambda w: {"net": dict(w), "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}, "center": torch.zeros(3)},
@@ -169,7 +173,7 @@ ALL = {**CONVERTED, **SHAPES, **WRAPPED}
 def test_is_read_to_the_bit(case: str, tmp_path: Path) -> None:
     name, small, kwargs, save = ALL[case]
     model = perturb(timm.create_model(name, **{**small, **kwargs}))
-    if case == "OpenAI's CLIP":  # a projection has no bias
+    if case in ("OpenAI's CLIP", "a classifier without a bias"):
         nn.init.zeros_(model.get_parameter("head.bias"))
     torch.save(save(model.state_dict()), tmp_path / "w.pth")
     loaded = load_source(str(tmp_path / "w.pth"), SourceOptions(model=name, model_kwargs=small)).model

@@ -72,8 +72,15 @@ STATE_DICTS: dict[str, Callable[[Mapping[str, Tensor]], object]] = {
     "a subclass of dict": lambda weights: Settings(weights),
     "sparse": lambda weights: {**weights, "head.weight": weights["head.weight"].to_sparse()},
     "transposed": lambda weights: {**weights, "head.weight": weights["head.weight"].t().contiguous().t()},
+    "a module pickled whole": lambda weights: {"model": built(weights), "epoch": 3},
     "parameters": lambda weights: {name: nn.Parameter(tensor) for name, tensor in weights.items()},
 }
+
+
+def built(weights: Mapping[str, Tensor]) -> nn.Module:
+    model = timm.create_model("test_vit", num_classes=10, img_size=64)
+    model.load_state_dict(weights)
+    return nn.DataParallel(model)
 
 
 @pytest.mark.parametrize("kind", STATE_DICTS)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vitcompact.checkpoint.inert import attributes_of
 from vitcompact.errors import UsageError
 
 StateDict = dict[str, Tensor]
@@ -63,12 +64,26 @@ def select_box(boxes: Mapping[str, StateDict], key: str, label: str) -> StateDic
 
 def _boxes(content: Mapping[Any, Any], key: str, depth: int) -> Iterator[tuple[str, StateDict]]:
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = tensors or dict(_module_tensors(content, ""))
     if tensors and all(isinstance(name, str) for name in content):
         yield key, _unwrapped(tensors)
     if depth:
         for name, value in content.items():
             if isinstance(name, str) and isinstance(value, Mapping) and not name.lower().startswith(_TRAINING):
                 yield from _boxes(value, f"{key}.{name}" if key else name, depth - 1)
+
+
+def _module_tensors(module: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The state dict of a module that was pickled whole: of its attributes, those that make one."""
+    attributes = attributes_of(module)
+    if not {"_parameters", "_buffers", "_modules"} <= attributes.keys():
+        return
+    unsaved = attributes.get("_non_persistent_buffers_set") or ()
+    for name, tensor in {**attributes["_parameters"], **attributes["_buffers"]}.items():
+        if isinstance(tensor, Tensor) and name not in unsaved:
+            yield f"{prefix}{name}", tensor
+    for name, inner in attributes["_modules"].items():
+        yield from _module_tensors(inner, f"{prefix}{name}.")
 
 
 def _unwrapped(tensors: StateDict) -> StateDict:

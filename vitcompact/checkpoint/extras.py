@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vitcompact.checkpoint.boxes import StateDict
@@ -82,11 +83,23 @@ def with_classifier(layout: Layout, model: nn.Module) -> Layout:
         return layout
     beside = weights[0].removesuffix("weight")
     found = {name: tensor for name, tensor in layout.outside.items() if name in (f"{beside}weight", f"{beside}bias")}
-    if len(found) != 2 or any(name.startswith(beside) and name not in found for name in layout.outside):
+    if any(name.startswith(beside) and name not in found for name in layout.outside):
         return layout
     taken = {f"{own}.{name.removeprefix(beside)}": tensor for name, tensor in found.items()}
     outside = {name: tensor for name, tensor in layout.outside.items() if name not in found}
     return replace(layout, state_dict={**layout.state_dict, **taken}, outside=outside)
+
+
+def with_bias(state_dict: Mapping[str, Tensor], model: nn.Module) -> StateDict:
+    """With a bias of zeros for a classifier that has none, where the architecture's has one."""
+    expected = model.state_dict()
+    cfg: Any = model.pretrained_cfg
+    own = cfg.get("classifier")
+    zeros = {}
+    if f"{own}.weight" in state_dict and f"{own}.bias" in expected and f"{own}.bias" not in state_dict:
+        weight = state_dict[f"{own}.weight"]
+        zeros = {f"{own}.bias": torch.zeros(weight.shape[0])}
+    return {**state_dict, **zeros}
 
 
 def without_classifier(layout: Layout, model: nn.Module) -> Layout:

@@ -15,6 +15,7 @@ from vitcompact.checkpoint.extras import (
     check_classifier,
     check_pooling,
     split_extras,
+    with_bias,
     with_classifier,
     without_classifier,
 )
@@ -74,7 +75,7 @@ def fit(weights: Weights, name: str, base: str, given: Mapping[str, Any], facts:
     kept, left_out = split_extras(layout, model)
     check_classifier(kept, model, label)
     check_pooling(kept, model, label)
-    return Fitted(kept, args, key, left_out)
+    return Fitted(with_bias(kept, model), args, key, left_out)
 
 
 _SHAPES = ("num_classes", "in_chans", "img_size")

@@ -9,7 +9,7 @@ import argparse
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -33,10 +33,18 @@ class Inert:
 
 
 class PlainDict:
-    """In the place of a kind of dictionary: makes a plain one, which the pickle then fills."""
+    """In the place of a kind of dictionary: makes a plain one, which the pickle then fills.
+
+    An object that turns out to be none leaves its attributes on an empty dictionary (`attributes_of`).
+    """
 
     def __new__(cls, *args: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]  # that is the point
         return OrderedDict()
+
+
+def attributes_of(value: object) -> Mapping[str, Any]:
+    """The attributes that a pickle gives to what `PlainDict` made."""
+    return vars(value) if isinstance(value, OrderedDict) else {}
 
 
 class NumpyType(Inert):
@@ -66,7 +74,7 @@ def _known() -> dict[str, Standin]:
     known |= {f"builtins.{name}": Inert for name in ("list", "dict", "tuple", "int", "float", "str", "bool", "object")}
     known |= {f"builtins.{name}": Inert for name in ("slice", "range", "type", "frozenset", "bytes")}
     data = ("datetime.datetime", "datetime.date", "datetime.timedelta", "datetime.timezone", "decimal.Decimal")
-    return known | dict.fromkeys((*data, "uuid.UUID", "typing.Any", "collections.deque"), Inert)
+    return known | dict.fromkeys((*data, "uuid.UUID", "typing.Any", "collections.deque", "functools.partial"), Inert)
 
 
 _KNOWN = _known()
@@ -88,7 +96,7 @@ def standins(names: Iterable[str], unknown: Standin = PlainDict) -> list[tuple[S
 
 def _is_foreign_class(name: str) -> bool:
     package, last = name.partition(".")[0], name.rpartition(".")[2]
-    if name.startswith("numpy.dtypes."):
-        return True
+    if name.startswith(("numpy.dtypes.", "torch.nn.")):  # of pickled modules only the tensors are kept
+        return last[:1].isupper()
     own = package in sys.stdlib_module_names or package in ("torch", "numpy", "__builtin__")
     return last[:1].isupper() and (not own or package == "__main__")

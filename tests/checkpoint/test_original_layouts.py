@@ -265,3 +265,12 @@ def test_what_is_resampled_or_replaced_is_said(
         load_source(str(tmp_path / "w.pth"), SourceOptions(**base, img_size=96, num_classes=4, in_chans=1))
     assert "resampled as timm does, for other images than it was made for: pos_embed, patch_embed.proj" in caplog.text
     assert "its classifier of 10 classes is replaced by an untrained one of 4 classes" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "levit_128s", "test_vit3"])
+def test_architectures_of_other_kinds_keep_their_classifier(name: str, tmp_path: Path) -> None:
+    small = {"depth": 2} if name.startswith("xcit") else {}
+    model = perturb(timm.create_model(name, num_classes=7, **small))
+    torch.save({"net": layouts.prefixed(model.state_dict(), "model.")}, tmp_path / "w.pth")
+    options = SourceOptions(model=name, model_kwargs=small)
+    assert_equal(load_source(str(tmp_path / "w.pth"), options).model, model)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vitcompact.checkpoint.infer import meta_model
 from vitcompact.checkpoint.matching import classifier_names, compare
-from vitcompact.checkpoint.sizes import Size, size_of_grid, size_of_masks, sizes_to_try, window_of
+from vitcompact.checkpoint.sizes import Size, pair, size_of_grid, size_of_masks, sizes_to_try, window_of
 
 _ROUNDS = 5
 _FEW = 0.3  # share of tensors that depend on the image size, at most
@@ -158,8 +158,8 @@ def _ends(state_dict: Mapping[str, Tensor], model: nn.Module) -> dict[str, Any]:
         return args
     channels = getattr(model, "in_chans", None) or cfg["input_size"][0]
     args["in_chans"] = stem.shape[1] * channels // own.shape[1]
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch is not None and tuple(patch) == tuple(own.shape[-2:]) != tuple(stem.shape[-2:]):
+    patch = pair(getattr(getattr(model, "patch_embed", None), "patch_size", None))
+    if patch is not None and patch == tuple(own.shape[-2:]) != tuple(stem.shape[-2:]):
         height, width = stem.shape[-2:]
         args["patch_size"] = height if height == width else (height, width)
     return args
@@ -200,8 +200,7 @@ def _count(state_dict: Mapping[str, Tensor], model: nn.Module) -> int:
 
 
 def _size_of(model: nn.Module) -> Size | None:
-    size: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    return None if size is None else (size[0], size[1])
+    return pair(getattr(getattr(model, "patch_embed", None), "img_size", None))
 
 
 def _is_square(number: int) -> bool:

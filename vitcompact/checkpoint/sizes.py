@@ -37,6 +37,13 @@ _COMMON = (
 _TABLE = "relative_position_bias_table"
 
 
+def pair(sides: Any) -> Size | None:
+    """Height and width, where a model has them as one number or as two."""
+    if isinstance(sides, int):
+        return sides, sides
+    return (int(sides[0]), int(sides[1])) if isinstance(sides, (tuple, list)) and len(sides) == 2 else None
+
+
 def size_of_grid(state_dict: Mapping[str, Tensor], model: nn.Module, hint: Size | None) -> Size | None:
     """Image size (height, width in pixels) of the table of positions, None where it says nothing or agrees.
 
@@ -45,13 +52,14 @@ def size_of_grid(state_dict: Mapping[str, Tensor], model: nn.Module, hint: Size 
     """
     own, table = getattr(model, "pos_embed", None), state_dict.get("pos_embed")
     patch_embed: Any = getattr(model, "patch_embed", None)
-    num_patches, grid = getattr(patch_embed, "num_patches", None), getattr(patch_embed, "grid_size", None)
-    if table is None or not isinstance(own, Tensor) or not isinstance(num_patches, int) or not grid:
+    num_patches, grid = getattr(patch_embed, "num_patches", None), pair(getattr(patch_embed, "grid_size", None))
+    size = pair(getattr(patch_embed, "img_size", None))
+    if table is None or not isinstance(own, Tensor) or not isinstance(num_patches, int) or not grid or not size:
         return None
     if table.ndim != 3 or own.ndim != 3:
         return None
     # Pixels per token along each side: the patch size, or the stride of a convolutional stem.
-    pixels = (patch_embed.img_size[0] // grid[0], patch_embed.img_size[1] // grid[1])
+    pixels = (size[0] // grid[0], size[1] // grid[1])
     length = table.shape[1] - (own.shape[1] - num_patches)
     if hint is not None and (hint[0] // pixels[0]) * (hint[1] // pixels[1]) == length:
         return hint
@@ -102,8 +110,7 @@ def sizes_to_try(state_dict: Mapping[str, Tensor], model: nn.Module, hint: Size 
 def _sizes(state_dict: Mapping[str, Tensor], model: nn.Module, hint: Size | None) -> Iterator[Size]:
     if hint is not None:
         yield hint
-    patch: Any = getattr(getattr(model, "patch_embed", None), "patch_size", None) or (16, 16)
-    patch = patch if isinstance(patch, tuple) else (patch, patch)
+    patch = pair(getattr(getattr(model, "patch_embed", None), "patch_size", None)) or (16, 16)
     table = next((state_dict[name] for name in state_dict if name.endswith(_TABLE)), None)
     if table is not None and table.ndim == 2:
         for entries in (table.shape[0], table.shape[0] - 3):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,21 @@ import timm
 import torch
 from torch import nn
 
+from vitcompact.checkpoint.bare import build_from, recorded_name, requested_args
 from vitcompact.checkpoint.candidates import candidates
-from vitcompact.checkpoint.directory import is_hub_directory, load_directory, read_config, registered_cfg, size_args
-from vitcompact.checkpoint.facts import Facts
-from vitcompact.checkpoint.fit import Fitted, fit
+from vitcompact.checkpoint.directory import is_hub_directory, load_directory, read_config, registered_cfg
 from vitcompact.checkpoint.foreign import ForeignDirectory, build, foreign_directory, torchvision_model
 from vitcompact.checkpoint.foreign.described import Described
 from vitcompact.checkpoint.hub import fetch_directory, fetch_pretrained
-from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.provenance import DIR_PREFIX, Provenance, SourceKind, settings_of
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import SUFFIXES, Weights, has_weights_suffix, read_weights, weights_file_of
-from vitcompact.checkpoint.record import to_plain
 from vitcompact.checkpoint.stored import dtype_of, stored_dtype
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.options.source import SourceOptions
 from vitcompact.utils.files import restored
 
-logger = logging.getLogger("vitcompact")
-facts_log = logging.getLogger("vitcompact.facts")
 _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 
 
@@ -101,7 +95,7 @@ def _from_name(name: str, options: SourceOptions) -> LoadedModel:
     if options.model is not None:
         raise UsageError(f"`model` names the architecture of a bare weights file; {name} is a timm model")
     cfg = registered_cfg(name)
-    kwargs = _requested(cfg, {}, options)
+    kwargs = requested_args(cfg, {}, options)
     if options.random_weights:
         with timm_errors(UsageError, f"{architecture} cannot be built as asked"):
             model: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
@@ -121,7 +115,7 @@ def _from_directory(source: str, directory: Path, kind: SourceKind, options: Sou
     if foreign is not None:
         return _from_foreign(source, foreign, kind, options)
     cfg, architecture, args = read_config(directory)
-    model = load_directory(directory, **_requested(cfg, args, options))
+    model = load_directory(directory, **requested_args(cfg, args, options))
     base = str(args.get("base")) if architecture == ENTRYPOINT else architecture
     path = weights_file_of(directory)
     return LoadedModel(model, Provenance.of_file(source, kind, base, path), stored_dtype(path))
@@ -146,9 +140,9 @@ def _from_file(source: str, path: Path, options: SourceOptions) -> LoadedModel:
     weights = read_weights(path).only(options.state_key)
     if (described := _of_torchvision(weights)) is not None:
         return _from_torchvision(source, path, described, options)
-    name = options.model or _recorded_name(weights) or _ask_for_name(weights)
+    name = options.model or recorded_name(weights) or _ask_for_name(weights)
     architecture = require_known(name)
-    model, fitted, used = _build_from(name, architecture, weights, options)
+    model, fitted, used = build_from(name, architecture, weights, options)
     _forget_weights(model)
     provenance = replace(Provenance.of_file(source, "file", architecture, weights.path), read_as=used)
     return LoadedModel(model, provenance, dtype_of(fitted.state_dict))
@@ -167,83 +161,6 @@ def _from_torchvision(source: str, path: Path, described: Described, options: So
     _forget_weights(model)
     provenance = Provenance.of_file(source, "file", architecture, path)
     return LoadedModel(model, provenance, dtype_of(described.tensors))
-
-
-def _recorded_name(weights: Weights) -> str | None:
-    """The recorded architecture, where timm has it under this name."""
-    name = weights.architecture
-    if name is None or name == ENTRYPOINT:
-        return None
-    try:
-        require_known(name)
-    except UsageError:
-        return None
-    return name
-
-
-def _build_from(
-    name: str, architecture: str, weights: Weights, options: SourceOptions
-) -> tuple[nn.Module, Fitted, dict[str, Any]]:
-    """The model of a bare file, and with which arguments: those asked for, recorded, or implied by the weights."""
-    cfg = registered_cfg(name)
-    facts = _facts_for(name, weights)
-    given = _of_the_file(options)
-    with timm_errors(UsageError, f"{name} cannot be built"):
-        fitted = fit(weights, name, architecture, given, facts, headless=options.num_classes is not None)
-    args = dict(fitted.args)
-    channels, *size = cfg.get("input_size", (3, 224, 224))
-    found_size = args.get("img_size") or facts.args.get("img_size") or tuple(size)
-    # What the checkpoint is, as opposed to what the model shall be: timm resamples from the one to the other.
-    overlay: dict[str, Any] = {"input_size": (args.get("in_chans", channels), *found_size)}
-    overlay |= {key: value for key, value in facts.cfg.items() if key != "label_names"}
-    if "num_classes" in args:
-        overlay["num_classes"] = args["num_classes"]
-        if len(labels := facts.cfg.get("label_names", ())) == args["num_classes"] and labels:
-            overlay["label_names"] = labels
-    kwargs = {**args, **size_args(cfg, args, found_size), **_requested(cfg, args, options)}
-    overlay.update(kwargs.pop("pretrained_cfg_overlay", {}))
-    with timm_errors(UsageError, f"{name} cannot be built as asked"):
-        model: nn.Module = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **kwargs)
-    fill(model, fitted.state_dict, base=architecture, label=str(weights.path))
-    if fitted.left_out:
-        logger.warning("%s: left out, since %s has none of it: %s", weights.path, name, fitted.left_out)
-    used = {**args, **facts.cfg}
-    _say_what_was_used(name, weights, facts, used, fitted.key)
-    return model, fitted, to_plain(used)
-
-
-def _facts_for(name: str, weights: Weights) -> Facts:
-    """What is recorded, unless of another architecture than the one that was asked for."""
-    recorded = _recorded_name(weights)
-    if recorded is None or recorded.partition(".")[0] == name.partition(".")[0]:
-        return weights.facts
-    logger.warning("%s says that it is %s: what it records is not used for %s", weights.path, recorded, name)
-    return Facts()
-
-
-def _of_the_file(options: SourceOptions) -> dict[str, Any]:
-    """Arguments that say what a bare file is, where its weights cannot."""
-    given = dict(options.model_kwargs or {})
-    return given if options.global_pool is None else {**given, "global_pool": options.global_pool}
-
-
-def _say_what_was_used(name: str, weights: Weights, facts: Facts, used: dict[str, Any], key: str) -> None:
-    recorded = {**facts.args, **facts.cfg}
-    told = ", ".join(
-        f"{argument}={value if argument != 'label_names' else f'{len(value)} names'}"
-        + (f" (recorded in {facts.origin})" if argument in recorded else "")
-        for argument, value in used.items()
-    )
-    where = f" ({key})" if key else ""
-    facts_log.info("%s%s is read as %s: %s", weights.path, where, name, told)
-
-
-def _requested(cfg: dict[str, Any], args: dict[str, Any], options: SourceOptions) -> dict[str, Any]:
-    """Arguments of `timm.create_model` for what the user asked for explicitly."""
-    kwargs = _of_the_file(options)
-    for key, value in (("num_classes", options.num_classes), ("in_chans", options.channels)):
-        kwargs |= {} if value is None else {key: value}
-    return kwargs if options.image_size is None else {**kwargs, **size_args(cfg, args, options.image_size)}
 
 
 def _ask_for_name(weights: Weights) -> str:

@@ -41,7 +41,7 @@ def build_from(
     """The model of a bare file, and with which arguments: those asked for, recorded, or implied by the weights."""
     cfg = registered_cfg(name)
     facts = _facts_for(name, weights)
-    given = _of_the_file(options)
+    given = of_the_file(options)
     with timm_errors(UsageError, f"{name} cannot be built"):
         fitted = fit(weights, name, architecture, given, facts, headless=options.num_classes is not None)
     args = dict(fitted.args)
@@ -68,7 +68,7 @@ def build_from(
 
 def requested_args(cfg: dict[str, Any], args: dict[str, Any], options: SourceOptions) -> dict[str, Any]:
     """Arguments of `timm.create_model` for what the user asked for explicitly."""
-    kwargs = _of_the_file(options)
+    kwargs = of_the_file(options)
     for key, value in (("num_classes", options.num_classes), ("in_chans", options.channels)):
         kwargs |= {} if value is None else {key: value}
     return kwargs if options.image_size is None else {**kwargs, **size_args(cfg, args, options.image_size)}
@@ -83,7 +83,7 @@ def _facts_for(name: str, weights: Weights) -> Facts:
     return Facts()
 
 
-def _of_the_file(options: SourceOptions) -> dict[str, Any]:
+def of_the_file(options: SourceOptions) -> dict[str, Any]:
     """Arguments that say what a bare file is, where its weights cannot."""
     given = dict(options.model_kwargs or {})
     return given if options.global_pool is None else {**given, "global_pool": options.global_pool}

@@ -71,7 +71,7 @@ def _load_foreign(foreign: ForeignDirectory, kwargs: dict[str, Any]) -> nn.Modul
     size, num_classes = kwargs.pop("img_size", None), kwargs.pop("num_classes", None)
     size = (size, size) if isinstance(size, int) else size
     described = foreign.describe(size)
-    return build(described, str(foreign.path), num_classes=num_classes, image_size=size, **kwargs)
+    return build(described, str(foreign.path), num_classes=num_classes, image_size=size, more=kwargs)
 
 
 def read_config(directory: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:

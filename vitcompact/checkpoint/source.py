@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from vitcompact.checkpoint.bare import build_from, recorded_name, requested_args
+from vitcompact.checkpoint.bare import build_from, of_the_file, recorded_name, requested_args
 from vitcompact.checkpoint.candidates import candidates
 from vitcompact.checkpoint.directory import is_hub_directory, load_directory, read_config, registered_cfg
 from vitcompact.checkpoint.foreign import ForeignDirectory, build, foreign_directory, torchvision_model
@@ -126,7 +126,7 @@ def _from_foreign(source: str, foreign: ForeignDirectory, kind: SourceKind, opti
     described = foreign.describe(options.image_size)
     if not foreign.prepared:
         logger.warning("%s does not say how images are prepared: %s's usual way is taken", source, foreign.layout.title)
-    model = build(described, str(foreign.path), num_classes=options.num_classes, image_size=options.image_size)
+    model = _build_described(described, str(foreign.path), options)
     _forget_weights(model)
     provenance = Provenance.of_file(source, kind, described.architecture, foreign.weights)
     return LoadedModel(model, provenance, dtype_of(described.tensors))
@@ -157,10 +157,17 @@ def _of_torchvision(weights: Weights) -> Described | None:
 def _from_torchvision(source: str, path: Path, described: Described, options: SourceOptions) -> LoadedModel:
     architecture = require_known(options.model) if options.model is not None else described.architecture
     described = replace(described, architecture=architecture)
-    model = build(described, str(path), num_classes=options.num_classes, image_size=options.image_size)
+    model = _build_described(described, str(path), options)
     _forget_weights(model)
     provenance = Provenance.of_file(source, "file", architecture, path)
     return LoadedModel(model, provenance, dtype_of(described.tensors))
+
+
+def _build_described(described: Described, label: str, options: SourceOptions) -> nn.Module:
+    more = of_the_file(options)
+    if options.channels is not None:
+        more["in_chans"] = options.channels
+    return build(described, label, num_classes=options.num_classes, image_size=options.image_size, more=more)
 
 
 def _ask_for_name(weights: Weights) -> str:

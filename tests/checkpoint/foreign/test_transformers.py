@@ -232,6 +232,18 @@ def test_load_reads_them_too(vit_dir: Path) -> None:
 def test_what_was_asked_for_beats_the_configuration(vit_dir: Path) -> None:
     model = load_source(str(vit_dir), SourceOptions(num_classes=7, img_size=64)).model
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 7)
+    model = load_source(str(vit_dir), SourceOptions(in_chans=1, model_kwargs={"drop_rate": 0.5})).model
+    assert model(torch.randn(1, 1, SIZE, SIZE)).shape == (1, 3)
+    assert model.get_submodule("head_drop").p == 0.5
+
+
+def test_weights_in_several_files(vit_dir: Path, tmp_path: Path) -> None:
+    model = transformers.ViTForImageClassification.from_pretrained(vit_dir).eval()
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    images = torch.randn(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        assert torch.equal(load_source(str(tmp_path)).model(images), model(images).logits)
 
 
 CHANGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [

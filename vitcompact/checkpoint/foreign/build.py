@@ -28,7 +28,7 @@ def build(
     *,
     num_classes: int | None,
     image_size: tuple[int, int] | None,
-    **more: Any,
+    more: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The model with its weights, in training mode as timm leaves it.
 
@@ -37,7 +37,7 @@ def build(
         label: its name in messages.
         num_classes: a number of classes that was asked for.
         image_size: (height, width) in pixels that was asked for.
-        **more: further arguments of `timm.create_model`.
+        more: further arguments of `timm.create_model`.
 
     Raises:
         UsageError: its trained head cannot be taken over and nothing was said about it.
@@ -53,7 +53,7 @@ def build(
         if what not in _TRIVIAL:
             logger.warning("%s: left out %s (%s)", label, what, _some(names))
     overlay = _overlay(described)
-    args = {**described.args, **more}
+    args = {**described.args, **(more or {})}
     if num_classes is not None:
         args["num_classes"] = num_classes
     if image_size is not None:

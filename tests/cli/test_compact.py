@@ -41,8 +41,10 @@ def test_one_command_to_a_folded_model(run: Run, images: Path, tmp_path: Path) -
 
 def test_the_table_says_what_it_cost(run: Run, images: Path, tmp_path: Path) -> None:
     words = ("compact", "test_vit", "out", *SMALL, "--data-dir", images / "train", "--minutes", 0.05)
-    done = run(*words, "--params", 0.8, "--protect", "blocks.0")
+    done = run(*words, "--params", 0.8, "--protect", "blocks.0", "--export", "pt2")
     assert done.code == 0, done.err
+    assert (tmp_path / "out.pt2").is_file()
+    assert "exported to" in done.err
     for part in ("Before and after", "times as fast", "MACs per image", "file size", "closed form", "same top-1 class"):
         assert part in done.out
     assert "no evaluation images" in done.err
@@ -52,8 +54,11 @@ def test_the_table_says_what_it_cost(run: Run, images: Path, tmp_path: Path) -> 
     assert not any(layer["name"].startswith("blocks.0.") for layer in plan["layers"])
 
 
-def test_bad_requests_end_before_the_work(run: Run, images: Path) -> None:
+def test_bad_requests_end_before_the_work(run: Run, images: Path, tmp_path: Path) -> None:
     words = ("compact", "test_vit", *SMALL)
+    (tmp_path / "taken.pt2").write_text("x")
+    taken = run("compact", "test_vit", "taken", *SMALL, "--data-dir", images, "--export", "pt2")
+    assert "taken.pt2 exists" in taken.error
     assert "needs --data-dir" in run(*words).error
     for options, message in (
         (("--speedup", 1.5, "--macs", 0.7), "give one of --speedup and --macs, not both"),

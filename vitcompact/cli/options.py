@@ -63,6 +63,9 @@ class Own:
         None, "Number format of the weights.", RUN, unset="that of the source; float32 in bench"
     )
     report: Path | None = option(None, "Draw the analysis into a .html or .png file.", OUTPUT, "FILE")
+    export: Literal["onnx", "pt2", "xml", "mlpackage", "pte"] | None = option(
+        None, "Also write the folded model for another runtime, into a file beside OUT (see export).", OUTPUT
+    )
     dry_run: bool = option(False, "Print and write the plan, nothing else.", OUTPUT)
     overwrite: bool = option(False, "Replace an output that exists.", OUTPUT)
     workdir: Path = option(
@@ -106,7 +109,7 @@ VERBS = (
             DataOptions,
             CompactionOptions,
             pick(SelectionOptions, "merge_tokens", "protect"),
-            _own("checkpoint eval_data_dir device report workdir overwrite dtype"),
+            _own("checkpoint eval_data_dir device report export workdir overwrite dtype"),
         ),
         arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("folded")},
         defaults={"num_samples": 512},

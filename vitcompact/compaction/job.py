@@ -16,7 +16,7 @@ from vitcompact.compaction.judge import Judge, Verdict
 from vitcompact.compaction.plans import Planner
 from vitcompact.compaction.result import CompactResult, Measures, Step
 from vitcompact.compaction.work import Attempt, Work
-from vitcompact.data import ImageBatches, check_model, images_for, resolve_input
+from vitcompact.data import ImageBatches, check_model, images_for, open_model, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.models.cost import Cost, count
 from vitcompact.options.compaction import CompactionOptions, Preset
@@ -98,6 +98,10 @@ def compact(
         max_drop=max_drop,
         minutes=minutes,
     )
+    opened = open_model(model)
+    if opened.path:
+        raise UsageError(f"compact takes the timm module itself: pass `model.{opened.path}`, and put the result there")
+    model = opened.model
     check_model(model)
     if getattr(model, "vitcompact_plan", None) is not None:
         raise UsageError("this model is converted already; compact the original checkpoint instead")

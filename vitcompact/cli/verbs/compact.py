@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.compaction import CompactResult, compact
 from vitcompact.data import Augment, evaluation_batches, training_loader
+from vitcompact.exporting import export, format_of
+from vitcompact.exporting.output import check_file
 from vitcompact.options.compaction import CompactionOptions
+from vitcompact.options.exporting import ExportOptions
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -35,10 +39,11 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     open_device(options.device)
     report = _report_file(options, space)
     out = common.out_for(options, space, "fold", held)
+    exported = _exported_file(options, out)
     original = inputs.open_original(options, given, space, console)
     calibration = images.calibration_images(original.model, options, console)
     assert calibration is not None  # images were required
-    evaluation = images.evaluation_set(options)
+    evaluation = images.optional_evaluation_set(options, console)
     if evaluation is None:
         console.note(
             "no evaluation images (--eval-data-dir, or a split of --data-dir): held-out calibration images judge"
@@ -72,10 +77,32 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         write_report(_drawn(result, document, options), report)
         console.note(f"drawn into {report}")
     document |= {"report": None if report is None else str(report), "out": str(out)}
+    if exported is not None:
+        written = export(
+            result.model,
+            exported,
+            overwrite=options.overwrite,
+            original=dataclasses.replace(original.provenance, source=original.record.source),
+            original_options=original.record.options,
+            seed=options.seed,
+            progress=console.progress,
+        )
+        document["exported"] = written.to_json()
+        console.note(f"exported to {written.out}; run it: {written.how_to_run}")
     document["options"] = inputs.effective(options)
     console.result(document, *compact_tables(document))
     following = common.follow(options, "eval", "bench", space=space)
     console.note(f"written to {out}; next: {following}")
+
+
+def _exported_file(options: Options, out: Path) -> Path | None:
+    """The file of `--export`, beside OUT; refused early where it cannot be written."""
+    if options.export is None:
+        return None
+    path = out.with_name(f"{out.name}.{options.export}")
+    form = format_of(path)
+    form.check(ExportOptions())
+    return check_file(path, form, options.overwrite)
 
 
 def _report_file(options: Options, space: Workspace | None) -> Path | None:

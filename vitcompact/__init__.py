@@ -11,6 +11,7 @@ Every function takes timm modules and normalised images, changes neither, and re
     export(folded, "model.onnx")          a file for another runtime, compared there with PyTorch
     evaluate(model, images, labels)       top-1 and top-5; with reference= likeness to the original
     bench(model, baseline)                latency, throughput and memory, interleaved
+    compare({name: model, ...})           several models beside each other
     results(model)                        the plan and the measurements that a compacted model carries
     save(model, path), load(path)         a directory in timm's hub layout, safetensors
     load_source(source)                   a model of a timm name, a hub name, a directory or a weights file
@@ -40,7 +41,7 @@ from vitcompact.analysis import AnalysisReport, analyze
 from vitcompact.attached import Results, results
 from vitcompact.benchmarking import BenchResult, bench
 from vitcompact.checkpoint import load, load_source, save
-from vitcompact.compaction import CompactResult, compact
+from vitcompact.compaction import CompactResult, Compared, compact, compare
 from vitcompact.errors import (
     CheckpointError,
     DataError,
@@ -70,6 +71,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "open_exported",
     "evaluate",
     "bench",
+    "compare",
     "results",
     "save",
     "load",
@@ -82,6 +84,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "EvalResult",
     "BenchResult",
     "CompactResult",
+    "Compared",
     "Results",
     "Fidelity",
     "FoldParity",

@@ -13,7 +13,19 @@ from vitcompact.cli.command import Invocation, command, join_numbers
 from vitcompact.cli.console import Console
 from vitcompact.cli.options import VERBS
 from vitcompact.cli.spoken import spoken
-from vitcompact.cli.verbs import analyze, bench, compact, convert, demo, evaluate, export, families, finetune, fold
+from vitcompact.cli.verbs import (
+    analyze,
+    bench,
+    compact,
+    compare,
+    convert,
+    demo,
+    evaluate,
+    export,
+    families,
+    finetune,
+    fold,
+)
 from vitcompact.errors import VitCompactError, is_out_of_memory
 from vitcompact.utils import early_exit
 from vitcompact.version import __version__
@@ -28,6 +40,7 @@ VERB_MODULES = {
     "export": export,
     "eval": evaluate,
     "bench": bench,
+    "compare": compare,
     "families": families,
     "demo": demo,
 }

@@ -35,6 +35,7 @@ class Verb:
         takes: dataclasses whose declared fields are its options; of several fields of one name the first counts.
         arguments: by name, what is given by position: how it is called in `--help`, and what it is.
         defaults: where they differ from the declared ones.
+        several: the argument that takes any number of values.
     """
 
     name: str
@@ -42,11 +43,12 @@ class Verb:
     takes: tuple[type, ...]
     arguments: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    several: str = ""
 
     @cached_property
     def values(self) -> type:
         """A dataclass of its arguments and options."""
-        found = {name: (name, str | None, field(default=None)) for name in self.arguments}
+        found: dict[str, tuple[str, Any, Any]] = {n: (n, str | None, field(default=None)) for n in self.arguments}
         for kind in self.takes:
             hints, known = get_type_hints(kind), declared(kind)
             for old in dataclasses.fields(kind):
@@ -88,7 +90,8 @@ def command(verb: Verb) -> Callable[..., Invocation]:
     parameters = [_parameter("ctx", inspect.Parameter.empty, typer.Context)]
     for name, (metavar, text) in verb.arguments.items():
         argument = typer.Argument(metavar=metavar, help=text, show_default=False)
-        parameters.append(_parameter(name, None, Annotated[str | None, argument]))
+        kind: Any = list[str] | None if name == verb.several else str | None
+        parameters.append(_parameter(name, None, Annotated[kind, argument]))
     options = verb.options
     fields = [one for one in dataclasses.fields(verb.values) if one.name in options]
     for one in sorted(fields, key=lambda one: PANELS.index(options[one.name].panel)):

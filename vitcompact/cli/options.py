@@ -210,6 +210,22 @@ VERBS = (
         defaults={"amp": False},
     ),
     Verb(
+        "compare",
+        """Put several models beside each other: scores on the same images, speed in one process, cost, file size.
+
+        The first is what the others are compared with.
+
+        Example: vitcompact compare CKPT out-gentle out-small --data-dir val --report compared.html""",
+        (
+            pick(SourceOptions, "img_size"),
+            DataOptions,
+            pick(BenchOptions, "num_pairs"),
+            _own("eval_data_dir device report"),
+        ),
+        arguments={"sources": ("MODEL…", f"{_SOURCE} Two or more.")},
+        several="sources",
+    ),
+    Verb(
         "families",
         "List every attention class of the installed timm: supported, or skipped and why.",
         (_own(),),

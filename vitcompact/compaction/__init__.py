@@ -1,6 +1,7 @@
 """The whole job in one call: plan, convert, judge, train where it is needed, fold, time."""
 
+from vitcompact.compaction.compare import Compared, compare
 from vitcompact.compaction.job import compact
 from vitcompact.compaction.result import CompactResult, Measures, Step
 
-__all__ = ["CompactResult", "Measures", "Step", "compact"]
+__all__ = ["CompactResult", "Compared", "Measures", "Step", "compact", "compare"]

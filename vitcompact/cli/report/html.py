@@ -20,6 +20,7 @@ h1 {{ font-size: 1.5em; margin-bottom: 0; }} h2 {{ font-size: 1.15em; margin: 1.
 p {{ max-width: 46em; margin: .3em 0 .8em; color: #495057; }}
 table {{ border-collapse: collapse; }} td, th {{ padding: .2em 1em .2em 0; text-align: left; vertical-align: top; }}
 th {{ border-bottom: 1px solid #ced4da; font-weight: 600; }} .number {{ text-align: right; }}
+table {{ font-variant-numeric: tabular-nums; }} .wide {{ overflow-x: auto; }}
 .grid {{ display: flex; flex-wrap: wrap; gap: 12px 20px; }}
 svg {{ max-width: 100%; height: auto; }}
 svg text {{ font: 12px system-ui, sans-serif; fill: #343a40; }} svg .title {{ font-weight: 600; }}
@@ -40,6 +41,11 @@ def draw_html(document: Mapping[str, Any]) -> str:
     body.append(_budget(document))
     body.append(_heads(document["layers"]))
     body += [_ffn(document["ffn"]), _skipped(document.get("skipped", ()))]
+    return page(title, body)
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """A whole HTML file of parts, some of which may be empty."""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="generator" content="vitcompact">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
@@ -57,7 +63,7 @@ def _cost(document: Mapping[str, Any]) -> str:
     for key, label in (("params", "parameters"), ("macs", "MACs per image")):
         before, after = document[key], document["predicted"][key]
         rows.append((label, f"{before:,}", f"{after:,}", f"{100 * (after - before) / max(before, 1):+.1f} %"))
-    return "<h2>Cost</h2>" + _table(("", "original", "compact (predicted)", "change"), rows, text=1)
+    return "<h2>Cost</h2>" + table_of(("", "original", "compact (predicted)", "change"), rows, text=1)
 
 
 def _compacted(document: Mapping[str, Any]) -> str:
@@ -72,9 +78,9 @@ def _compacted(document: Mapping[str, Any]) -> str:
     ]
     return (
         f"<h2>Before and after</h2>{given_up}"
-        + _table(("", "before", "after", "change", "95 % interval"), rows_of(done), text=1)
+        + table_of(("", "before", "after", "change", "95 % interval"), rows_of(done), text=1)
         + "<h2>Steps</h2>"
-        + _table(("step", "", "time", "points lost"), steps, text=2)
+        + table_of(("step", "", "time", "points lost"), steps, text=2)
     )
 
 
@@ -95,7 +101,7 @@ def _budget(document: Mapping[str, Any]) -> str:
         (str(layer["name"]), ", ".join(map(describe, layer["operators"])) or "nothing", *_saves(layer))
         for layer in budget["layers"]
     ]
-    return "".join(parts) + _table(("layer", "what", "saves", "loss increase"), rows, text=2)
+    return "".join(parts) + table_of(("layer", "what", "saves", "loss increase"), rows, text=2)
 
 
 def _saves(layer: Mapping[str, Any]) -> tuple[str, str]:
@@ -131,10 +137,10 @@ def _skipped(skipped: Sequence[Mapping[str, Any]]) -> str:
     if not skipped:
         return ""
     rows = [(str(item["name"]), str(item["reason"])) for item in skipped]
-    return "<h2>Left unchanged</h2>" + _table(("layer", "reason"), rows)
+    return "<h2>Left unchanged</h2>" + table_of(("layer", "reason"), rows)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: int | None = None) -> str:
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]], text: int | None = None) -> str:
     """A table whose columns after the first `text` ones are numbers."""
     text = len(head) if text is None else text
 

@@ -81,12 +81,10 @@ def _program(job: Job) -> Any:
         opset_version=options.opset,
         input_names=[options.input_name],
         output_names=[options.output_name],
+        dynamic_shapes=({0: _BATCH},),  # the traced program has its shapes; this names the axis
         custom_translation_table=translations(),
     )
     assert program is not None  # None only where a file was named
-    symbol = str(program.model.graph.inputs[0].shape[0])
-    if symbol != _BATCH:
-        program.rename_axes({symbol: _BATCH})
     common.DeduplicateInitializersPass(size_limit=1 << 31)(program.model)
     common.ClearMetadataAndDocStringPass()(program.model)
     return program

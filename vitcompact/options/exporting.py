@@ -30,7 +30,7 @@ class ExportOptions:
         "Largest difference from PyTorch's outputs that is accepted.",
         panel=EXPORT,
         unit="DIFFERENCE",
-        unset="1e-4 of the largest output; 0.02 of it in float16, 0.5 in int8",
+        unset="1e-4 of the largest output; 0.02 of it in float16, 0.25 in int8",
         above=0,
     )
 

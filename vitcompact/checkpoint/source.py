@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.options.source import SourceOptions
 from vitcompact.utils.files import restored
 
+logger = logging.getLogger("vitcompact")
 _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from vitcompact.cli.report.compared import draw_compared
 
@@ -31,7 +32,14 @@ def test_from_the_command_line(run: Run, job: Path, images: Path, tmp_path: Path
 
 
 def test_the_page_without_scores_has_no_plot_and_escapes_names() -> None:
-    row = {"name": "<b>/x", "top1": None, "agreement": None, "cosine": None, "change": None, "latency_ms": 1.0}
+    row: dict[str, Any] = {
+        "name": "<b>/x",
+        "top1": None,
+        "agreement": None,
+        "cosine": None,
+        "change": None,
+        "latency_ms": 1.0,
+    }
     row |= {"speedup": 1.0, "speedup_interval": [0.9, 1.1], "macs": 10, "params": 10, "bytes": 40}
     text = draw_compared([row, {**row, "name": "y"}])
     assert "<circle" not in text

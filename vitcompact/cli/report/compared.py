@@ -28,9 +28,10 @@ def _plot(models: Sequence[Mapping[str, Any]]) -> str:
     if measure is None:
         return ""
     label = {"top1": "top-1, %", "agreement": "same top-1 class", "cosine": "cosine"}[measure]
-    points = [(model["speedup"], model[measure], str(model["name"])) for model in models]
+    points = [(float(model["speedup"]), float(model[measure]), str(model["name"])) for model in models]
     width, height, left, top = 520, 260, 64, 20
-    lows, highs = zip(*(_range([point[axis] for point in points]) for axis in (0, 1)), strict=True)
+    speeds, scores = _range([speed for speed, _, _ in points]), _range([score for _, score, _ in points])
+    lows, highs = zip(speeds, scores, strict=True)
     parts = [
         f'<line x1="{left}" x2="{left + width}" y1="{top + height}" y2="{top + height}" class="grid-line"/>',
         f'<line x1="{left}" x2="{left}" y1="{top}" y2="{top + height}" class="grid-line"/>',

@@ -60,10 +60,11 @@ STAGES_OF_16 = {"layers": (1, 1, 1, 1), "embed_dims": (16, 16, 32, 32)}
 CASES += (
     _case("lowformer", "lowformer_b0", LOWFORMER),
     _case("cpubone", "cpubone_nano", LOWFORMER),
+    _case("mvit", small_models.vitcompact_small_mvit.__name__),
+    _case("efficientformer_v2", "efficientformerv2_s0", {**EFFICIENTFORMER_V2, "img_size": 64}),
 )
 FFN_CASES: tuple[Case, ...] = (
     _case("swiftformer", "swiftformer_xs", STAGES_OF_16),
-    _case("efficientformer_v2", "efficientformerv2_s0", {**EFFICIENTFORMER_V2, "img_size": 64}),
     _case("repvit", "repvit_m0_9", {"embed_dim": (16, 16, 32, 32), "depth": (1, 1, 1, 1), "drop_path_rate": None}),
     _case("fasternet", "fasternet_t0", {"embed_dim": 32, "depths": (1, 1, 1, 1)}),
     _case("convnext_v2", "convnextv2_atto", {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}),

@@ -7,6 +7,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.gcvit import GlobalContextVit
 from timm.models.metaformer import Attention, LayerNorm2dNoBias, LayerNormNoBias, MetaFormer, SepConv
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.nest import Nest
 from timm.models.volo import VOLO
 from torch import nn
@@ -17,7 +18,7 @@ def _cfg(name: str) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {f"vitcompact_small_{name}.untrained": _cfg(name) for name in ("volo", "nest", "gcvit", "caformer")}
+    {f"vitcompact_small_{name}.untrained": _cfg(name) for name in ("volo", "nest", "gcvit", "caformer", "mvit")}
 )
 
 
@@ -53,3 +54,10 @@ def vitcompact_small_caformer(pretrained: bool = False, **kwargs: Any) -> MetaFo
     mixers = [SepConv, SepConv, Attention, Attention]
     norms = [LayerNorm2dNoBias] * 2 + [LayerNormNoBias] * 2
     return _built(MetaFormer, "caformer", token_mixers=mixers, norm_layers=norms, **sizes, **kwargs)
+
+
+@register_model
+def vitcompact_small_mvit(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
+    """Pooled queries between stages, a class token."""
+    sizes = {"depths": (1, 1, 1, 1), "embed_dim": (16, 32, 32, 64), "num_heads": (2, 2, 2, 4), "use_cls_token": True}
+    return _built(MultiScaleVit, "mvit", model_cfg=MultiScaleVitCfg(**sizes), **kwargs)

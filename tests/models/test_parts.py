@@ -57,7 +57,7 @@ def model_of(name: str) -> nn.Module:
 
 
 @torch.no_grad()
-def calls(model: nn.Module, images: Tensor) -> dict[str, tuple[tuple[Any, ...], dict[str, Any], Tensor]]:
+def calls(model: nn.Module, images: Tensor) -> dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]]:
     """Arguments and output of every attention site in one forward pass."""
     seen = {}
 
@@ -86,7 +86,11 @@ def test_whole_core_is_the_original_layer(name: str) -> None:
             gamma = getattr(model.get_submodule(holder), scale)
             gamma = getattr(gamma, "gamma", gamma)
             wanted = wanted * (gamma if site.channel_dim == -1 else gamma[:, None, None])
-        torch.testing.assert_close(core(*args, **kwargs), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+        got = core(*args, **kwargs)
+        if isinstance(wanted, tuple):  # the tokens and their grid
+            assert got[1] == tuple(wanted[1])
+            got, wanted = got[0], wanted[0]
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["swin", "swin_v2", "beit"])
@@ -143,9 +147,12 @@ def test_what_a_low_rank_product_can_be_absorbed_into() -> None:
         core = whole_core(model, site)
         absorbs[name] = (core.fixed_qk_dim is None, core.fixed_v_dim is None)
     assert {name for name, (thin_qk, _) in absorbs.items() if not thin_qk} == {
-        *("swin_v2", "eva_fused", "eva_split", "dinov3", "rope_mixed", "pe", "rope_split", "swin_cr", "sam")
+        *("swin_v2", "eva_fused", "eva_split", "dinov3", "rope_mixed", "pe", "rope_split", "swin_cr", "sam"),
+        "mvit",
     }
-    assert {name for name, (_, thin_vo) in absorbs.items() if not thin_vo} == {"eva_split", "levit", "levit_conv"}
+    assert {name for name, (_, thin_vo) in absorbs.items() if not thin_vo} == {
+        *("eva_split", "levit", "levit_conv", "mvit", "efficientformer_v2")
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -41,7 +41,9 @@ class CompactAttention(nn.Module):
             attribute of that name, its rows in the order of its letters.
         biases: the letters of the projections that have a bias.
         norm: of the reduced tokens, before keys and values.
-        query_pool: `(q, grid) -> (q, grid)`, fewer queries than tokens.
+        query_pool, key_pool, value_pool: `(x, grid) -> (x, grid)`, fewer of them than tokens.
+        value_path: `(v, key_grid) -> (batch, queries, channels)`, added to the heads' outputs.
+        residual_queries: every head's pooled queries are added to its output, so that no head's queries go.
         query_position_bias: `(q, grid, key_grid) -> (batch, maps, queries, keys)`, logits that depend on the queries.
         attributes: what the block around looks up on its attention layer.
     """
@@ -65,6 +67,10 @@ class CompactAttention(nn.Module):
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
         query_pool: nn.Module | None = None,
+        key_pool: nn.Module | None = None,
+        value_pool: nn.Module | None = None,
+        value_path: nn.Module | None = None,
+        residual_queries: bool = False,
         rotary: Rotary | None = None,
         position_bias: nn.Module | None = None,
         query_position_bias: nn.Module | None = None,
@@ -93,7 +99,9 @@ class CompactAttention(nn.Module):
         self.backend = "auto"
 
         self.call = call or TokenCall()
-        self.reduction, self.norm, self.query_pool = reduction, norm, query_pool
+        self.reduction, self.norm, self.residual_queries = reduction, norm, residual_queries
+        self.query_pool, self.key_pool, self.value_pool = query_pool, key_pool, value_pool
+        self.value_path = value_path
         self._check_paths(identity, conv, gate, filter_rank)
         for group in packing:
             width = sum(self.width(part) for part in group)
@@ -162,10 +170,13 @@ class CompactAttention(nn.Module):
     @property
     def aligned(self) -> bool:
         """Whether query i is key i."""
-        return self.reduction is None and self.query_pool is None and self.call.aligned
+        pools = (self.query_pool, self.key_pool, self.value_pool)
+        return self.reduction is None and self.call.aligned and all(pool is None for pool in pools)
 
     def width(self, part: str) -> int:
         """Rows that make the queries ("q"), keys ("k") or values ("v") of the stored heads."""
+        if part == "q" and self.residual_queries:
+            return self.num_heads * self.qk_dim
         return self.attn_dim if part == "v" else self.num_maps * self.qk_dim
 
     def rows(self, part: str) -> tuple[Tensor, Tensor | None]:
@@ -185,11 +196,16 @@ class CompactAttention(nn.Module):
             pieces = getattr(self, group)(source).split([self.width(part) for part in group], dim=-1)
             made.update(zip(group, pieces, strict=True))
         q, k, v = (made[part] for part in "qkv")
-        q, k = (t.unflatten(-1, (self.num_maps, self.qk_dim)).transpose(1, 2) for t in (q, k))
+        q, k = (t.unflatten(-1, (-1, self.qk_dim)).transpose(1, 2) for t in (q, k))
         q, k = self.q_norm(q), self.k_norm(k)
         inputs.query_grid = inputs.grid
         if self.query_pool is not None:
             q, inputs.query_grid = self.query_pool(q, inputs.grid)
+        if self.key_pool is not None:
+            k, inputs.key_grid = self.key_pool(k, inputs.grid)
+        if self.residual_queries:
+            inputs.residual = q.transpose(1, 2).flatten(2)
+            q = q[:, self.layout.own]
         if self.query_position_bias is not None:
             inputs.query_position_bias = self.query_position_bias(q, inputs.query_grid, inputs.key_grid)
         if self.rotary is not None and inputs.rope is not None:
@@ -197,6 +213,9 @@ class CompactAttention(nn.Module):
             q, k = self.rotary(q, rope).type_as(v), self.rotary(k, rope).type_as(v)
         if self.alpha is not None:
             v = v * self._per_channel(self.alpha)
+        if self.value_pool is not None:
+            pooled, _ = self.value_pool(v.unflatten(-1, (-1, self.v_dim)).transpose(1, 2), inputs.grid)
+            v = pooled.transpose(1, 2).flatten(2)
         return q, k, v
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
@@ -205,11 +224,18 @@ class CompactAttention(nn.Module):
             out = self.attend(q, k, v, inputs)
         else:
             out = self.filter(v, lambda values: self.attend(q, k, values, inputs), inputs.query_grid, inputs.key_grid)
+        out = self.beside(out, v, inputs)
         if self.beta is not None:
             out = torch.addcmul(out, v, self.beta.to(v.dtype))
         if self.gamma is not None:
             out = torch.addcmul(out, allowed_mean(v, inputs, q.shape[-2]), self.gamma.to(v.dtype))
         return out if self.conv is None else out + self.conv(v, inputs.grid)
+
+    def beside(self, out: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
+        """What the layer itself adds to the heads' outputs `(batch, queries, channels)`, whatever the maps."""
+        if self.value_path is not None:
+            out = out + self.value_path(v, inputs.key_grid)
+        return out if inputs.residual is None else out + inputs.residual
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
         """`A_p V` for every value head under its map, one call for each run of equally wide maps."""
@@ -275,6 +301,8 @@ class CompactAttention(nn.Module):
             return "queries and keys are normalised"
         if self.query_pool is not None:
             return "queries are pooled"
+        if self.key_pool is not None or self.residual_queries:
+            return "keys are pooled, or queries added to the outputs"
         if self.query_position_bias is not None:
             return "positions are read from the queries"
         return None if self.rotary is None else "queries and keys are rotated by their positions"
@@ -286,6 +314,8 @@ class CompactAttention(nn.Module):
             return "a gate multiplies the heads' outputs"
         if not isinstance(self.inner_norm, nn.Identity):
             return "the heads' outputs are normalised"
+        if self.value_pool is not None or self.value_path is not None or self.residual_queries:
+            return "values are pooled, or something is added to the heads' outputs"
         return None
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ class AttentionInputs:
         rope: sine and cosine side by side, `(..., tokens, 2 * qk_dim)`; or None.
         grid, key_grid: height and width of the token and key grids where the call tells.
         query_grid: that of the queries, where they are pooled.
+        residual: what is added to the heads' outputs besides, `(batch, queries, heads * v_dim)`; or None.
         shape: of the tensor that the block handed over.
     """
 
@@ -43,6 +44,7 @@ class AttentionInputs:
     grid: Grid | None = None
     key_grid: Grid | None = None
     query_grid: Grid | None = None
+    residual: Tensor | None = None
     shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -156,3 +156,13 @@ class ConvolvedCall(TokenCall):
     def leave(self, out: Tensor, inputs: AttentionInputs) -> Tensor:
         image: Tensor = self.after(out.transpose(1, 2).unflatten(2, inputs.grid))
         return image[..., : inputs.shape[0], : inputs.shape[1]]
+
+
+class SizedCall(TokenCall):
+    """`forward(x, size)` that returns the tokens and the height and width of their grid (timm/models/mvitv2.py)."""
+
+    def forward(self, x: Tensor, size: Grid) -> AttentionInputs:  # type: ignore[override]
+        return AttentionInputs(x, grid=(size[0], size[1]))
+
+    def leave(self, out: Tensor, inputs: AttentionInputs) -> tuple[Tensor, Grid | None]:  # type: ignore[override]
+        return out, inputs.query_grid

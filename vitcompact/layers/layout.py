@@ -32,6 +32,11 @@ class HeadLayout:
         return tuple(i for i, kept in enumerate(flags) if not kept)
 
     @property
+    def own(self) -> list[int]:
+        """Positions (in stored order) of the value heads that have a map of their own."""
+        return [i for i, head in enumerate(self.heads) if head in self.maps]
+
+    @property
     def groups(self) -> tuple[tuple[int, int], ...]:
         """Runs of `(number of maps, value heads per map)`: one attention call each."""
         runs: list[list[int]] = []

@@ -33,7 +33,9 @@ class AttentionParts:
         reduction: makes fewer keys and values than queries, or None.
         reduced_norm: normalisation of the reduced tokens, over the last axis, or None.
         query_norm, key_norm: normalisation over `qk_dim` (`nn.Identity` where there is none).
-        query_pool: makes fewer queries than tokens, or None.
+        query_pool, key_pool, value_pool: make fewer of them than tokens, or None.
+        value_path: adds something made from the values to the heads' outputs, or None.
+        residual_queries: each head's queries are added to its output.
         rotary: rotary embedding of queries and keys, or None.
         position_bias: what is added to each map's logits, or None.
         query_position_bias: what is added to each map's logits and depends on the queries, or None.
@@ -62,6 +64,10 @@ class AttentionParts:
     query_norm: nn.Module = field(default_factory=nn.Identity)
     key_norm: nn.Module = field(default_factory=nn.Identity)
     query_pool: nn.Module | None = None
+    key_pool: nn.Module | None = None
+    value_pool: nn.Module | None = None
+    value_path: nn.Module | None = None
+    residual_queries: bool = False
     rotary: Rotary | None = None
     position_bias: nn.Module | None = None
     query_position_bias: nn.Module | None = None

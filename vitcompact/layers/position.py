@@ -167,20 +167,24 @@ class DecomposedBias(nn.Module):
 
     Args:
         rows, columns: `(distances, qk_dim)`.
+        num_prefix_tokens: tokens in front that have no position; their biases are zero.
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor) -> None:
+    def __init__(self, rows: Tensor, columns: Tensor, num_prefix_tokens: int = 0) -> None:
         super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
         self.rows, self.columns = nn.Parameter(rows), nn.Parameter(columns)
 
     def forward(self, q: Tensor, grid: Grid, key_grid: Grid) -> Tensor:
         """`q (batch, maps, queries, qk_dim)` to `(batch, maps, queries, keys)`; grids are (height, width)."""
         (height, width), (key_height, key_width) = grid, key_grid
-        image = q.unflatten(2, (height, width))
+        prefix = self.num_prefix_tokens
+        image = q[:, :, prefix:].unflatten(2, (height, width))
         down = torch.einsum("bmyxc,ykc->bmyxk", image, _distances(self.rows, height, key_height))
         along = torch.einsum("bmyxc,xkc->bmyxk", image, _distances(self.columns, width, key_width))
         both = down[..., :, None] + along[..., None, :]
-        return both.reshape(*q.shape[:3], key_height * key_width)
+        bias = both.flatten(4, 5).flatten(2, 3)
+        return nn.functional.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias
 
 
 def _distances(table: Tensor, queries: int, keys: int) -> Tensor:

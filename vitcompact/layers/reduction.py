@@ -6,6 +6,7 @@ where the keys lie on no grid.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
@@ -54,16 +55,46 @@ class StridedMaxQueries(nn.Module):
         return q.unflatten(2, (self.stride, -1)).amax(dim=2), None
 
 
-class PooledQueries(nn.Module):
-    """Queries pooled over the token grid, each channel by itself (SAM 2)."""
+class PooledHeads(nn.Module):
+    """Queries, keys or values of every head pooled over the token grid, then normalised (SAM 2; MViTv2).
 
-    def __init__(self, pool: nn.Module) -> None:
+    Tokens in front, which have no place on the grid, are not pooled.
+    """
+
+    def __init__(self, pool: nn.Module | None, norm: nn.Module | None = None, num_prefix_tokens: int = 0) -> None:
         super().__init__()
-        self.pool = pool
+        self.pool, self.norm, self.num_prefix_tokens = pool, norm, num_prefix_tokens
 
-    def forward(self, q: Tensor, grid: Grid | None) -> tuple[Tensor, Grid | None]:
-        if grid is None:
-            raise UsageError("queries cannot be pooled over the token grid: this call does not tell the grid's size")
-        image = self.pool(q.flatten(0, 1).transpose(1, 2).unflatten(2, grid))
-        pooled = image.flatten(2).transpose(1, 2).unflatten(0, q.shape[:2])
-        return pooled, (image.shape[2], image.shape[3])
+    def forward(self, x: Tensor, grid: Grid | None) -> tuple[Tensor, Grid | None]:
+        """`x (batch, heads, tokens, channels)` and the grid of its tokens to those that are left."""
+        if self.pool is not None:
+            if grid is None:
+                raise UsageError("tokens cannot be pooled over their grid: this call does not tell the grid's size")
+            prefix, patches = x[:, :, : self.num_prefix_tokens], x[:, :, self.num_prefix_tokens :]
+            image = self.pool(patches.flatten(0, 1).transpose(1, 2).unflatten(2, grid))
+            pooled = image.flatten(2).transpose(1, 2).unflatten(0, x.shape[:2])
+            x, grid = torch.cat((prefix, pooled), dim=2), (image.shape[2], image.shape[3])
+        return x if self.norm is None else self.norm(x), grid
+
+
+class StridedValuePath(nn.Module):
+    """A strided depthwise convolution of the values beside attention from a coarser grid (EfficientFormerV2).
+
+    Args:
+        conv: of all heads' channels, `(channels, 1, height, width)`.
+    """
+
+    def __init__(self, conv: nn.Conv2d, num_heads: int) -> None:
+        super().__init__()
+        self.conv, self.num_heads = conv, num_heads
+
+    def forward(self, v: Tensor, grid: Grid) -> Tensor:
+        """`v (batch, keys, channels)` to `(batch, queries, channels)`."""
+        image: Tensor = self.conv(v.transpose(1, 2).unflatten(2, grid))
+        return image.flatten(2).transpose(1, 2)
+
+    def keep_heads(self, heads: list[int]) -> None:
+        """Bring the channels into the order of some heads; all are kept."""
+        for parameter in self.conv.parameters():
+            of_heads = parameter.data.unflatten(0, (self.num_heads, -1))
+            parameter.data = of_heads[heads].flatten(0, 1)

@@ -56,6 +56,10 @@ def build_core(
         query_norm=of_heads(parts.query_norm, maps),
         key_norm=of_heads(parts.key_norm, maps),
         query_pool=copy.deepcopy(parts.query_pool),
+        key_pool=copy.deepcopy(parts.key_pool),
+        value_pool=copy.deepcopy(parts.value_pool),
+        value_path=None if parts.value_path is None else of_heads(parts.value_path, heads),
+        residual_queries=parts.residual_queries,
         rotary=copy.deepcopy(parts.rotary),
         position_bias=None if parts.position_bias is None else of_heads(parts.position_bias, maps),
         query_position_bias=None if parts.query_position_bias is None else of_heads(parts.query_position_bias, maps),
@@ -118,7 +122,7 @@ def _copy_values(
 ) -> None:
     maps, heads = list(layout.maps), list(layout.heads)
     picks = {
-        "q": (parts.query, maps, parts.qk_dim),
+        "q": (parts.query, heads if parts.residual_queries else maps, parts.qk_dim),
         "k": (parts.key, maps, parts.qk_dim),
         "v": (parts.value, heads, parts.v_dim),
     }

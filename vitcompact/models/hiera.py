@@ -9,7 +9,7 @@ from timm.models.hieradet_sam2 import MultiScaleAttention
 
 from vitcompact.layers.grid_calls import ChannelsLastCall, UnrolledCall
 from vitcompact.layers.parts import AttentionParts
-from vitcompact.layers.reduction import PooledQueries, StridedMaxQueries
+from vitcompact.layers.reduction import PooledHeads, StridedMaxQueries
 from vitcompact.models.base import AttentionFamily
 from vitcompact.models.projections import around, fused
 
@@ -45,5 +45,5 @@ class Sam2Attention(AttentionFamily):
             **around(module),
             **fused(module.qkv),
             call=ChannelsLastCall(),
-            query_pool=None if module.q_pool is None else PooledQueries(module.q_pool),
+            query_pool=None if module.q_pool is None else PooledHeads(module.q_pool),
         )

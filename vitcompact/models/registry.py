@@ -18,6 +18,7 @@ from vitcompact.models.beit import BeitAttention
 from vitcompact.models.changed import users_own
 from vitcompact.models.convit import ConvitAttention
 from vitcompact.models.davit import DaVitAttention
+from vitcompact.models.efficientformer import EfficientFormerDownsampling
 from vitcompact.models.eva import Eva, RopeAttention
 from vitcompact.models.fastvit import FastVitAttention
 from vitcompact.models.ffn import FfnClass, ffn_class, refuse_ffn
@@ -27,6 +28,7 @@ from vitcompact.models.levit import LevitAttention, LevitDownsampling
 from vitcompact.models.lowformer import CpuBoneAttention, LowFormerAttention
 from vitcompact.models.maxxvit import MaxxVitMapAttention, MaxxVitWindowAttention
 from vitcompact.models.metaformer import MetaFormerAttention
+from vitcompact.models.mvit import MvitAttention
 from vitcompact.models.nest import NestAttention
 from vitcompact.models.nextvit import NextVitAttention
 from vitcompact.models.pvt import PvtAttention, TwinsGlobalAttention
@@ -75,6 +77,8 @@ FAMILIES: tuple[AttentionFamily, ...] = (
     TntAttention(),
     LowFormerAttention(),
     CpuBoneAttention(),
+    MvitAttention(),
+    EfficientFormerDownsampling(),
 )
 
 POOLING = (AttentionPoolLatent,)

@@ -55,7 +55,7 @@ def features(core: CompactAttention, inputs: AttentionInputs, terms: tuple[str, 
     With a norm between the heads and `proj` the paths are not additive: then there is only the first part.
     """
     q, k, v = core.project(inputs)
-    plain = core.inner_norm(core.attend(q, k, v, inputs))
+    plain = core.inner_norm(core.beside(core.attend(q, k, v, inputs), v, inputs))
     plain = plain if core.conv is None else plain + core.conv(v, inputs.grid)
     sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, inputs, q.shape[-2])}
     parts = [plain, *(sources[term]() for term in terms)]

@@ -66,6 +66,9 @@ def head_outputs(
     _, _, v = core.project(inputs)
     values = _per_head(v, core)
     outputs = torch.stack([maps[:, parent] @ values[:, head] for head, parent in pairs], dim=2)
+    own = core.beside(torch.zeros_like(outputs[:, :, :1, 0]), v, inputs)  # nothing, or every head's channels
+    if own.shape[-1] > 1:
+        outputs = outputs + own.unflatten(-1, (core.num_heads, core.v_dim))[:, :, [head for head, _ in pairs]]
     if core.gate is not None:
         gate = core.gate(inputs.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
         outputs = outputs * gate[:, :, [head for head, _ in pairs]]

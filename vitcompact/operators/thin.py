@@ -95,7 +95,7 @@ class ThinQk(Operator[ThinQkSpec]):
             q, k, v = core.project(inputs)
             for width, split in splits.items():
                 thin_q, thin_k = (t @ basis[..., :width].to(t.dtype) for t, basis in ((q, query), (k, key)))
-                phi = core.inner_norm(core.attend(thin_q, thin_k, v, inputs))
+                phi = core.inner_norm(core.beside(core.attend(thin_q, thin_k, v, inputs), v, inputs))
                 if core.gate is not None:
                     phi = phi * core.gate(inputs.x).sigmoid()
                 phi = core.call.restore(phi, inputs)

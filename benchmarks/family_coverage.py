@@ -96,11 +96,13 @@ def is_token_softmax(class_: str) -> bool:
     known = attention_table().attention.get(class_)
     if known is None:
         return class_ not in attention_table().not_attention and class_ not in OTHER_SOFTMAX
-    return known.kind in ("softmax", "multi-query")
+    return known.kind == "softmax"
 
 
-OTHER_SOFTMAX = ("layers.global_context.GlobalContext", "efficientvim.HSMSSD", "efficientvim.EfficientViM")
-OTHER_SOFTMAX += ("efficientvim.EfficientViMDistilled", "layers.split_attn.RadixSoftmax", "layers.mixed_conv2d", "")
+OTHER_SOFTMAX = (
+    *("layers.global_context.GlobalContext", "layers.split_attn.RadixSoftmax", ""),
+    *("efficientvim.HSMSSD", "efficientvim.EfficientViM", "efficientvim.EfficientViMDistilled"),
+)
 """What calls a softmax for something else: gates, state-space mixers, weights of outputs."""
 
 

@@ -18,7 +18,7 @@ from vitcompact.folding.verify import perturbed
 
 MODULES = (test_plain, test_eva, test_pvt, test_swin, test_nextvit, test_other_families)
 SUITES = [suite for module in MODULES for suite in vars(module).values() if getattr(suite, "cases", ())]
-CASES: list[Case] = list({case.id: case for suite in SUITES for case in suite.cases}.values())
+CASES: list[Case] = list({(case.id, case.name): case for suite in SUITES for case in suite.cases}.values())
 METHODS: dict[str, dict[str, Any]] = {"pair": {"ratio": 0.5, "rank_ratio": 0.5}, "budget": {"target_macs": 0.75}}
 TOLERANCE = 1e-4
 

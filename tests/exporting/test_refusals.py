@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -129,6 +130,20 @@ def test_what_cannot_be_is_refused_at_once(
         vitcompact.export(folded, tmp_path / name, **options)
     assert message in str(caught.value)
     assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(("suffix", "fused"), [(".onnx", False), (".pt2", True)])
+def test_timms_own_attention_is_written_as_products(suffix: str, fused: bool) -> None:
+    """The ONNX form of the fused call takes four axes, and windows of Twins have an axis of their own."""
+    from vitcompact.exporting.export import _prepared
+
+    attention = timm.models.twins.LocallyGroupedAttn(8, num_heads=1, ws=2)
+    assert attention.fused_attn
+    prepared = _prepared(attention, FORMATS[suffix])
+    assert bool(prepared.fused_attn) == fused
+    assert attention.fused_attn
+    tokens = torch.randn(2, 16, 8)
+    torch.testing.assert_close(prepared(tokens, (4, 4)), attention(tokens, (4, 4)))
 
 
 def test_the_training_form_is_refused(plain: Plain, converted: nn.Module, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch._decomp import get_decompositions
+from torch.export import ExportedProgram
 
 from vitcompact.exporting.base import Format, Job, trace
 from vitcompact.exporting.description import KEY
@@ -27,8 +28,7 @@ class CoreMl(Format):
         import coremltools
 
         options, size = job.options, job.description.input.input_size
-        program = trace(copy.deepcopy(job.model), size, most=_LARGEST_BATCH)
-        program = program.run_decompositions(get_decompositions([torch.ops.aten.addcmul.default]))
+        program = _known(trace(copy.deepcopy(job.model), size, most=_LARGEST_BATCH))
         precision = coremltools.precision
         model = coremltools.convert(
             program,
@@ -41,3 +41,14 @@ class CoreMl(Format):
 
     def open(self, path: Path) -> None:
         return None
+
+
+def _known(program: ExportedProgram) -> ExportedProgram:
+    """The program without the two operators of ours that the converter does not know."""
+    program = program.run_decompositions(get_decompositions([torch.ops.aten.addcmul.default]))
+    graph = program.graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.alias.default):
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program

@@ -130,9 +130,15 @@ def _reference(model: nn.Module) -> nn.Module:
 
 
 def _prepared(model: nn.Module, form: Format) -> nn.Module:
-    """The model with attention computed in the way that the format's converter knows best."""
+    """The model with attention computed in the way that the format's converter knows best.
+
+    timm's own layers lose their fused call where products are wanted: some hand it windows on an axis of their own
+    (Twins), and the ONNX form of that call takes four axes only.
+    """
     prepared = copy_of(model)
     for module in prepared.modules():
+        if form.attention == "matmul" and getattr(module, "fused_attn", False) is True:
+            module.fused_attn = False  # type: ignore[assignment]
         if isinstance(module, CompactAttention) and module.backend == "auto":
             module.backend = form.attention
     return prepared

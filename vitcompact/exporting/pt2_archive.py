@@ -30,7 +30,7 @@ _TARGET = re.compile(
 )
 _SIZE = re.compile(
     r"(?:[su]\d++|Symbol\('[su]\d++'(?:, (?:positive|nonnegative|integer)=True)*+\)"
-    r"|Max|Min|FloorDiv|Mod|PythonMod|CleanDiv|CeilDiv|Eq|Ne|\d++|[-+*/(), <>=])*+"
+    r"|Integer|Add|Mul|Pow|Max|Min|FloorDiv|Mod|PythonMod|CleanDiv|CeilDiv|Eq|Ne|\d++|[-+*/(), <>=])*+"
 )
 _TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 _LARGEST_GRAPH = 1 << 28

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from vitcompact.errors import UsageError
 
 
 class ActivationStore:
@@ -38,7 +43,8 @@ class ActivationStore:
             self._memory[kind, batch] = tensor
             self.peak_bytes = max(self.peak_bytes, self._bytes())
             return
-        save_file({"x": tensor.contiguous()}, self._path(kind, batch))
+        with _spill_errors(_size(tensor)):
+            save_file({"x": tensor.contiguous()}, self._path(kind, batch))
         self.spilled += 1
 
     def get(self, kind: str, batch: int) -> Tensor:
@@ -66,6 +72,19 @@ class ActivationStore:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="vitcompact-")
         return Path(self._folder.name) / f"{kind}-{batch}.safetensors"
+
+
+@contextmanager
+def _spill_errors(num_bytes: int) -> Iterator[None]:
+    """What the disk for temporary files refuses, as one message."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(
+            f"activations of {num_bytes:,} bytes cannot be put aside on disk ({reason}): name another folder in "
+            "the environment variable TMPDIR, or give fewer images (`num_samples`)"
+        ) from error
 
 
 def _size(tensor: Tensor) -> int:

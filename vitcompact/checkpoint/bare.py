@@ -8,9 +8,11 @@ from typing import Any
 import timm
 from torch import nn
 
+from vitcompact.checkpoint.claims import check_claim, check_numbers
 from vitcompact.checkpoint.directory import registered_cfg, size_args
 from vitcompact.checkpoint.facts import Facts
 from vitcompact.checkpoint.fit import Fitted, fit
+from vitcompact.checkpoint.infer import meta_model
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import timm_errors
@@ -41,6 +43,7 @@ def build_from(
     """The model of a bare file, and with which arguments: those asked for, recorded, or implied by the weights."""
     cfg = registered_cfg(name)
     facts = _facts_for(name, weights)
+    check_numbers({**facts.args, **facts.cfg}, str(weights.path))
     given = of_the_file(options)
     with timm_errors(UsageError, f"{name} cannot be built"):
         fitted = fit(weights, name, architecture, given, facts, headless=options.num_classes is not None)
@@ -57,6 +60,7 @@ def build_from(
     kwargs = {**args, **size_args(cfg, args, found_size), **requested_args(cfg, args, options)}
     overlay.update(kwargs.pop("pretrained_cfg_overlay", {}))
     with timm_errors(UsageError, f"{name} cannot be built as asked"):
+        check_claim(lambda: meta_model(name, **kwargs), fitted.state_dict, str(weights.path))
         model: nn.Module = timm.create_model(name, pretrained=False, pretrained_cfg_overlay=overlay, **kwargs)
     fill(model, fitted.state_dict, base=architecture, label=str(weights.path))
     if fitted.left_out:

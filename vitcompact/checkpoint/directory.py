@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import yaml
 from timm.models import get_pretrained_cfg
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
+from vitcompact.checkpoint.claims import check_claim, check_numbers
 from vitcompact.checkpoint.foreign import ForeignDirectory, build, foreign_directory
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
@@ -19,6 +19,10 @@ from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import read_weights, weights_file_of
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.files import restored
+from vitcompact.utils.plain_yaml import parse_yaml
+from vitcompact.utils.reading import read_json, read_text
+
+_CARD_BYTES = 1 << 20
 
 
 def is_hub_directory(path: Path) -> bool:
@@ -54,10 +58,12 @@ def load_directory(directory: Path, **kwargs: Any) -> nn.Module:
         with timm_errors(CheckpointError, f"{directory} cannot be loaded"):
             model: nn.Module = timm.create_model(name, pretrained=True, **kwargs)
     else:
-        with timm_errors(CheckpointError, f"{architecture} cannot be built from {directory / 'config.json'}"):
-            model = timm.create_model(name, pretrained=False, **kwargs)
         path = weights_file_of(directory)
-        fill(model, read_weights(path).state_dict, base=architecture, label=str(path))
+        weights = read_weights(path).state_dict
+        with timm_errors(CheckpointError, f"{architecture} cannot be built from {directory / 'config.json'}"):
+            check_claim(lambda: timm.create_model(name, pretrained=False, **kwargs), weights, str(directory))
+            model = timm.create_model(name, pretrained=False, **kwargs)
+        fill(model, weights, base=architecture, label=str(path))
     license_name = _license_of_card(directory)
     if license_name:
         cfg: Any = model.pretrained_cfg
@@ -88,10 +94,15 @@ def read_config(directory: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
             f"{directory} holds no config.json, so it is no model directory; for bare weights give the file itself"
         )
     path = directory / "config.json"
+    try:
+        read_json(path)  # within bounds, which timm does not look at
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
     with timm_errors(CheckpointError, f"{path} is damaged"):
         cfg, architecture, args = load_model_config_from_path(directory)
     if not isinstance(cfg, dict) or not isinstance(architecture, str) or not isinstance(args, dict):
         raise CheckpointError(f"{path} is damaged: expected pretrained_cfg, architecture and model_args")
+    check_numbers({key: value for key, value in args.items() if key != "plan"}, str(path))
     if architecture != ENTRYPOINT:
         try:
             require_known(architecture)
@@ -120,10 +131,9 @@ def registered_cfg(name: str) -> dict[str, Any]:
 def _license_of_card(directory: Path) -> str | None:
     """The license in the front matter of a directory's README.md, if it states one."""
     try:
-        text = (directory / "README.md").read_text(encoding="utf-8")
-        head = text.split("---", 2)[1] if text.startswith("---") else ""
-        front_matter = yaml.safe_load(head)
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        text = read_text(directory / "README.md", _CARD_BYTES)
+        front_matter = parse_yaml(text.split("---", 2)[1]) if text.startswith("---") else None
+    except (OSError, ValueError, IndexError):
         return None
     name = front_matter.get("license") if isinstance(front_matter, dict) else None
     return name if isinstance(name, str) and name != "unknown" else None

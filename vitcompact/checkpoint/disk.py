@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitcompact.checkpoint.record import read_record
 from vitcompact.errors import UsageError, VitCompactError
+from vitcompact.utils.reading import shortened
 
 
 def check_out(out: str | Path, *, overwrite: bool = False, keep: Mapping[str, str | Path | None] | None = None) -> Path:
@@ -31,7 +32,9 @@ def check_out(out: str | Path, *, overwrite: bool = False, keep: Mapping[str, st
         out = Path(out).expanduser().resolve()
         exists = out.exists()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{str(out)!r} is no name for a directory: {error}") from error
+        raise UsageError(
+            f"{shortened(out)} is no name for a directory: {getattr(error, 'strerror', None) or error}"
+        ) from error
     for what, path in (keep or {}).items():
         kept = None if path is None else Path(path).expanduser().resolve()
         if kept is not None and exists and out in (kept, *kept.parents):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from vitcompact.utils.plain_yaml import parse_yaml
+from vitcompact.utils.reading import parse_json, read_text
 
 _SETTINGS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt")  # keys that training scripts use
 _ARCHITECTURES = ("model", "model_name", "arch", "architecture")
@@ -80,11 +80,9 @@ def _with_labels(facts: Facts, class_map: Path) -> Facts:
 
 def _document(path: Path) -> Mapping[str, Any]:
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            return {}
-        text = path.read_text(encoding="utf-8")
-        document = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        text = read_text(path, _MAX_BYTES)
+        document = parse_json(text) if path.suffix == ".json" else parse_yaml(text)
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, Mapping) else {}
 

@@ -9,10 +9,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
+from vitcompact.checkpoint.claims import check_number
 from vitcompact.checkpoint.inert import Inert, PlainDict, standins
 from vitcompact.checkpoint.pickles import forbidden_globals, named_globals
 from vitcompact.checkpoint.quiet import first_line
@@ -21,6 +23,7 @@ from vitcompact.checkpoint.torch_release import check_torch_reads_pickles
 from vitcompact.errors import CheckpointError
 
 _ZIP_SLACK_BYTES = 1 << 20
+_BYTES = "builtins.bytearray"
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -31,7 +34,11 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             safetensors checks before it reads it.
     """
     try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            check_number(len(file.keys()), str(path))
         return dict(safetensors.torch.load_file(path, device="cpu"))
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{path} is not a safetensors file, or is damaged or truncated: {first_line(error)}"
@@ -50,6 +57,8 @@ def read_torch(path: Path) -> Any:
     check_torch_reads_pickles(path)
     _check_zip(path)
     names = named_globals(path)
+    if _BYTES in names:  # it would be as large as its argument says
+        raise CheckpointError(f"{path} is refused: it is a pickle that makes a bytearray; save the tensors alone")
     try:
         return _load_script(path, names) if is_script(path) else _load(path, names)
     except Exception as error:

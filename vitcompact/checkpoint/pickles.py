@@ -16,7 +16,6 @@ _MAX_PICKLES = 5
 _HARMLESS = {
     "_codecs.encode",
     "argparse.Namespace",
-    "builtins.bytearray",
     "builtins.complex",
     "builtins.set",
     "collections.Counter",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vitcompact.checkpoint.boxes import WRAPPERS, StateDict, choose_key, find_boxes, select_box
+from vitcompact.checkpoint.claims import check_tensors
 from vitcompact.checkpoint.facts import Facts, facts_beside, facts_of
 from vitcompact.checkpoint.formats import read_safetensors, read_torch
 from vitcompact.checkpoint.shards import INDEX_SUFFIX, files_of, index_of
@@ -99,6 +100,8 @@ def read_weights(path: Path) -> Weights:
         raise CheckpointError(
             f"{path} holds no tensors (keys: {keys}); expected a state dict, alone or under {', '.join(WRAPPERS)}"
         )
+    for box in boxes.values():
+        check_tensors(box, str(path))
     _check_claims(path, parts, boxes)
     for box in boxes.values():
         _warn_not_finite(path, box)

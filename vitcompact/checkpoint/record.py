@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.plan.schema import Plan
 from vitcompact.utils.files import restored
+from vitcompact.utils.reading import read_json
 from vitcompact.version import __version__
 
 RECORD_NAME = "vitcompact.json"
@@ -100,7 +100,7 @@ def read_record(directory: str | Path) -> Record:
     if not path.is_file():
         raise UsageError(f"{directory} is not a vitcompact checkpoint: it holds no {RECORD_NAME}")
     try:
-        return Record.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Record.from_json(read_json(path))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     except CheckpointError as error:

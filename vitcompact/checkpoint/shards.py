@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from vitcompact.errors import CheckpointError
+from vitcompact.utils.reading import read_json
 
 INDEX_SUFFIX = ".index.json"
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(\.\w+)")
@@ -33,7 +33,7 @@ def files_of(path: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is damaged: expected a weight_map of names to files") from error
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):

@@ -15,8 +15,9 @@ import timm
 from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model
 from torch import Tensor, nn
 
+from vitcompact.checkpoint.claims import check_claim, check_numbers
 from vitcompact.checkpoint.hub import fetch_directory
-from vitcompact.checkpoint.infer import meta_model, without_memory
+from vitcompact.checkpoint.infer import meta_model
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.overrides import Override, apply_overrides, overrides_from_json
@@ -28,7 +29,6 @@ from vitcompact.plan.schema import Plan
 
 # Arguments of timm.create_model itself: in a checkpoint's model_args they would point the loader at other files.
 _FORBIDDEN = ("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "pruned")
-_CLAIM_SLACK = 1 << 26  # a new classifier or a larger image may need that many more weights than the file has
 
 
 @register_model
@@ -105,8 +105,9 @@ def _build(
 ) -> nn.Module:
     """Skeleton, replay, strict load. `timm.build_model_with_cfg` calls this as the model's class."""
     state_dict = weights() if weights is not None else None
+    check_numbers(kwargs, "config.json")
     if state_dict is not None:
-        _check_claim(base, plan, state_dict, kwargs)
+        check_claim(lambda: _replay(meta_model(base, **kwargs), plan), state_dict, "config.json")
     with quiet_timm():
         model = timm.create_model(
             base, pretrained=False, pretrained_cfg=cfg, pretrained_model_args=dict(source_args or {}), **kwargs
@@ -123,15 +124,6 @@ def _replay(model: nn.Module, plan: Plan) -> nn.Module:
         return replay(model, plan)
     except UsageError as error:
         raise CheckpointError(f"plan of a {ENTRYPOINT} model: {error}") from error
-
-
-def _check_claim(base: str, plan: Plan, state_dict: Mapping[str, Tensor], args: Mapping[str, Any]) -> None:
-    """Refuse arguments or a plan that ask for a model far larger than its weights, before there is memory for it."""
-    with without_memory():
-        planned = _replay(meta_model(base, **args), plan).state_dict()
-    claimed, held = (sum(tensor.numel() for tensor in tensors.values()) for tensors in (planned, state_dict))
-    if claimed > 2 * held + _CLAIM_SLACK:
-        raise CheckpointError(f"config.json asks for a model of {claimed:,} weights, the weights file has {held:,}")
 
 
 def _describe(base: str, cfg: Mapping[str, Any] | None, overlay: Mapping[str, Any] | None) -> dict[str, Any]:

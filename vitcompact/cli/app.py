@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
+from types import FrameType
+from typing import Any
 
 import typer
 
@@ -62,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(verbose="--verbose" in words or "-v" in words)
     if not words:
         return main(["--help"]) or EXIT_USAGE
+    previous = _listen()
     try:
         parsed = typer.main.get_command(application()).main(
             join_numbers(words, VERBS), prog_name=PROGRAM, standalone_mode=False
@@ -75,6 +80,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return parsed if isinstance(parsed, int) else 0
     except BaseException as error:
         return _report(error, console)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _listen() -> dict[signal.Signals, Any]:
+    """Make a polite kill and a closed terminal what Ctrl-C is, so that nothing half-done stays; the handlers before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    polite = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
+    return {
+        number: signal.signal(number, _terminated) for number in polite if signal.getsignal(number) == signal.SIG_DFL
+    }
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(f"ended by {signal.Signals(number).name}")
 
 
 def application() -> typer.Typer:
@@ -132,7 +154,7 @@ def _report(error: BaseException, console: Console) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        console.error("interrupted")
+        console.error("interrupted" if not error.args else str(error.args[0]))
         return early_exit.EXIT_INTERRUPTED
     if isinstance(error, _ClickUsageError):
         context = getattr(error, "ctx", None)

@@ -10,6 +10,8 @@ from typing import Any
 import typer
 
 from vitcompact.errors import UsageError
+from vitcompact.utils.plain_yaml import parse_yaml
+from vitcompact.utils.reading import parse_json, read_text
 
 _NOT_CONFIGURABLE = ("config", "help")
 
@@ -27,14 +29,12 @@ def read_config(path: Path) -> Mapping[str, Any]:
     Raises:
         UsageError: not readable, or no mapping of option names to values.
     """
-    import yaml
-
     try:
-        document = yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+        document = _parsed(read_text(path.expanduser()))
     except OSError as error:
         raise UsageError(f"cannot read --config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--config {path} is not YAML or cannot be used: {error}") from error
     if isinstance(document, Mapping) and isinstance(document.get("options"), Mapping):
         # How the original is read: kept for the other verbs, and no option of this one.
         options = {key: value for key, value in document["options"].items() if key != "original"}
@@ -46,6 +46,16 @@ def read_config(path: Path) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise UsageError(f"--config {path}: expected option names with values, such as 'ratio: 0.5'")
     return document
+
+
+def _parsed(text: str) -> Any:
+    """A document of ours, which may be long, or YAML."""
+    if text.lstrip().startswith("{"):
+        try:
+            return parse_json(text)
+        except ValueError:
+            pass  # YAML has such mappings too
+    return parse_yaml(text)
 
 
 def _by_parameter(ctx: typer.Context, document: Mapping[str, Any], path: Path) -> dict[str, Any]:

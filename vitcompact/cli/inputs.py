@@ -19,6 +19,7 @@ from vitcompact.options.declare import Option, declared
 from vitcompact.options.selection import SelectionOptions
 from vitcompact.planning.request import Budget, budget_of, check_budget
 from vitcompact.planning.selection import Selection
+from vitcompact.utils.reading import shortened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,7 +86,7 @@ def open_original(options: Any, given: frozenset[str], space: Workspace | None, 
     asked = {name: value for name, value in own.items() if name in given}
     source_options = {**recorded.options, **asked}
     console.note(f"from the workspace {space.path}: SOURCE {recorded.source}{listed(recorded.options)}")
-    loaded = load_source(recorded.source, SourceOptions(**source_options))
+    loaded = _load_recorded(recorded.source, source_options, space.path)
     if source_options == recorded.options:
         space.check_source(loaded.provenance)
     else:  # another size or number of classes was asked for: only the weights have to be the same
@@ -94,11 +95,21 @@ def open_original(options: Any, given: frozenset[str], space: Workspace | None, 
     return Original(loaded, dataclasses.replace(recorded, options=source_options, settings=settings))
 
 
+def _load_recorded(source: str, options: Mapping[str, Any], where: Path) -> LoadedModel:
+    """`load_source` with options out of a file that others may have changed."""
+    try:
+        return load_source(source, SourceOptions(**options))
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UsageError(
+            f"what {where} records of the original cannot be used ({error}): delete it, or name the model"
+        ) from error
+
+
 def recorded_original(space: Workspace, console: Console, what: str) -> LoadedModel:
     """The original that the workspace recorded, unchanged, as the `what` of a command."""
     recorded = space.source()
     console.note(f"from the workspace {space.path}: {what} {recorded.source}")
-    loaded = load_source(recorded.source, SourceOptions(**recorded.options))
+    loaded = _load_recorded(recorded.source, recorded.options, space.path)
     space.check_source(loaded.provenance)
     return loaded
 
@@ -263,8 +274,16 @@ def revived(options: Options, recorded: Mapping[str, Any], given: frozenset[str]
     Of names that are no options nothing is known, nor needed.
     """
     known = declared(type(options))
-    values = {name: known[name].read(name, value) for name, value in recorded.items() if name in known}
+    values = {name: _read(known[name], name, value) for name, value in recorded.items() if name in known}
     return {n: value for n, value in values.items() if n not in given and value != getattr(options, n)}
+
+
+def _read(option: Option, name: str, value: Any) -> Any:
+    """A recorded value as one that was given; the file may have been changed by others."""
+    try:
+        return option.read(name, value)
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        raise UsageError(f"the recorded value {shortened(value)} of `{name}` cannot be used: give it again") from error
 
 
 def listed(values: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ stage whose input has changed since is noticed. It is written to a temporary sib
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from vitcompact.checkpoint.record import RECORD_NAME, read_record
 from vitcompact.cli.spoken import flagged
 from vitcompact.errors import UsageError
 from vitcompact.utils.files import claimed, json_text, restored, write_file
+from vitcompact.utils.reading import read_json
 
 DEFAULT_WORKDIR = "vitcompact-out"
 FORMAT = 1
@@ -304,7 +304,7 @@ def _read(path: Path) -> State:
     if not path.exists():
         return State()
     try:
-        return State.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return State.from_json(read_json(path))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path} is damaged ({type(error).__name__}: {error}): delete it, or give another --workdir"
@@ -314,7 +314,7 @@ def _read(path: Path) -> State:
 def _has_layers(path: Path) -> bool:
     """Whether a file is a plan or an analysis: a JSON object with a list of layers."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, dict) and isinstance(document.get("layers"), list)

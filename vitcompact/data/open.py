@@ -13,8 +13,10 @@ from timm.data import create_dataset
 
 from vitcompact.data.image_set import DecodedSet, ImageSet, ReaderSet, StreamSet
 from vitcompact.data.kinds import ARRAYS, image_suffixes, left_out, timm_looks_for
+from vitcompact.data.walk import check_folder, check_tar
 from vitcompact.errors import DataError
 from vitcompact.options.data import DataOptions
+from vitcompact.utils.reading import name_errors
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
@@ -50,15 +52,22 @@ def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
 
 def _open_files(options: DataOptions, split: str) -> ImageSet:
     root = Path(str(options.data_dir)).expanduser()
-    if not root.exists():
+    with name_errors(root):
+        missing = not root.exists()
+    if missing:
         raise DataError(f"no such folder or tar: {root}")
     if root.is_dir():
         try:
             _check_split_folder(root, split)
         except OSError as error:
             raise DataError(f"cannot read the folder {root}: {error.strerror}") from error
+        check_folder(root)
     elif root.suffix != ".tar":
         raise DataError(f"{root} is a file, but neither a folder nor a .tar (unpacked, with this very ending)")
+    elif not root.is_file():
+        raise DataError(f"{root} is no regular file")
+    else:
+        check_tar(root)
     _check_class_map(options, root)
     # timm would leave a pickled index beside a large tar, and trust one that it finds there.
     kwargs: dict[str, Any] = {"cache_tarinfo": False} if root.is_file() else {}

@@ -23,6 +23,8 @@ from vitcompact.operators.steps import size_steps
 from vitcompact.plan.schema import Form
 from vitcompact.plan.specs import LayerKind, OperatorSpec, at_least
 
+MAX_BRANCHES = 64
+
 
 @dataclass(frozen=True)
 class FactorizeSpec(OperatorSpec):
@@ -40,6 +42,8 @@ class FactorizeSpec(OperatorSpec):
 
     def __post_init__(self) -> None:
         at_least(self, rank=1, branches=0)
+        if self.branches > MAX_BRANCHES:
+            raise UsageError(f"factorize: branches must be at most {MAX_BRANCHES}, got {self.branches}")
 
 
 class Factorize(Operator[FactorizeSpec]):

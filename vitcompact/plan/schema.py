@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from vitcompact.errors import UsageError
 from vitcompact.plan.specs import ALIASES, SPECS, LayerKind, OperatorSpec
+from vitcompact.plan.typed import known, listed, text
 from vitcompact.utils.files import write_file
+from vitcompact.utils.reading import read_json, shortened
 from vitcompact.utils.text import columns
 
 PLAN_VERSION = 1
@@ -119,10 +121,10 @@ class Plan:
             UsageError: no such file, not JSON, or no plan.
         """
         try:
-            data = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+            data = read_json(Path(path).expanduser())
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or f"not JSON ({error})"
-            raise UsageError(f"cannot read the plan {path}: {reason}") from error
+            raise UsageError(f"cannot read the plan {shortened(path)}: {reason}") from error
         inner = data.get("plan") if isinstance(data, dict) else None
         return cls.from_json(inner if isinstance(inner, dict) else data)
 
@@ -160,24 +162,38 @@ class Plan:
             UsageError: a version or an operator that this release does not know, or a malformed document.
         """
         version = data.get("version") if isinstance(data, Mapping) else None
-        if version != PLAN_VERSION:
+        if type(version) is not int or version != PLAN_VERSION:
             raise UsageError(f"plan version {version!r} is not supported; this release reads version {PLAN_VERSION}")
         try:
             form = data.get("form", "training")
             if form not in ("training", "folded"):
                 raise UsageError(f"plan form must be 'training' or 'folded', got {form!r}")
-            layers = tuple(
-                LayerPlan(layer["name"], layer["kind"], tuple(_read_operator(spec) for spec in layer["operators"]))
-                for layer in data["layers"]
-            )
-            skipped = tuple(Skipped(item["name"], item["reason"]) for item in data.get("skipped", ()))
-            merge_tokens = tuple(data.get("merge_tokens", ()))
+            known(data, "plan", ("version", "form", "layers", "skipped", "merge_tokens"))
+            layers = tuple(_read_layer(layer) for layer in listed(data["layers"], "layers"))
+            skipped = tuple(_read_skipped(item) for item in listed(data.get("skipped", []), "skipped"))
+            merge_tokens = tuple(listed(data.get("merge_tokens", []), "merge_tokens"))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"malformed plan: {type(error).__name__}: {error}") from error
         return cls(layers=layers, skipped=skipped, form=form, version=version, merge_tokens=merge_tokens)
 
 
+def _read_layer(data: Mapping[str, Any]) -> LayerPlan:
+    known(data, "layer", ("name", "kind", "operators"))
+    kind = text(data, "kind")
+    if kind not in get_args(LayerKind):
+        raise UsageError(f"kind of a layer must be {' or '.join(get_args(LayerKind))}, got {kind!r}")
+    operators = tuple(_read_operator(spec) for spec in listed(data["operators"], "operators"))
+    return LayerPlan(text(data, "name"), cast(LayerKind, kind), operators)
+
+
+def _read_skipped(data: Mapping[str, Any]) -> Skipped:
+    known(data, "skipped", ("name", "reason"))
+    return Skipped(text(data, "name"), text(data, "reason"))
+
+
 def _read_operator(data: Mapping[str, Any]) -> OperatorSpec:
+    if not isinstance(data, Mapping) or not isinstance(data.get("op"), str):
+        raise UsageError("an operator must be an object with its name as op")
     op = ALIASES.get(data["op"], data["op"])
     if op not in SPECS:
         raise UsageError(f"unknown operator {op!r} in the plan; known: {', '.join(sorted(SPECS))}")

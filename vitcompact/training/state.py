@@ -16,6 +16,7 @@ from torch import Tensor
 from vitcompact.checkpoint.disk import write_tensors
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.files import disk_errors, replace_file
+from vitcompact.utils.reading import parse_json
 
 STATE_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
@@ -74,7 +75,7 @@ def load_state(path: Path) -> State:
     advice = "delete it to start anew"
     try:
         with safe_open(path, framework="pt") as file:
-            values = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            values = parse_json((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(f"cannot read the training state {path}: {error}; {advice}") from error

@@ -20,6 +20,7 @@ from typing import Any
 
 from vitcompact.errors import UsageError
 from vitcompact.utils.locks import beside, exclusive
+from vitcompact.utils.reading import name_errors
 
 NEW, OLD = "new", "old"
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
@@ -53,7 +54,9 @@ def settle(path: Path) -> None:
 
 def restored(path: Path) -> Path:
     """`path`, brought back first where a killed process had moved it aside."""
-    if not path.exists() and beside(path, OLD).exists():
+    with name_errors(path):
+        moved = not path.exists() and beside(path, OLD).exists()
+    if moved:
         with claimed(path):
             pass
     return path

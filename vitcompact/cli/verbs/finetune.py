@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from vitcompact.errors import Interrupted
 from vitcompact.training import TrainOptions, finetune
 from vitcompact.training.state import STATE_NAME, is_state
 from vitcompact.utils.files import json_text, write_file
+from vitcompact.utils.reading import read_json
 
 OPTIONS_NAME = "options.json"
 _OF_THE_COMMAND = ("source", "out", "workdir", "teacher")
@@ -123,7 +123,7 @@ def _continued(options: Options, given: frozenset[str], console: Console) -> tup
     else:
         folder = Workspace(options.workdir).finetune_state
     try:
-        kept = json.loads((folder / OPTIONS_NAME).read_text(encoding="utf-8"))
+        kept = read_json(folder / OPTIONS_NAME)
         recorded, overwrite = dict(kept["options"]), bool(kept["overwrite"])
     except (OSError, ValueError, TypeError, KeyError):  # of an earlier release, or there is nothing to continue
         return options, given

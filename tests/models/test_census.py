@@ -8,9 +8,10 @@ import pytest
 import timm
 import timm.layers
 import torch
+from torch import nn
 
 import vitcompact.models
-from vitcompact.models import census
+from vitcompact.models import census, inspect
 from vitcompact.models.attention_classes import REASONS, attention_class, attention_table, class_name
 from vitcompact.models.census import FamilyRow, attention_like, support_matrix, to_markdown, unclassified
 from vitcompact.models.registry import FAMILIES
@@ -136,3 +137,16 @@ def test_the_worked_example_is_the_file_it_shows() -> None:
         "run: python benchmarks/attention_census.py --markdown docs/families.md"
     )
     assert len(code.splitlines()) < 60
+
+
+def test_a_class_that_nobody_classified_is_skipped_by_name() -> None:
+    """As those of a newer timm are."""
+    shiny = type("ShinyAttention", (nn.Module,), {"__module__": "timm.models.shiny", "forward": lambda self, x: x})
+    model = timm.create_model("test_vit")
+    model.blocks[0].attn = shiny()
+    found = inspect(model)
+    assert ("blocks.0.attn", "ShinyAttention: an attention class that is not known yet") in [
+        (item.name, item.reason) for item in found.skipped
+    ]
+    assert [site.name for site in found.attention] == [f"blocks.{i}.attn" for i in range(1, len(model.blocks))]
+    assert not inspect(timm.create_model("test_vit")).skipped

@@ -166,7 +166,6 @@ def test_nothing_to_compact() -> None:
     [
         ("cait_xxs24_224", {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 64}, "mixes heads before"),
         ("xcit_nano_12_p16_224", {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 64}, "channel attention"),
-        ("davit_tiny", {"depths": (1, 1), "embed_dims": (16, 32), "num_heads": (2, 2)}, "not supported yet (windows"),
     ],
 )
 @torch.no_grad()

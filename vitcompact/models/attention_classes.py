@@ -12,6 +12,7 @@ written by `benchmarks/attention_census.py`. The rule:
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -19,6 +20,8 @@ from importlib.resources import files
 from torch import nn
 
 TABLE = "attention_classes.json"
+NAMED_ATTENTION = re.compile(r"Att(?:ention|n)|MHSA|XCA")
+"""What timm calls its attention classes."""
 
 REASONS: dict[str, str] = {
     "softmax": "not supported yet",
@@ -93,3 +96,10 @@ def attention_table() -> AttentionTable:
 def attention_class(module: nn.Module) -> AttentionClass | None:
     """The table's entry for the class of a module, or None where that is no attention class of timm."""
     return attention_table().attention.get(class_name(type(module)))
+
+
+def is_unclassified(module: nn.Module) -> bool:
+    """Whether a class of timm is named like attention and missing from the table: one of a newer release."""
+    cls, table = type(module), attention_table()
+    named = cls.__module__.startswith("timm.") and NAMED_ATTENTION.search(cls.__name__) is not None
+    return named and class_name(cls) not in {*table.attention, *table.not_attention}

@@ -15,11 +15,10 @@ import timm.layers
 import timm.models
 from torch import nn
 
-from vitcompact.models.attention_classes import attention_table, class_name
+from vitcompact.models.attention_classes import NAMED_ATTENTION, attention_table, class_name
 from vitcompact.models.base import AttentionFamily
 from vitcompact.models.registry import FAMILIES
 
-NAMED_ATTENTION = re.compile(r"Att(?:ention|n)|MHSA|XCA")
 COMPUTES_ATTENTION = re.compile(
     r"softmax\(|Softmax\(|scaled_dot_product_attention\(|MultiheadAttention\(|multi_head_attention_forward\("
     r"|\bq\w* @ |@ k\w*\b|@ v\b"

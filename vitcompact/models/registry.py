@@ -12,7 +12,7 @@ from torch import nn
 
 from vitcompact.errors import NothingToCompactError
 from vitcompact.layers.pointwise import channel_dim
-from vitcompact.models.attention_classes import attention_class
+from vitcompact.models.attention_classes import attention_class, is_unclassified
 from vitcompact.models.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
 from vitcompact.models.beit import BeitAttention
 from vitcompact.models.changed import users_own
@@ -130,6 +130,8 @@ def inspect(model: nn.Module) -> Anatomy:
         elif name:
             if (kind := attention_class(module)) is not None:
                 skipped.append(Skipped(name, f"{type(module).__name__}: {kind.reason}"))
+            elif is_unclassified(module):
+                skipped.append(Skipped(name, f"{type(module).__name__}: an attention class that is not known yet"))
             if (known := ffn_class(module)) is not None:
                 inside.append(f"{name}.{known.site}." if known.site else f"{name}.")
                 found = _ffn_site(model, name, known)

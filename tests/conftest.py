@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -27,6 +28,14 @@ def shared_dir() -> Path:
 def _seed_of_fixtures() -> None:
     """What a module's fixtures draw does not depend on the tests before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> None:
+    """Messages are heard, whatever a script or a verb that ran in this process made of their logger."""
+    logger = logging.getLogger("vitcompact")
+    logger.setLevel(logging.NOTSET)
+    logger.propagate, logger.disabled = True, False
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ Every function takes timm modules and normalised images, changes neither, and re
     finetune(compact, teacher, images)    short distillation from the original, without labels
     fold(compact)                         plain layers, proven equal
     export(folded, "model.onnx")          a file for another runtime, compared there with PyTorch
+    open_exported("model.onnx")           such a file as a model
     evaluate(model, images, labels)       top-1 and top-5; with reference= likeness to the original
     bench(model, baseline)                latency, throughput and memory, interleaved
     compare({name: model, ...})           several models beside each other

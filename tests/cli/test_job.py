@@ -26,7 +26,7 @@ def test_four_commands_leave_a_checkpoint_that_timm_loads(job: Path) -> None:
 
 
 def test_analyze_prints_the_keys_of_the_contract(run: Run, images: Path) -> None:
-    result = run("analyze", "test_vit", *SMALL, "--data-dir", images, "--num-samples", 8, "--json")
+    result = run("analyze", "test_vit", *SMALL, *PAIR, "--data-dir", images, "--num-samples", 8, "--json")
     document = json.loads(result.out)
     assert result.code == 0
     assert {"model", "params", "macs", "layers", "ffn", "skipped", "predicted"} <= document.keys()
@@ -57,7 +57,8 @@ def test_dry_run_writes_the_plan_that_convert_then_follows(run: Run, tmp_path: P
     document = json.loads(dry.out)
     assert [path.name for path in (tmp_path / "vitcompact-out").iterdir()] == ["plan.json"]
     assert json.loads((tmp_path / "vitcompact-out" / "plan.json").read_text()) == document["plan"]
-    replayed = json.loads(run(*words, "--plan", "vitcompact-out/plan.json", "--json").out)
+    again = ("convert", "test_vit", *SMALL, "--data-dir", images, "--plan", "vitcompact-out/plan.json", "--json")
+    replayed = json.loads(run(*again).out)
     assert replayed["plan"]["layers"] == document["plan"]["layers"]
     assert replayed["macs"] == document["macs"]
 

@@ -79,7 +79,7 @@ def test_it_is_kept_in_a_file(vit: VisionTransformer, tmp_path: Path) -> None:
     plan = vitcompact.plan(vit)
     plan.save(tmp_path / "folder" / "plan.json")
     assert Plan.load(tmp_path / "folder" / "plan.json") == plan
-    with pytest.raises(UsageError, match=r"plan .*none\.json: No such file"):
+    with pytest.raises(UsageError, match=r"plan .*none\.json'?: No such file"):
         Plan.load(tmp_path / "none.json")
     (tmp_path / "text.json").write_text("layers")
     with pytest.raises(UsageError, match="not JSON"):

@@ -17,9 +17,9 @@ from vitcompact.models import AttentionSite, FfnSite, Site, family_named
 from vitcompact.models.cost import Cost, count, meta_copy
 from vitcompact.models.layer_scale import output_scale, scaled
 from vitcompact.operators import OPERATORS
-from vitcompact.operators.factorize import FactorizeSpec
+from vitcompact.operators.factorize import rank_in
 from vitcompact.operators.factors import spectrum
-from vitcompact.operators.hallucinate import HallucinateSpec, make_spec
+from vitcompact.operators.hallucinate import make_spec, parents_in
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
@@ -109,10 +109,8 @@ def _as_planned(model: nn.Module, wanted: Wanted, plan: Plan) -> Wanted:
     """The same layers, with each FFN's rank in the plan: all of its outputs where its matrix stays whole."""
 
     def rank(site: Site) -> int:
-        layer = plan.layer(site.name)
-        spec = None if layer is None else layer.find(FactorizeSpec)
         assert isinstance(site, FfnSite)
-        return matrix(model.get_submodule(site.output))[0].shape[0] if spec is None else spec.rank
+        return rank_in(plan.layer(site.name)) or matrix(model.get_submodule(site.output))[0].shape[0]
 
     layers = ((s, asked if s.kind == "attention" else ((asked[0][0], rank(s)),)) for s, asked in wanted.layers)
     return replace(wanted, layers=tuple(layers))
@@ -140,7 +138,7 @@ def _from_images(
 
 def _layer(site: AttentionSite, amount: int, watch: AttentionWatch, planned: Plan | None) -> LayerReport:
     costs = watch.costs.matrix(watch.core.proj.weight)
-    parents = shortlist(costs, amount, 1)[0] if planned is None else _parents(planned, site.name)
+    parents = shortlist(costs, amount, 1)[0] if planned is None else parents_in(planned.layer(site.name))
     divergence = watch.similarity.jensen_shannon
     energy = float(watch.outputs.gram.trace())
     return _report(
@@ -150,13 +148,6 @@ def _layer(site: AttentionSite, amount: int, watch: AttentionWatch, planned: Pla
         similarity_js=_mean(divergence, parents),
         copy_error=sum(float(costs[child, parent]) for child, parent in parents.items()) / max(energy, 1e-300),
     )
-
-
-def _parents(plan: Plan, name: str) -> Parents:
-    """Who is whose parent in a plan; nobody's where the layer keeps all of its maps."""
-    layer = plan.layer(name)
-    spec = None if layer is None else layer.find(HallucinateSpec)
-    return {} if spec is None else {child.head: child.parents[0] for child in spec.hallucinated}
 
 
 def _from_weights(model: nn.Module, site: AttentionSite, amount: int) -> LayerReport:

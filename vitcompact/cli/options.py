@@ -222,7 +222,7 @@ VERBS = (
             pick(BenchOptions, "num_pairs"),
             _own("eval_data_dir device report"),
         ),
-        arguments={"sources": ("MODEL…", f"{_SOURCE} Two or more.")},
+        arguments={"sources": ("MODEL", f"{_SOURCE} Two or more.")},
         several="sources",
     ),
     Verb(

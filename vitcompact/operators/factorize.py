@@ -20,7 +20,7 @@ from vitcompact.operators.base import Candidate, Operator, Request
 from vitcompact.operators.factors import Factors, plain_svd
 from vitcompact.operators.sites import SiteLosses, SolvedFfn, SolvedSite
 from vitcompact.operators.steps import size_steps
-from vitcompact.plan.schema import Form
+from vitcompact.plan.schema import Form, LayerPlan
 from vitcompact.plan.specs import LayerKind, OperatorSpec, at_least
 
 MAX_BRANCHES = 64
@@ -140,6 +140,12 @@ class Factorize(Operator[FactorizeSpec]):
 
     def _install(self, model: nn.Module, site: FfnSite, spec: FactorizeSpec, factors: Factors) -> None:
         factors.load_into(self.build(model, site, spec, "folded"))
+
+
+def rank_in(layer: LayerPlan | None) -> int | None:
+    """The rank of a planned layer's product, or None where its matrix stays whole."""
+    spec = None if layer is None else layer.find(FactorizeSpec)
+    return None if spec is None else spec.rank
 
 
 def rank_for(rank_ratio: float, in_features: int, out_features: int) -> int | None:

@@ -23,11 +23,11 @@ from vitcompact.models.site_cost import Sizes
 from vitcompact.operators import attention_fit
 from vitcompact.operators.base import Candidate, Operator, Request
 from vitcompact.operators.pair_heads import copy_costs, head_outputs, most_alike, pair_heads, pairing_images, with_maps
-from vitcompact.operators.pairing import num_hallucinated, shortlist
+from vitcompact.operators.pairing import Parents, num_hallucinated, shortlist
 from vitcompact.operators.share_qk import GroupMoments
 from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite, energy
 from vitcompact.options.surgery import TERMS
-from vitcompact.plan.schema import Form
+from vitcompact.plan.schema import Form, LayerPlan
 from vitcompact.plan.specs import LayerKind, OperatorSpec, exactly
 
 CURVE_IMAGES = 64
@@ -120,6 +120,12 @@ def make_spec(
     heads = tuple(HallucinatedHead(child, (parent,)) for parent in order for child in children[parent])
     paths = {term: term in terms for term in TERMS}
     return HallucinateSpec(num_heads, tuple(order), heads, **paths, filter_rank=filter_rank)
+
+
+def parents_in(layer: LayerPlan | None) -> Parents:
+    """Who is whose parent in a planned layer; nobody's where it keeps all of its maps."""
+    spec = None if layer is None else layer.find(HallucinateSpec)
+    return {} if spec is None else {child.head: child.parents[0] for child in spec.hallucinated}
 
 
 def layout_of(spec: HallucinateSpec) -> HeadLayout:

@@ -77,6 +77,10 @@ def check_compiled(model: nn.Module, images: Tensor, backend: str) -> None:
     assert (compiled(images) - wanted).abs().max() <= 2e-4 * wanted.abs().max()
 
 
+SWEPT = ("test_every_operator_by_itself", "test_compile")
+"""Tests of seconds, which without `-m sweep` only the first model of each class goes through."""
+
+
 class ShortSuite:
     """Convert, train a step, perturb, fold, reload through timm."""
 
@@ -84,7 +88,12 @@ class ShortSuite:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "case" in metafunc.fixturenames:
-            metafunc.parametrize("case", self.cases, ids=lambda case: case.id, scope="class")
+            swept = metafunc.function.__name__ in SWEPT
+            found = [
+                pytest.param(case, id=case.id, marks=pytest.mark.sweep if swept and place else ())
+                for place, case in enumerate(self.cases)
+            ]
+            metafunc.parametrize("case", found, scope="class")
 
     def test_outputs_depend_on_the_image(self, original: nn.Module, trained: nn.Module, images: Tensor) -> None:
         """Else nothing below could fail."""

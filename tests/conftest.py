@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ SHARED = Path(os.environ.get("VITCOMPACT_SHARED", Path(__file__).resolve().paren
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
     torch.set_num_threads(1)
+
+
+for number in (signal.SIGINT, signal.SIGHUP):  # a job in the background ignores them, and so would those started here
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

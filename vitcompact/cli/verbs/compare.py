@@ -29,9 +29,9 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         raise UsageError("compare takes two or more models, each once: vitcompact compare A B")
     open_device(options.device)
     if options.report is not None:
-        check_report(options.report)
         if Path(options.report).suffix.lower() not in (".html", ".htm"):
             raise UsageError("the page of compare is HTML: give --report a name that ends in .html")
+        check_report(options.report)
     loaded = {source: load_source(source, SourceOptions(img_size=options.img_size)) for source in sources}
     data = None
     if images.has_images(options) or options.eval_data_dir is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import vitcompact
 from vitcompact.calibration.held_out import GROUP, Parts, is_held_out
-from vitcompact.calibration.ties import in_steps, least, lower
+from vitcompact.calibration.ties import leading_digits, least, lower
 from vitcompact.data import TensorImages, first_images, from_tensor, num_distinct, rebatched
 
 WEIGHTS, OUTPUTS = 1e-3, 1e-4
@@ -122,9 +122,11 @@ def test_what_is_equal_but_for_rounding_is_a_tie_and_order_decides() -> None:
     assert least(reversed(errors), errors.__getitem__) == "second"
     assert not lower(0.12345669, than=0.1234567)
     assert lower(0.12345, than=0.12346)
-    table = torch.tensor([[1.0, 0.3000001], [0.3, 0.2]], dtype=torch.float64)
-    assert in_steps(table)[0, 1] == in_steps(table)[1, 0]
-    assert torch.equal(in_steps(torch.zeros(2)), torch.zeros(2))
+    table = torch.tensor([[1e9, 0.3000001], [0.3, 0.0]], dtype=torch.float64)
+    found = leading_digits(table)
+    assert found[0, 1] == found[1, 0] == pytest.approx(0.3)
+    assert (found[0, 0], found[1, 1]) == (1e9, 0.0)
+    assert leading_digits(table[0] * 1.001)[1] > found[0, 1]  # beside a dear one too
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.similarity import MapSimilarity
 from vitcompact.calibration.streams import Streams
-from vitcompact.calibration.ties import in_steps, least
+from vitcompact.calibration.ties import leading_digits, least
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.calls import AttentionInputs
 from vitcompact.models import AttentionSite
@@ -46,7 +46,7 @@ def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) ->
         costs.add(maps, _per_head(v, core))
     found = costs.matrix(core.proj.weight)
     check_finite(site.name, found)
-    return in_steps(found)
+    return leading_digits(found)
 
 
 def with_maps(

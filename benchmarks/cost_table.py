@@ -18,9 +18,9 @@ from vitcompact.data import resolve_input
 from vitcompact.models.cost import count
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import make_spec
-from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.planning.scope import wanted_layers
 from vitcompact.planning.selection import Selection
+from vitcompact.plans.schema import LayerPlan, Plan
 
 MODELS = (
     *(f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")),

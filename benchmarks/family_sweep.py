@@ -28,7 +28,7 @@ import vitcompact
 from vitcompact.data import resolve_input
 from vitcompact.folding.verify import FoldParity, perturbed
 from vitcompact.models import inspect
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 
 MODULES = (
     *("pvt_v2", "twins", "nextvit", "swin_transformer", "swin_transformer_v2", "eva", "beit", "deit", "visformer"),

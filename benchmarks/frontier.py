@@ -33,7 +33,7 @@ from frontier_report import draw, tables
 from torch import nn
 
 import vitcompact
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 
 STAGES = ("raw", "finetuned")
 

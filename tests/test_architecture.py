@@ -21,8 +21,9 @@ LINT = "from importlinter.cli import lint_imports_command; lint_imports_command(
 LATE = {
     ("vitcompact.cli.report.write", "vitcompact.cli.report.png"),
     ("vitcompact.exporting.onnx_file", "vitcompact.exporting.onnx_formats"),
+    ("vitcompact.timm_hook", "vitcompact.checkpoint.timm_entry"),
 }
-"""Imports inside functions: matplotlib and onnx are extras."""
+"""Imports inside functions: matplotlib and onnx are extras, and the package is light until a model is built."""
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -56,8 +57,8 @@ def copy(tmp_path: Path) -> Path:
 
 def test_every_contract_can_fail(copy: Path) -> None:
     for file, line in (
-        ("plan/__init__.py", "import torch, vitcompact.models.base"),
-        ("layers/__init__.py", "def late() -> None:\n    import numpy, vitcompact.plan.schema"),
+        ("plans/__init__.py", "import torch, vitcompact.models.base"),
+        ("layers/__init__.py", "def late() -> None:\n    import numpy, vitcompact.plans.schema"),
         ("operators/__init__.py", "import timm.layers"),
         ("planning/__init__.py", "import rich.table, onnx"),
     ):
@@ -68,7 +69,7 @@ def test_every_contract_can_fail(copy: Path) -> None:
     text = " ".join(result.stdout.split())
     for contract in contracts().values():
         assert f"{contract['name']} BROKEN" in text
-    for low, high in (("plan", "models"), ("layers", "plan")):
+    for low, high in (("plans", "models"), ("layers", "plans")):
         assert f"vitcompact.{low} is not allowed to import vitcompact.{high}" in text
 
 

@@ -27,76 +27,35 @@ A whole job:
     again   = vitcompact.load("out")
 
 `images` are a tensor (n, channels, height, width) as the model's own transform gives them, or an iterable of such
-batches; `vitcompact.data` reads them from files. Importing the package registers the timm entrypoint, so that
-`timm.create_model("local-dir:out", pretrained=True)` loads what was saved. What a user can put right is raised as a
-`VitCompactError`, and its message says how.
+batches; `vitcompact.data` reads them from files. Importing the package, before timm or after it, registers its timm
+entrypoint, so that `timm.create_model("local-dir:out", pretrained=True)` loads what was saved. What a user can put
+right is raised as a `VitCompactError`, and its message says how.
 """
 
-# ruff: noqa: E402 - loading torch takes seconds, in which Ctrl-C is to be quiet
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from vitcompact.utils import early_exit
 
 early_exit.watch_loading()
 
-from vitcompact.analysis import AnalysisReport, analyze
-from vitcompact.attached import Results, results
-from vitcompact.benchmarking import BenchResult, bench
-from vitcompact.checkpoint import load, load_source, save
-from vitcompact.compaction import CompactResult, Compared, compact, compare
-from vitcompact.errors import (
-    CheckpointError,
-    DataError,
-    Interrupted,
-    NothingToCompactError,
-    ThresholdError,
-    UsageError,
-    VerificationError,
-    VitCompactError,
-)
-from vitcompact.evaluation import EvalResult, evaluate
-from vitcompact.exporting import ExportResult, export, open_exported
-from vitcompact.folding import FoldParity, MergingEffect, fold
-from vitcompact.plan.schema import Plan
-from vitcompact.surgery import Fidelity, convert, plan
-from vitcompact.training import FinetuneResult, TrainOptions, finetune
-from vitcompact.version import __version__
+from vitcompact import timm_hook as timm_hook  # noqa: E402 - see `early_exit`
 
-__all__ = [  # noqa: RUF022 - in the order of a job
-    "compact",
-    "analyze",
-    "plan",
-    "convert",
-    "finetune",
-    "fold",
-    "export",
-    "open_exported",
-    "evaluate",
-    "bench",
-    "compare",
-    "results",
-    "save",
-    "load",
-    "load_source",
-    "Plan",
-    "TrainOptions",
-    "AnalysisReport",
-    "FinetuneResult",
-    "ExportResult",
-    "EvalResult",
-    "BenchResult",
-    "CompactResult",
-    "Compared",
-    "Results",
-    "Fidelity",
-    "FoldParity",
-    "MergingEffect",
-    "VitCompactError",
-    "UsageError",
-    "DataError",
-    "NothingToCompactError",
-    "CheckpointError",
-    "VerificationError",
-    "ThresholdError",
-    "Interrupted",
-    "__version__",
-]
+if TYPE_CHECKING:
+    from vitcompact.library import *  # noqa: F403
+    from vitcompact.library import __all__ as __all__
+
+
+def __getattr__(name: str) -> Any:
+    """The library's names, all with the first: torch and timm take seconds, and `vitcompact --help` needs neither."""
+    if name != "__all__" and name.startswith("__"):
+        raise AttributeError(name)
+    library = import_module("vitcompact.library")
+    globals().update({one: getattr(library, one) for one in (*library.__all__, "__all__")})
+    if name not in globals():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("vitcompact.library").__all__})

@@ -9,7 +9,7 @@ from torch import nn
 
 from vitcompact.errors import UsageError
 from vitcompact.folding import FoldParity, MergingEffect
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.surgery import Fidelity
 
 T = TypeVar("T")

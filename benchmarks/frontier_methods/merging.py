@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 from vitcompact.operators.merge import install_merging, num_patches, spread
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 
 from .common import Calibration, macs_of, nearest
 

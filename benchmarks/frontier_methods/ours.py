@@ -9,10 +9,10 @@ from torch import nn
 
 import vitcompact
 from vitcompact.data.batches import from_tensor
-from vitcompact.plan.schema import Plan
 from vitcompact.planning.candidates import measure_losses
 from vitcompact.planning.planner import offered_merging, plan_measured, timed
 from vitcompact.planning.request import Budget, MergeTokens, Unit
+from vitcompact.plans.schema import Plan
 
 from .common import Calibration
 from .naive import shares

@@ -12,8 +12,8 @@ from vitcompact.models.cost import meta_copy
 from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.operators.replay import replay
 from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
-from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import OperatorSpec
+from vitcompact.plans.schema import LayerPlan, Plan
+from vitcompact.plans.specs import OperatorSpec
 
 from .common import Calibration, macs_of, nearest
 

@@ -13,7 +13,7 @@ from timm.models import VisionTransformer
 from torch import nn
 
 import vitcompact.checkpoint  # noqa: F401  (registers the entrypoint)
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 
 from .helpers import perturb
 

@@ -21,7 +21,7 @@ from vitcompact.checkpoint import load, save
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.replay import replay
-from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plans.schema import LayerPlan, Plan
 
 from .helpers import perturb
 

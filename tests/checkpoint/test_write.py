@@ -24,7 +24,7 @@ from vitcompact.checkpoint import Provenance, Record, SourceOptions, disk, load,
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.replay import replay
-from vitcompact.plan.schema import LayerPlan, Plan, Skipped
+from vitcompact.plans.schema import LayerPlan, Plan, Skipped
 
 from .helpers import perturb
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from vitcompact.cli.app import VERB_MODULES
 from vitcompact.cli.console import Console
 from vitcompact.errors import VerificationError
 
@@ -25,7 +24,7 @@ def families_raise(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException],
         def run(*args: object) -> None:
             raise error
 
-        monkeypatch.setattr(VERB_MODULES["families"], "run", run)
+        monkeypatch.setattr("vitcompact.cli.verbs.families.run", run)
 
     return install
 
@@ -58,7 +57,9 @@ def test_verbose_shows_the_traceback(run: Run, families_raise: Callable[[BaseExc
 def test_lists_of_numbers_as_timm_takes_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for verb in ("eval", "bench"):
-        monkeypatch.setattr(VERB_MODULES[verb], "run", lambda options, given, console: seen.append((options, given)))
+        monkeypatch.setattr(
+            f"vitcompact.cli.verbs.{verb}.run", lambda options, given, console: seen.append((options, given))
+        )
     assert run("eval", "X", "--mean", "0.1", "0.2", "0.3", "--std=0.5").code == 0
     assert run("bench", "X", "-b", "1", "8").code == 0
     assert run("bench", "X", "--batch-size", "4,2").code == 0
@@ -74,7 +75,7 @@ def test_what_others_print_does_not_reach_stdout(run: Run, monkeypatch: pytest.M
         print("a conversion of timm says hello")  # noqa: T201
         console.result({"a": 1}, "a line")
 
-    monkeypatch.setattr(VERB_MODULES["families"], "run", noisy)
+    monkeypatch.setattr("vitcompact.cli.verbs.families.run", noisy)
     for words, out in ((("--json",), '{\n  "a": 1\n}\n'), ((), "a line\n")):
         result = run("families", *words)
         assert (result.code, result.out) == (0, out)
@@ -83,7 +84,7 @@ def test_what_others_print_does_not_reach_stdout(run: Run, monkeypatch: pytest.M
 
 def test_arguments_of_an_architecture_as_timm_takes_them(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(VERB_MODULES["eval"], "run", lambda options, given, console: seen.append(options))
+    monkeypatch.setattr("vitcompact.cli.verbs.eval.run", lambda options, given, console: seen.append(options))
     expected = {"reg_tokens": 4, "depths": (2, 2), "act_layer": "quick_gelu", "fc_norm": False}
     words = ("reg_tokens=4", "depths=(2, 2)", "act_layer=quick_gelu", "fc_norm=False")
     assert run("eval", "X", "--model-kwargs", *words, "--gp", "avg", "--input-size", "1", "64", "96").code == 0
@@ -98,11 +99,12 @@ def test_arguments_of_an_architecture_as_timm_takes_them(run: Run, monkeypatch: 
 
 CLOSED_PIPE = """
 import sys
-from vitcompact.cli.app import VERB_MODULES, main
+from vitcompact.cli.app import main
+from vitcompact.cli.verbs import families
 def run(options, given, console):
     while True:
         console.result({"a": "line"}, "a line")
-VERB_MODULES["families"].run = run
+families.run = run
 sys.exit(main(["families", *sys.argv[1:]]))
 """
 

@@ -25,10 +25,14 @@ def test_an_interrupt_while_loading(how: str, tmp_path: Path) -> None:
     (tmp_path / "torch" / "__init__.py").write_text(INTERRUPTING)
     script = tmp_path / "vitcompact"
     script.write_text("import sys\nfrom vitcompact.cli.app import main\nsys.exit(main())\n")
-    words = {"module": ["-m", "vitcompact"], "script": [str(script)], "library": ["-c", "import vitcompact"]}
+    words = {
+        "module": ["-m", "vitcompact"],
+        "script": [str(script)],
+        "library": ["-c", "import vitcompact; vitcompact.load"],
+    }
     package = Path(vitcompact.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, *words[how], "--help"],
+        [sys.executable, *words[how], "families"],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{package}"},
         capture_output=True,
         text=True,

@@ -7,7 +7,6 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +61,11 @@ def test_signals_outside_training(
 def test_a_signal_that_is_ignored_stays_ignored(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """As under `nohup`."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    monkeypatch.setattr("vitcompact.cli.app.VERB_MODULES", {"families": _Raises(signal.SIGHUP)})
+    monkeypatch.setattr("vitcompact.cli.verbs.families.run", lambda *_: signal.raise_signal(signal.SIGHUP))
     try:
         assert run("families").code == 0
     finally:
         signal.signal(signal.SIGHUP, before)
-
-
-class _Raises:
-    def __init__(self, number: signal.Signals) -> None:
-        self.run = partial(self._run, number)
-
-    @staticmethod
-    def _run(number: signal.Signals, *_: object) -> None:
-        signal.raise_signal(number)
 
 
 @pytest.mark.parametrize(("name", "fault"), [("save_file", full), ("tempfile.TemporaryDirectory", no_folder)])

@@ -20,7 +20,7 @@ from vitcompact.compaction import work
 from vitcompact.compaction.judge import Judge, Verdict
 from vitcompact.data import from_tensor
 from vitcompact.folding.verify import perturbed
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.utils.device import frozen_copy
 
 SIDE = 32

@@ -22,8 +22,8 @@ from vitcompact.folding.verify import perturbed
 from vitcompact.models import inspect
 from vitcompact.models.cost import count
 from vitcompact.operators import OPERATORS, Operator
-from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.planning.selection import Selection
+from vitcompact.plans.schema import LayerPlan, Plan
 from vitcompact.training import TrainOptions
 
 TimmModel = Any

@@ -87,7 +87,7 @@ def test_it_is_kept_in_a_file(vit: VisionTransformer, tmp_path: Path) -> None:
 
 
 def test_the_function_does_not_hide_the_package() -> None:
-    from vitcompact.plan import schema
+    from vitcompact.plans import schema
 
     assert schema.Plan is Plan
     assert callable(vitcompact.plan)

@@ -25,8 +25,8 @@ from vitcompact.folding.verify import perturbed
 from vitcompact.models.cost import count
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.registry import add
-from vitcompact.plan.schema import Plan
-from vitcompact.plan.specs import SPECS
+from vitcompact.plans.schema import Plan
+from vitcompact.plans.specs import SPECS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
 SIZE = (3, 64, 64)

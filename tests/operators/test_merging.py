@@ -21,7 +21,7 @@ from vitcompact.folding.verify import perturbed
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.operators.merge import install_merging
 from vitcompact.operators.replay import replay
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.training import TrainOptions
 
 SMALL = {"embed_dim": 48, "depth": 3, "img_size": 56, "num_heads": 4}

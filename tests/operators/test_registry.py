@@ -14,8 +14,8 @@ import vitcompact
 from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS, describe
 from vitcompact.operators.hallucinate import make_spec
-from vitcompact.plan.schema import Plan
-from vitcompact.plan.specs import SPECS, OperatorSpec
+from vitcompact.plans.schema import Plan
+from vitcompact.plans.specs import SPECS, OperatorSpec
 
 PACKAGE = Path(vitcompact.__file__).parent
 
@@ -85,7 +85,7 @@ def test_a_misspelt_field_is_refused(name: str) -> None:
 
 
 def test_an_old_name_of_an_operator_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitcompact.plan.specs import ALIASES
+    from vitcompact.plans.specs import ALIASES
 
     monkeypatch.setitem(ALIASES, "fewer-units", "neurons")
     layer = {"name": "mlp", "kind": "ffn", "operators": [{"op": "fewer-units", "hidden": 8}]}

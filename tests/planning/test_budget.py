@@ -27,13 +27,13 @@ from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.operators.replay import replay
 from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
-from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import OperatorSpec
 from vitcompact.planning.budget_plan import plan_budget
 from vitcompact.planning.candidates import measure_losses
 from vitcompact.planning.knapsack import spend
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, Unit
+from vitcompact.plans.schema import LayerPlan, Plan
+from vitcompact.plans.specs import OperatorSpec
 
 from .helpers import SIZE, perturbed_model
 

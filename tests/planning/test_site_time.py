@@ -26,7 +26,6 @@ from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.operators.replay import replay
 from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
-from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.planning import planner as budget
 from vitcompact.planning.budget_plan import plan_budget
 from vitcompact.planning.candidates import Losses, measure_losses
@@ -35,6 +34,7 @@ from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget
 from vitcompact.planning.site_structure import alike, built, recorded
 from vitcompact.planning.site_time import time_sites
+from vitcompact.plans.schema import LayerPlan, Plan
 from vitcompact.utils.timing import Reading
 
 from .helpers import SIZE, perturbed_model

@@ -21,7 +21,7 @@ from vitcompact.folding.verify import perturbed
 from vitcompact.layers.branches import BranchedLinear
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.neurons import NeuronsSpec
-from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plans.schema import LayerPlan, Plan
 from vitcompact.surgery import job
 
 

@@ -22,7 +22,7 @@ from vitcompact.folding.verify import perturbed
 from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators import refit
 from vitcompact.operators.hallucinate import HallucinateSpec
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.surgery import calibrated
 
 SIZE, GRID = 64, 4

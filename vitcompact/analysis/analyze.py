@@ -23,12 +23,12 @@ from vitcompact.operators.hallucinate import make_spec, parents_in
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
-from vitcompact.plan.schema import LayerPlan, Plan
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import MergeTokens, budget_of, check_budget
 from vitcompact.planning.scope import Wanted, check_patterns, wanted_layers
 from vitcompact.planning.selection import Only, Selection, patterns
+from vitcompact.plans.schema import LayerPlan, Plan
 from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, silent
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vitcompact.models.cost import Cost
-from vitcompact.plan.schema import Skipped
+from vitcompact.plans.schema import Skipped
 from vitcompact.utils.text import change, columns
 
 

@@ -14,7 +14,7 @@ from vitcompact.benchmarking.setup import Setup, weight_dtype
 from vitcompact.errors import UsageError
 from vitcompact.models.cost import count_modules
 from vitcompact.models.latency import Call, wall_clock
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.utils.hooks import hooked
 from vitcompact.utils.timing import relative_times
 

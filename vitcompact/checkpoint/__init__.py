@@ -1,6 +1,5 @@
 """Reads any SOURCE into a timm model and writes models as directories that timm loads."""
 
-from vitcompact.checkpoint import timm_entry  # importing it registers our entrypoint with timm
 from vitcompact.checkpoint.directory import load
 from vitcompact.checkpoint.disk import check_out
 from vitcompact.checkpoint.provenance import Provenance
@@ -19,5 +18,4 @@ __all__ = [
     "load_source",
     "read_record",
     "save",
-    "timm_entry",
 ]

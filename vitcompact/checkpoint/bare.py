@@ -17,9 +17,9 @@ from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import Weights
-from vitcompact.checkpoint.record import to_plain
 from vitcompact.errors import UsageError
 from vitcompact.options.source import SourceOptions
+from vitcompact.utils.plain import to_plain
 
 logger = logging.getLogger("vitcompact")
 facts_log = logging.getLogger("vitcompact.facts")

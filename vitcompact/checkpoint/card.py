@@ -12,8 +12,9 @@ import yaml
 from timm.models import get_pretrained_cfg_value
 
 from vitcompact.checkpoint.provenance import Provenance
-from vitcompact.checkpoint.record import Record, to_plain
+from vitcompact.checkpoint.record import Record
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
+from vitcompact.utils.plain import to_plain
 
 _PERCENT = ("top1", "top5")
 

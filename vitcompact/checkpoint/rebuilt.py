@@ -15,7 +15,7 @@ from vitcompact.checkpoint.infer import without_memory
 from vitcompact.checkpoint.matching import classifier_names, compare
 from vitcompact.checkpoint.overrides import Override, activation_name, find_overrides
 from vitcompact.checkpoint.quiet import quiet_timm, timm_errors
-from vitcompact.checkpoint.timm_entry import vitcompact as entrypoint
+from vitcompact.checkpoint.timm_entry import build as entrypoint
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.models.forward import eval_mode

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,8 +13,9 @@ import torch
 
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.errors import CheckpointError, UsageError
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import restored
+from vitcompact.utils.plain import to_plain
 from vitcompact.utils.reading import read_json
 from vitcompact.version import __version__
 
@@ -105,31 +103,6 @@ def read_record(directory: str | Path) -> Record:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def to_plain(value: Any) -> Any:
-    """A value as JSON knows it: paths and enums as text, dataclasses as objects, NaN and infinities as null.
-
-    Raises:
-        UsageError: a value that has no such form.
-    """
-    if value is None or isinstance(value, (bool, int, str)):
-        return value.value if isinstance(value, enum.Enum) else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_plain(item) for item in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, enum.Enum):
-        return to_plain(value.value)
-    if isinstance(value, (Path, torch.dtype, torch.device)):
-        return str(value)
-    if hasattr(value, "item") and callable(value.item):  # numpy and torch scalars
-        return to_plain(value.item())
-    raise UsageError(f"options and results must be plain data, got a {type(value).__name__}")
 
 
 def _current_versions() -> dict[str, str]:

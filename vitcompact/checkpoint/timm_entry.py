@@ -1,4 +1,4 @@
-"""The timm entrypoint `vitcompact`: `timm.create_model("local-dir:DIR", pretrained=True)` rebuilds our checkpoints.
+"""What timm's entrypoint `vitcompact` builds; `timm.create_model("local-dir:DIR", pretrained=True)` comes here.
 
 timm hands an entrypoint nothing but `model_args` of `config.json`, so these carry the name of the original
 architecture and the whole plan. A model is built as: timm's skeleton, replay of the plan, strict load.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, get_pretrained_cfg, register_model
+from timm.models import build_model_with_cfg, get_pretrained_cfg
 from torch import Tensor, nn
 
 from vitcompact.checkpoint.claims import check_claim, check_numbers
@@ -25,14 +25,13 @@ from vitcompact.checkpoint.quiet import quiet_timm, timm_errors
 from vitcompact.checkpoint.read import read_weights, weights_file_of
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.operators.replay import replay
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 
 # Arguments of timm.create_model itself: in a checkpoint's model_args they would point the loader at other files.
 _FORBIDDEN = ("checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit", "pruned")
 
 
-@register_model
-def vitcompact(
+def build(
     pretrained: bool = False,
     *,
     base: str | None = None,
@@ -45,7 +44,7 @@ def vitcompact(
     cache_dir: str | Path | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """A timm model with a plan applied to it; called by `timm.create_model`, not directly.
+    """A timm model with a plan applied to it; `timm.create_model` calls it through `vitcompact.timm_hook`.
 
     Args:
         pretrained: load the weights that `pretrained_cfg` points at.
@@ -70,7 +69,7 @@ def vitcompact(
     cfg = _describe(name, pretrained_cfg, pretrained_cfg_overlay)
     weights = partial(_read, dict(cfg), cache_dir) if pretrained else None
     cfg.pop("state_dict", None)
-    build = partial(
+    skeleton = partial(
         _build,
         base=name,
         plan=checked_plan,
@@ -82,7 +81,7 @@ def vitcompact(
     feature_cfg = _feature_cfg(name) if args.get("features_only") else None
     with timm_errors(CheckpointError, f"{ENTRYPOINT} model of {name} cannot be built"):
         model: nn.Module = build_model_with_cfg(
-            build,
+            skeleton,
             ENTRYPOINT,
             False,
             pretrained_cfg=cfg,

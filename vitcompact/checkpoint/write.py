@@ -21,7 +21,7 @@ from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.rebuilt import check_written, unrecorded
 from vitcompact.checkpoint.record import RECORD_NAME, Record
 from vitcompact.errors import UsageError
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import disk_errors, json_text, publish, staged
 
 _LABELS = ("label_names", "label_descriptions")

@@ -8,47 +8,21 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from types import FrameType
+from importlib import import_module
+from types import FrameType, ModuleType
 from typing import Any
 
 import typer
 
-from vitcompact.cli.command import Invocation, command, join_numbers
+from vitcompact.cli.command import Invocation, Verb, command, join_numbers
 from vitcompact.cli.console import Console
 from vitcompact.cli.options import VERBS
 from vitcompact.cli.spoken import spoken
-from vitcompact.cli.verbs import (
-    analyze,
-    bench,
-    compact,
-    compare,
-    convert,
-    demo,
-    evaluate,
-    export,
-    families,
-    finetune,
-    fold,
-)
 from vitcompact.errors import VitCompactError, is_out_of_memory
 from vitcompact.utils import early_exit
 from vitcompact.version import __version__
 
 PROGRAM = early_exit.PROGRAM
-VERB_MODULES = {
-    "compact": compact,
-    "analyze": analyze,
-    "convert": convert,
-    "finetune": finetune,
-    "fold": fold,
-    "export": export,
-    "eval": evaluate,
-    "bench": bench,
-    "compare": compare,
-    "families": families,
-    "demo": demo,
-}
-"""The module of each verb, whose `run` does the work."""
 EXIT_BUG, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 
 # Newer releases of typer carry their own copy of click: its usage error is found through what typer exports.
@@ -75,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = parsed.options
             console = Console(as_json=given.json, quiet=given.quiet, verbose=given.verbose)
             with console.capture_messages():
-                VERB_MODULES[parsed.verb.name].run(given, parsed.given, console)
+                _load(parsed.verb).run(given, parsed.given, console)
             return 0
         return parsed if isinstance(parsed, int) else 0
     except BaseException as error:
@@ -83,6 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _load(verb: Verb) -> ModuleType:
+    """The module of a verb, whose `run` does the work; torch and timm are loaded with it, and not before."""
+    early_exit.watch_loading()
+    try:
+        return import_module(f"vitcompact.cli.verbs.{verb.name}")
+    finally:
+        early_exit.loaded()
 
 
 def _listen() -> dict[signal.Signals, Any]:

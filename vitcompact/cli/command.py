@@ -15,7 +15,6 @@ import typer
 
 from vitcompact.cli.config import use_config
 from vitcompact.cli.spoken import flags_of, spoken
-from vitcompact.operators import OPERATORS
 from vitcompact.options.declare import PANELS, Option, check_limits, declared
 
 Options: TypeAlias = Any
@@ -140,7 +139,7 @@ def _as_parameter(one: dataclasses.Field[Any], option: Option) -> inspect.Parame
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else True
     parameter = typer.Option(
         *([f"{flags[0]}/--no-{flags[0][2:]}"] if kind is bool and default is not False else flags),
-        help=spoken(option.help).replace("{operators}", ", ".join(OPERATORS)),
+        help=spoken(option.help),
         rich_help_panel=option.panel,
         metavar="" if kind is bool else option.unit,
         show_default=shown,

@@ -14,10 +14,10 @@ from rich.console import Console as RichConsole
 from rich.console import RenderableType
 from rich.text import Text
 
-from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli.progress import BarProgress, PlainProgress
 from vitcompact.cli.spoken import spoken
 from vitcompact.utils.files import json_text
+from vitcompact.utils.plain import to_plain
 from vitcompact.utils.progress import Progress, silent
 
 _PIPED_WIDTH = 100

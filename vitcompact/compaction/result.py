@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.utils.intervals import Interval
 from vitcompact.utils.text import fields
 

@@ -14,7 +14,7 @@ from vitcompact.compaction.judge import Judge
 from vitcompact.compaction.result import Step
 from vitcompact.data import ImageBatches, first_images
 from vitcompact.folding import fold
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.surgery import convert
 from vitcompact.training import TrainOptions, finetune
 from vitcompact.utils.progress import Progress

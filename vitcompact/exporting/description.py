@@ -15,7 +15,7 @@ from vitcompact.data import InputConfig, resolve_input
 from vitcompact.errors import CheckpointError
 from vitcompact.models.cost import count
 from vitcompact.models.forward import num_classes
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.version import __version__
 
 KEY = "vitcompact"

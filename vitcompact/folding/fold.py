@@ -14,7 +14,7 @@ from vitcompact.folding.verify import FoldParity, compare, merging_effect, pertu
 from vitcompact.layers.branches import fuse_layers
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.merge import install_merging, merge_schedule, stop_merging
-from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plans.schema import LayerPlan, Plan
 from vitcompact.utils.copies import copy_of
 
 TOLERANCE = 2e-4

@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import nn
 
 from vitcompact.layers.parts import AttentionParts
-from vitcompact.plan.schema import Skipped
-from vitcompact.plan.specs import LayerKind
+from vitcompact.plans.schema import Skipped
+from vitcompact.plans.specs import LayerKind
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from vitcompact.models.twins import TwinsLocalAttention
 from vitcompact.models.visformer import VisformerAttention
 from vitcompact.models.vit import PlainAttention
 from vitcompact.models.volo import VoloAttention
-from vitcompact.plan.schema import Skipped
+from vitcompact.plans.schema import Skipped
 
 FAMILIES: tuple[AttentionFamily, ...] = (
     PlainAttention(),

@@ -16,8 +16,8 @@ from torch import nn
 from vitcompact.models import Site
 from vitcompact.models.site_cost import Sizes
 from vitcompact.operators.sites import SiteLosses, SolvedSite
-from vitcompact.plan.schema import Form, Plan
-from vitcompact.plan.specs import LayerKind, OperatorSpec
+from vitcompact.plans.schema import Form, Plan
+from vitcompact.plans.specs import LayerKind, OperatorSpec
 
 Spec = TypeVar("Spec", bound=OperatorSpec)
 

@@ -20,8 +20,8 @@ from vitcompact.operators.base import Candidate, Operator, Request
 from vitcompact.operators.factors import Factors, plain_svd
 from vitcompact.operators.sites import SiteLosses, SolvedFfn, SolvedSite
 from vitcompact.operators.steps import size_steps
-from vitcompact.plan.schema import Form, LayerPlan
-from vitcompact.plan.specs import LayerKind, OperatorSpec, at_least
+from vitcompact.plans.schema import Form, LayerPlan
+from vitcompact.plans.specs import LayerKind, OperatorSpec, at_least
 
 MAX_BRANCHES = 64
 

@@ -27,8 +27,8 @@ from vitcompact.operators.pairing import Parents, num_hallucinated, shortlist
 from vitcompact.operators.share_qk import GroupMoments
 from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite, energy
 from vitcompact.options.surgery import TERMS
-from vitcompact.plan.schema import Form, LayerPlan
-from vitcompact.plan.specs import LayerKind, OperatorSpec, exactly
+from vitcompact.plans.schema import Form, LayerPlan
+from vitcompact.plans.specs import LayerKind, OperatorSpec, exactly
 
 CURVE_IMAGES = 64
 """Images on which attention is run again for every candidate."""

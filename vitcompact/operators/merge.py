@@ -11,7 +11,7 @@ from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.base import ModelOperator
 from vitcompact.options.selection import MergeTokens
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 
 
 class TokenMerging(ModelOperator):

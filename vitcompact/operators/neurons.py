@@ -27,8 +27,8 @@ from vitcompact.operators.base import Candidate, Operator
 from vitcompact.operators.site_statistics import ffn_statistics
 from vitcompact.operators.sites import SiteLosses, SolvedFfn, SolvedSite
 from vitcompact.operators.steps import size_steps
-from vitcompact.plan.schema import Form
-from vitcompact.plan.specs import LayerKind, OperatorSpec, at_least
+from vitcompact.plans.schema import Form
+from vitcompact.plans.specs import LayerKind, OperatorSpec, at_least
 
 DAMPING = 1e-4
 """Ridge of the covariance that is inverted, as a fraction of the mean variance of a hidden unit."""

@@ -10,7 +10,7 @@ from vitcompact.operators.hallucinate import Hallucinate
 from vitcompact.operators.merge import TokenMerging
 from vitcompact.operators.neurons import Neurons
 from vitcompact.operators.thin import ThinQk, ThinVo
-from vitcompact.plan.specs import register
+from vitcompact.plans.specs import register
 
 OPERATORS: dict[str, Operator[Any]] = {}
 """Operators of layers, by name."""

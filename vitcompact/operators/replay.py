@@ -7,7 +7,7 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.models import Anatomy, AttentionSite, FfnSite, inspect
 from vitcompact.operators.registry import MODEL_OPERATORS, OPERATORS
-from vitcompact.plan.schema import LayerPlan, Plan
+from vitcompact.plans.schema import LayerPlan, Plan
 
 
 def replay(model: nn.Module, plan: Plan) -> nn.Module:

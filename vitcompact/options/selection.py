@@ -66,7 +66,7 @@ class SelectionOptions:
     )
     ops: tuple[str, ...] | None = option(
         None,
-        "Operators that a target may use, separated by commas: {operators}.",
+        "Operators that a target may use, separated by commas, such as hallucinate,factorize; a wrong name lists them.",
         panel=COMPACTION,
         unit="NAMES",
         unset="all",

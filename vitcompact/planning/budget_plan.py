@@ -10,11 +10,11 @@ from torch import nn
 from vitcompact.data import resolve_input
 from vitcompact.models.cost import Cost, count, meta_copy
 from vitcompact.operators.replay import replay
-from vitcompact.plan.schema import LayerPlan, Plan, Reached
 from vitcompact.planning.candidates import Losses
 from vitcompact.planning.knapsack import Curve, Menu, Option, spend
 from vitcompact.planning.merging import Merging
 from vitcompact.planning.request import Budget
+from vitcompact.plans.schema import LayerPlan, Plan, Reached
 
 ATTEMPTS = 6
 """How often a plan is tightened where the exact cost of its structure misses the target by a little."""

@@ -22,12 +22,12 @@ from vitcompact.models.cost import count
 from vitcompact.models.site_cost import SiteCost, site_costs
 from vitcompact.operators import OPERATORS, Candidate
 from vitcompact.operators.sites import SiteLosses
-from vitcompact.plan.schema import Skipped
 from vitcompact.planning.combinations import Choice, combinations, most_saved
 from vitcompact.planning.knapsack import Menu, Option
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.selection import Selection
 from vitcompact.planning.site_time import SiteTimes
+from vitcompact.plans.schema import Skipped
 from vitcompact.utils.device import device_of
 from vitcompact.utils.hooks import recorded_inputs
 from vitcompact.utils.progress import Progress, silent

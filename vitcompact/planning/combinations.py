@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from vitcompact.models.site_cost import SiteCost, Sizes
 from vitcompact.operators import OPERATORS, Candidate
-from vitcompact.plan.specs import LayerKind
 from vitcompact.planning.site_structure import Operators, alike
+from vitcompact.plans.specs import LayerKind
 
 
 @dataclass(frozen=True)

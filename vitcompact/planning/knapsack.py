@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vitcompact.plan.specs import LayerKind, OperatorSpec
+from vitcompact.plans.specs import LayerKind, OperatorSpec
 
 BINS = 4000
 """Steps into which the whole saving is divided; savings are rounded down to them, so that a target is never missed."""

@@ -15,12 +15,12 @@ from torch import nn
 
 from vitcompact.models.cost import meta_copy
 from vitcompact.operators.replay import replay
-from vitcompact.plan.schema import Plan, Reached
 from vitcompact.planning.budget_plan import BudgetPlan, beside, best_merging, built_plan
 from vitcompact.planning.candidates import Losses
 from vitcompact.planning.knapsack import Curve, spend
 from vitcompact.planning.merging import Merging
 from vitcompact.planning.request import Budget
+from vitcompact.plans.schema import Plan, Reached
 from vitcompact.utils.progress import Progress, silent
 from vitcompact.utils.timing import Reading
 

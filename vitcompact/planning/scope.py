@@ -12,8 +12,8 @@ from torch import nn
 from vitcompact.errors import UsageError
 from vitcompact.models import AttentionSite, FfnSite, Site, inspect
 from vitcompact.operators import OPERATORS
-from vitcompact.plan.schema import Skipped
 from vitcompact.planning.selection import Selection
+from vitcompact.plans.schema import Skipped
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vitcompact.errors import UsageError
 from vitcompact.options.selection import Only
 from vitcompact.options.surgery import TERMS
-from vitcompact.plan.specs import LayerKind
+from vitcompact.plans.specs import LayerKind
 
 
 def patterns(protect: Iterable[str]) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from vitcompact.models import AttentionSite, Site
 from vitcompact.models.latency import Call
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.replay import build_layer
-from vitcompact.plan.schema import LayerPlan, Plan
-from vitcompact.plan.specs import OperatorSpec
+from vitcompact.plans.schema import LayerPlan, Plan
+from vitcompact.plans.specs import OperatorSpec
 from vitcompact.utils.hooks import hooked
 
 Operators = tuple[OperatorSpec, ...]

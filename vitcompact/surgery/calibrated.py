@@ -10,8 +10,8 @@ from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
 from vitcompact.calibration.walker import BlockWalker, walked_blocks
 from vitcompact.data import ImageBatches, rebatched
-from vitcompact.plan.schema import LayerPlan, Skipped
 from vitcompact.planning.selection import Selection
+from vitcompact.plans.schema import LayerPlan, Skipped
 from vitcompact.surgery.reconstruct import reconstruct_block
 from vitcompact.surgery.solve import Draft, Method, Site, solve
 from vitcompact.utils.device import device_of

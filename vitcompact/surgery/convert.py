@@ -11,7 +11,7 @@ from vitcompact.data import ImageBatches, open_model
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 from vitcompact.options.selection import MergeTokens, Only
 from vitcompact.options.surgery import Hallucinate, Init
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.job import Asked, Limits, method_of, prepare
 from vitcompact.surgery.reconstruct import ReconstructOptions

@@ -6,7 +6,7 @@ from torch import nn
 
 from vitcompact.operators import OPERATORS
 from vitcompact.operators.base import Request
-from vitcompact.plan.schema import LayerPlan
+from vitcompact.plans.schema import LayerPlan
 from vitcompact.surgery.solve import Draft, Site
 from vitcompact.utils.progress import Progress
 

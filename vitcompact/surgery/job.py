@@ -17,11 +17,11 @@ from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
 from vitcompact.options.surgery import Hallucinate, Init
-from vitcompact.plan.schema import Plan, Skipped
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
 from vitcompact.planning.scope import check_patterns, wanted_layers
 from vitcompact.planning.selection import Only, Selection, patterns
+from vitcompact.plans.schema import Plan, Skipped
 from vitcompact.surgery.calibrated import convert_calibrated
 from vitcompact.surgery.from_weights import convert_from_weights
 from vitcompact.surgery.reconstruct import ReconstructOptions

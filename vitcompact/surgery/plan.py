@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches, open_model
 from vitcompact.options.surgery import Hallucinate, Init
-from vitcompact.plan.schema import Plan
 from vitcompact.planning.request import MergeTokens
 from vitcompact.planning.selection import Only
+from vitcompact.plans.schema import Plan
 from vitcompact.surgery.job import Asked, Limits, method_of, prepare
 from vitcompact.surgery.reconstruct import ReconstructOptions
 from vitcompact.utils.progress import Progress, silent

@@ -13,8 +13,8 @@ from vitcompact.operators.base import Request
 from vitcompact.operators.outputs import finish, opened
 from vitcompact.operators.sites import SolvedSite, Solver
 from vitcompact.options.surgery import INGREDIENTS, OLDER_NAMES
-from vitcompact.plan.schema import LayerPlan
-from vitcompact.plan.specs import LayerKind, OperatorSpec
+from vitcompact.plans.schema import LayerPlan
+from vitcompact.plans.specs import LayerKind, OperatorSpec
 from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 
 

@@ -1,7 +1,8 @@
-"""Ctrl-C while torch and timm are still loading: a line and the exit code of an interruption, no traceback.
+"""Ctrl-C while modules are loading: a line and the exit code of an interruption, no traceback.
 
-Loading takes seconds, and happens before the command line's own error boundary is there. Nothing but the standard
-library is imported here, and nothing is touched where the package is used as a library.
+The first are loaded before the command line's own error boundary is there; torch and timm, which take seconds, may
+turn an exception in their middle into another. Nothing but the standard library is imported here, and nothing is
+touched where the package is used as a library.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from torch import nn
 
 from vitcompact.checkpoint import LoadedModel, Provenance, check_out, save
 from vitcompact.checkpoint.provenance import DIR_PREFIX
-from vitcompact.checkpoint.record import to_plain
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.spoken import flagged
@@ -22,6 +21,7 @@ from vitcompact.data import resolve_input
 from vitcompact.exporting import ExportedModel
 from vitcompact.models.cost import Cost, count
 from vitcompact.utils.files import claimed
+from vitcompact.utils.plain import to_plain
 
 
 def workspace_for(options: Any, held: ExitStack) -> Workspace | None:

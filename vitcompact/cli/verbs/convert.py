@@ -21,7 +21,7 @@ from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages
 from vitcompact.errors import UsageError
 from vitcompact.options.surgery import SurgeryOptions
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.surgery import convert
 from vitcompact.surgery import plan as make_plan
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from vitcompact.errors import UsageError
-from vitcompact.plan.specs import ALIASES, SPECS, LayerKind, OperatorSpec
-from vitcompact.plan.typed import known, listed, text
+from vitcompact.plans.specs import ALIASES, SPECS, LayerKind, OperatorSpec
+from vitcompact.plans.typed import known, listed, text
 from vitcompact.utils.files import write_file
 from vitcompact.utils.reading import read_json, shortened
 from vitcompact.utils.text import columns

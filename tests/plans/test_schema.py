@@ -11,7 +11,7 @@ import pytest
 from vitcompact.errors import UsageError
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import HallucinatedHead, HallucinateSpec
-from vitcompact.plan.schema import LayerPlan, Plan, Skipped
+from vitcompact.plans.schema import LayerPlan, Plan, Skipped
 
 PLAN = Plan(
     layers=(

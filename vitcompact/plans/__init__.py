@@ -1,0 +1,1 @@
+"""The plan: pure data that every stage shares, on the ground floor."""

@@ -23,11 +23,13 @@ from vitcompact.operators.hallucinate import make_spec, parents_in
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
+from vitcompact.options.selection import Allocation, MergeTokens, Only
+from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.planner import plan_for
-from vitcompact.planning.request import MergeTokens, budget_of, check_budget
+from vitcompact.planning.request import budget_of, check_budget
 from vitcompact.planning.scope import Wanted, check_patterns, wanted_layers
-from vitcompact.planning.selection import Only, Selection, patterns
+from vitcompact.planning.selection import Selection, patterns
 from vitcompact.plans.schema import LayerPlan, Plan
 from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, silent
@@ -39,6 +41,7 @@ def analyze(
     *,
     ratio: float | None = None,
     rank_ratio: float | None = None,
+    allocation: Allocation | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
     target_latency: float | None = None,
@@ -52,11 +55,12 @@ def analyze(
 ) -> AnalysisReport:
     """Measure what `convert` would have to work with; one forward pass over `images`, maps of one batch at a time.
 
-    With a target, every layer's loss increase curve is measured too, which takes about as long as a conversion.
+    With a target or `allocation='global'`, every layer's loss increase curve is measured too, which takes about as long
+    as a conversion.
 
     Args:
         images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.
-        merge_tokens: as in `convert`.
+        allocation, merge_tokens: as in `convert`.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
@@ -73,11 +77,16 @@ def analyze(
     check_patterns(model, selection.protect)
     wanted = wanted_layers(model, selection)
     batches = None if images is None else images_for(model, images, batch_size)
-    found = None
+    check_allocation(allocation, selection, budget, None, images)
+    found = planned = None
     if budget is not None and batches is not None:
         found = plan_for(frozen_copy(model, device), batches, budget, selection=selection, progress=progress)
-        wanted = _as_planned(model, wanted, found.plan)
-    planned = None if found is None else found.plan
+        planned = found.plan
+    elif allocation == "global" and batches is not None:
+        planned = plan_shares(frozen_copy(model, device), batches, selection, progress=progress)
+        planned = replace(planned, merge_tokens=given_schedule(model, merge_tokens))
+    if planned is not None:
+        wanted = _as_planned(model, wanted, planned)
     layers: list[LayerReport] = []
     ffn: list[FfnReport] = []
     with torch.no_grad():

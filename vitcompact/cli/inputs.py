@@ -17,6 +17,7 @@ from vitcompact.errors import UsageError
 from vitcompact.exporting import is_exported
 from vitcompact.options.declare import Option, declared
 from vitcompact.options.selection import SelectionOptions
+from vitcompact.planning.allocation import check_allocation
 from vitcompact.planning.request import Budget, budget_of, check_budget
 from vitcompact.planning.selection import Selection
 from vitcompact.utils.reading import shortened
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 SOURCE_NAMES = tuple(declared(SourceOptions))
 RATIO_NAMES = ("ratio", "rank_ratio")
-PAIR_NAMES = ("terms", "filter_rank", "init", "hallucinate")
+PAIR_NAMES = ("allocation", "terms", "filter_rank", "init", "hallucinate")
 """Options that only the pair has."""
 DEFAULT_TARGET = 0.8
 """Share of the MACs that is left where nothing was chosen."""
@@ -223,7 +224,7 @@ def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str], metho
     """What was recorded of a selection, less what the options given replace: ratios and targets exclude each other."""
     targets = given & {*TARGET_NAMES} or method == "budget"
     ratios = given & {*RATIO_NAMES} or method == "pair"
-    dropped = (*TARGET_NAMES, *RATIO_NAMES) if targets else TARGET_NAMES if ratios else ()
+    dropped = (*TARGET_NAMES, *RATIO_NAMES, "allocation") if targets else TARGET_NAMES if ratios else ()
     if ratios and recorded.get("merge_tokens") == "auto":
         dropped = (*dropped, "merge_tokens")
     return {name: value for name, value in recorded.items() if name not in dropped}
@@ -251,9 +252,11 @@ def check_selection(options: Any, plan: object = None) -> None:
     """
     chosen = selection_arguments(options)
     budget = budget_from(chosen)
-    check_budget(budget, (options.ratio, options.rank_ratio), plan, options.data_dir or options.dataset or None)
+    images = options.data_dir or options.dataset or None
+    check_budget(budget, (options.ratio, options.rank_ratio), plan, images)
     shares = {name: getattr(options, name) for name in RATIO_NAMES if getattr(options, name) is not None}
-    Selection(**shares, only=options.only, protect=chosen["protect"])
+    selection = Selection(**shares, only=options.only, protect=chosen["protect"])
+    check_allocation(options.allocation, selection, budget, plan, images)
 
 
 def effective(options: Any) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Literal
 from vitcompact.options.declare import COMPACTION, option
 
 Only = Literal["heads", "ffn"]
+Allocation = Literal["uniform", "global"]
+"""How the two shares are spread: the same for every layer, or on average, by expected loss."""
 MergeTokens = int | Sequence[int] | Literal["auto"]
 """Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
 
@@ -38,6 +40,13 @@ class SelectionOptions:
         unset=_HALF,
         above=0,
         below=1,
+    )
+    allocation: Allocation | None = option(
+        None,
+        "How the two ratios are spread over the layers: 'uniform' gives each its share, 'global' saves as much in the "
+        "layers where the expected loss increase is smallest, and needs images.",
+        panel=COMPACTION,
+        unset="uniform",
     )
     target_macs: float | None = option(
         None,

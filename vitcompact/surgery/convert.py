@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches, open_model
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
-from vitcompact.options.selection import MergeTokens, Only
+from vitcompact.options.selection import Allocation, MergeTokens, Only
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery.fidelity import fidelity
@@ -23,6 +23,7 @@ def convert(
     *,
     ratio: float | None = None,
     rank_ratio: float | None = None,
+    allocation: Allocation | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
     target_latency: float | None = None,
@@ -57,6 +58,8 @@ def convert(
             part of a module of yours, its inputs are those it gets there, and a copy of that module comes back.
         ratio: share of heads to hallucinate, `floor(ratio * heads)` per layer; 0.5 unless there is a target.
         rank_ratio: rank of the FFN output matrix over its outputs, rounded to a multiple of 8; 0.5 likewise.
+        allocation: `uniform` (None too) gives every layer its shares; `global` saves as many MACs with each of the two
+            operators, in the layers where the expected loss increase is smallest; needs images.
         target_macs, target_params, target_latency: what is to be left of the MACs, of the parameters, or of the time
             that a batch takes on `device`, in (0, 1); one of them, needs images.
         ops: operators that a budget may use; all by default.
@@ -87,7 +90,7 @@ def convert(
     model = opened.model
     job = prepare(
         *(model, opened.images(images, batch_size), plan),
-        asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens),
+        asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation),
         limits=Limits(only, protect, terms, filter_rank, branches),
         method=method_of(init, hallucinate, reconstruct, without),
         batch_size=batch_size,
@@ -95,7 +98,7 @@ def convert(
         device=device,
         progress=progress,
     )
-    work, done = job.solve(job.budget_plan() if plan is None else plan)
+    work, done = job.solve(job.measured_plan() if plan is None else plan)
     for whole in MODEL_OPERATORS:
         whole.install(work, done)
     work.vitcompact_plan = done  # type: ignore[assignment]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from vitcompact.models.cost import meta_copy
 from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
+from vitcompact.options.selection import Allocation
 from vitcompact.options.surgery import Hallucinate, Init
+from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
 from vitcompact.planning.scope import check_patterns, wanted_layers
@@ -47,6 +49,7 @@ class Asked:
     target_latency: float | None
     ops: Iterable[str] | None
     merge_tokens: MergeTokens | None
+    allocation: Allocation | None
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,28 @@ class Job:
     method: Method
     schedule: tuple[int, ...]
     cache_bytes: float
+    allocation: Allocation | None
     progress: Progress
 
-    def budget_plan(self) -> Plan | None:
-        """The plan for the budget, measured without converting anything; None where there is no budget.
+    def measured_plan(self) -> Plan | None:
+        """The plan for a budget or for shares spread by expected loss, measured without converting anything.
+
+        None where every layer gets its share.
 
         Raises:
             UsageError: the target is out of reach.
         """
-        if self.budget is None or self.images is None:
+        if self.images is None:
+            return None
+        if self.allocation == "global":
+            shares = plan_shares(
+                *(self.original, self.images, self.selection),
+                weigh=self.method.sensitivity,
+                cache_bytes=self.cache_bytes,
+                progress=self.progress,
+            )
+            return replace(shares, merge_tokens=self.schedule)
+        if self.budget is None:
             return None
         return plan_for(
             *(self.original, self.images, self.budget),
@@ -150,6 +166,7 @@ def prepare(
     selection = limits.selection(asked)
     check_model(model)
     _check_model(model, selection)
+    check_allocation(asked.allocation, selection, budget, plan, images)
     check_patterns(model, selection.protect)
     if plan is not None:
         _check_plan(model, plan)
@@ -160,7 +177,7 @@ def prepare(
         _warn_of_few(batches)
         try_model(original, next(iter(batches))[:2])
     schedule = given_schedule(model, asked.merge_tokens)
-    return Job(original, batches, selection, budget, method, schedule, cache_gb * 1e9, progress)
+    return Job(original, batches, selection, budget, method, schedule, cache_gb * 1e9, asked.allocation, progress)
 
 
 def method_of(

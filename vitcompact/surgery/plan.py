@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches, open_model
+from vitcompact.options.selection import Allocation, MergeTokens, Only
 from vitcompact.options.surgery import Hallucinate, Init
-from vitcompact.planning.request import MergeTokens
-from vitcompact.planning.selection import Only
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery.job import Asked, Limits, method_of, prepare
 from vitcompact.surgery.reconstruct import ReconstructOptions
@@ -22,6 +21,7 @@ def plan(
     *,
     ratio: float | None = None,
     rank_ratio: float | None = None,
+    allocation: Allocation | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
     target_latency: float | None = None,
@@ -64,7 +64,7 @@ def plan(
     opened = open_model(model)
     job = prepare(
         *(opened.model, opened.images(images, batch_size), None),
-        asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens),
+        asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation),
         limits=Limits(only, protect, terms, filter_rank, branches),
         method=method_of(init, hallucinate, reconstruct, without),
         batch_size=batch_size,
@@ -72,5 +72,5 @@ def plan(
         device=device,
         progress=progress,
     )
-    found = job.budget_plan()
+    found = job.measured_plan()
     return job.solve(None)[1] if found is None else found

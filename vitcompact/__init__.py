@@ -5,6 +5,7 @@ Every function takes timm modules and normalised images, changes neither, and re
     compact(model, images, speedup=)      the whole job: plan, convert, train where needed, fold, time
     analyze(model, images)                what every layer could do without, and what that would save
     plan(model, images=, target_macs=)    what convert would do to which layer; prints as a table
+    Curves("curves.json")                 keeps what was measured for it, so that another target costs seconds
     convert(model, images=, plan=)        the compacted model in training form; or with target_macs=, ratio=, ...
     finetune(compact, teacher, images)    short distillation from the original, without labels
     fold(compact)                         plain layers, proven equal

@@ -18,6 +18,7 @@ from vitcompact.errors import (
 from vitcompact.evaluation import EvalResult, evaluate
 from vitcompact.exporting import ExportResult, export, open_exported
 from vitcompact.folding import FoldParity, MergingEffect, fold
+from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery import Fidelity, convert, plan
 from vitcompact.training import FinetuneResult, TrainOptions, finetune
@@ -40,6 +41,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "load",
     "load_source",
     "Plan",
+    "Curves",
     "TrainOptions",
     "AnalysisReport",
     "FinetuneResult",

@@ -26,6 +26,7 @@ from vitcompact.operators.replay import replay
 from vitcompact.options.selection import Allocation, MergeTokens, Only
 from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
+from vitcompact.planning.curves import Curves
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import budget_of, check_budget
 from vitcompact.planning.scope import Wanted, check_patterns, wanted_layers
@@ -50,6 +51,7 @@ def analyze(
     only: Only | None = None,
     protect: Iterable[str] = (),
     batch_size: int = 32,
+    curves: Curves | None = None,
     device: str | torch.device = "cpu",
     progress: Progress = silent,
 ) -> AnalysisReport:
@@ -60,7 +62,7 @@ def analyze(
 
     Args:
         images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.
-        allocation, merge_tokens: as in `convert`.
+        allocation, merge_tokens, curves: as in `convert`.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
@@ -71,19 +73,21 @@ def analyze(
     check_budget(budget, (ratio, rank_ratio), None, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, patterns(protect))
+    check_allocation(allocation, selection, budget, None, images)
     opened = open_model(model)
     model, images = opened.model, opened.images(images, batch_size)
     check_model(model)
     check_patterns(model, selection.protect)
     wanted = wanted_layers(model, selection)
     batches = None if images is None else images_for(model, images, batch_size)
-    check_allocation(allocation, selection, budget, None, images)
     found = planned = None
     if budget is not None and batches is not None:
-        found = plan_for(frozen_copy(model, device), batches, budget, selection=selection, progress=progress)
+        found = plan_for(
+            frozen_copy(model, device), batches, budget, selection=selection, curves=curves, progress=progress
+        )
         planned = found.plan
     elif allocation == "global" and batches is not None:
-        planned = plan_shares(frozen_copy(model, device), batches, selection, progress=progress)
+        planned = plan_shares(frozen_copy(model, device), batches, selection, curves=curves, progress=progress)
         planned = replace(planned, merge_tokens=given_schedule(model, merge_tokens))
     if planned is not None:
         wanted = _as_planned(model, wanted, planned)

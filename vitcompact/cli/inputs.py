@@ -220,6 +220,12 @@ def with_default(options: T, given: frozenset[str], console: Console) -> T:
     return dataclasses.replace(options, target_macs=DEFAULT_TARGET)  # type: ignore[type-var]
 
 
+def targets_of(options: Any) -> tuple[str, tuple[float, ...]] | None:
+    """The target for which several shares were given, and those; None where there is none."""
+    values = {name: getattr(options, name) for name in TARGET_NAMES[:3]}
+    return next(((name, value) for name, value in values.items() if isinstance(value, tuple)), None)
+
+
 def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str], method: str | None) -> dict[str, Any]:
     """What was recorded of a selection, less what the options given replace: ratios and targets exclude each other."""
     targets = given & {*TARGET_NAMES} or method == "budget"

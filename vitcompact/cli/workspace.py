@@ -134,6 +134,16 @@ class Workspace:
     def plan_file(self) -> Path:
         return self.path / "plan.json"
 
+    @property
+    def curves_file(self) -> Path:
+        """What was measured of the original's layers, for another target."""
+        return self.path / "curves.json"
+
+    @property
+    def budgets(self) -> Path:
+        """Folder of the models of several targets."""
+        return self.path / "budgets"
+
     def write_document(self, path: Path, document: Mapping[str, Any]) -> None:
         """Write one of the files above."""
         write_file(path, json_text(document))

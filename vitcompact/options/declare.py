@@ -43,6 +43,7 @@ class Option:
         spelled: names on the command line where they are others than the field's, the preferred one first.
         short: a letter for the command line.
         items: int, float or str for a list of them, written with commas.
+        single: a list of one number is that number.
         repeated: a list of texts whose values are given one by one.
         pairs: a mapping, written as `key=value` and others of the kind after it.
         words: words that may stand instead of a list.
@@ -58,6 +59,7 @@ class Option:
     spelled: tuple[str, ...] = ()
     short: str = ""
     items: type | None = None
+    single: bool = False
     repeated: bool = False
     pairs: bool = False
     words: tuple[str, ...] = ()
@@ -79,7 +81,8 @@ class Option:
             return _pairs(name, written)
         if self.items is None or written is None or written in self.words:
             return written
-        parts = written.replace(",", " ").split() if isinstance(written, str) else written
+        listed = (written,) if isinstance(written, (int, float)) else written
+        parts = written.replace(",", " ").split() if isinstance(written, str) else listed
         if self.items is str:
             return tuple(part for part in parts if part != "none")
         try:
@@ -90,7 +93,7 @@ class Option:
             example = "1,8,32" if self.items is int else "0.5,0.5,0.5"
             words = "".join(f"'{word}' or " for word in self.words)
             raise UsageError(f"`{name}` takes {words}numbers such as {example}, got {written!r}")
-        return values
+        return values[0] if self.single and len(values) == 1 else values
 
     def refusal(self, value: Any) -> str:
         """What a number must be and is not, or an empty text."""

@@ -15,6 +15,8 @@ Allocation = Literal["uniform", "global"]
 """How the two shares are spread: the same for every layer, or on average, by expected loss."""
 MergeTokens = int | Sequence[int] | Literal["auto"]
 """Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
+Target = float | Sequence[float]
+"""What is to be left, a share; on the command line also several, for one model each."""
 
 _HALF = "0.5 where the other ratio is given"
 
@@ -48,28 +50,34 @@ class SelectionOptions:
         panel=COMPACTION,
         unset="uniform",
     )
-    target_macs: float | None = option(
+    target_macs: Target | None = option(
         None,
         "Instead of ratios: keep this share of the MACs, and choose the cuts with the smallest expected loss increase. "
-        "Needs images.",
+        "Needs images. Several shares, such as 0.9,0.8,0.7, give a model each, from one measurement.",
         panel=COMPACTION,
-        unit="SHARE",
+        unit="SHARE[,…]",
+        items=float,
+        single=True,
         above=0,
         below=1,
     )
-    target_params: float | None = option(
+    target_params: Target | None = option(
         None,
         "Likewise: keep this share of the parameters.",
         panel=COMPACTION,
-        unit="SHARE",
+        unit="SHARE[,…]",
+        items=float,
+        single=True,
         above=0,
         below=1,
     )
-    target_latency: float | None = option(
+    target_latency: Target | None = option(
         None,
         "Likewise: keep this share of the time that a batch of 8 takes on this device.",
         panel=COMPACTION,
-        unit="SHARE",
+        unit="SHARE[,…]",
+        items=float,
+        single=True,
         above=0,
         below=1,
     )

@@ -10,7 +10,8 @@ from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS
 from vitcompact.options.selection import Allocation
-from vitcompact.planning.candidates import Losses, measure_losses
+from vitcompact.planning.candidates import Losses
+from vitcompact.planning.curves import Curves, measured_losses
 from vitcompact.planning.knapsack import spend
 from vitcompact.planning.request import Budget
 from vitcompact.planning.scope import Wanted, wanted_layers
@@ -47,6 +48,7 @@ def plan_shares(
     images: ImageBatches,
     selection: Selection,
     *,
+    curves: Curves | None = None,
     weigh: bool = True,
     cache_bytes: float = 4e9,
     progress: Progress = silent,
@@ -57,6 +59,7 @@ def plan_shares(
 
     Args:
         original: in eval mode and float32; left as it is.
+        curves: what was measured before, where it holds; what is measured goes there.
         weigh: as in `measure_losses`.
 
     Raises:
@@ -64,8 +67,8 @@ def plan_shares(
     """
     wanted = wanted_layers(original, selection)
     ops = tuple(dict.fromkeys(name for _, asked in wanted.layers for name, _ in asked))
-    losses = measure_losses(
-        original, images, ops=ops, selection=selection, weigh=weigh, cache_bytes=cache_bytes, progress=progress
+    losses = measured_losses(
+        original, images, curves, ops=ops, selection=selection, weigh=weigh, cache_bytes=cache_bytes, progress=progress
     )
     chosen: dict[str, tuple[OperatorSpec, ...]] = {}
     for name in ops:

@@ -115,7 +115,7 @@ def measure_losses(
         DataError: images that give non-finite activations.
     """
     ops = tuple(ops)
-    images = first_images(images, whole_groups(_images_needed(original, next(iter(images)))))
+    images = planning_images(original, images)
     anatomy = inspect(original)
     selection = selection or Selection()
     sites = _covered(anatomy, selection)
@@ -148,6 +148,11 @@ def measure_losses(
             progress.advance()
     progress.finish()
     return Losses(found, costs, tuple(site for name in walker.blocks for site in by_block[name]), anatomy.skipped)
+
+
+def planning_images(original: nn.Module, images: ImageBatches) -> ImageBatches:
+    """The first images, as many as a plan is made from."""
+    return first_images(images, whole_groups(_images_needed(original, next(iter(images)))))
 
 
 def _offered(model: nn.Module, site: Site, ops: Sequence[str]) -> dict[str, list[int]]:

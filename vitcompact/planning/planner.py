@@ -13,7 +13,8 @@ from vitcompact.errors import UsageError
 from vitcompact.models.latency import random_images, relative_latency
 from vitcompact.operators.merge import given_schedule, merge_schedule
 from vitcompact.planning.budget_plan import BudgetPlan, plan_budget
-from vitcompact.planning.candidates import Losses, measure_losses
+from vitcompact.planning.candidates import Losses
+from vitcompact.planning.curves import Curves, measured_losses
 from vitcompact.planning.latency_target import plan_latency
 from vitcompact.planning.merging import Merging, measure_merging
 from vitcompact.planning.request import Budget
@@ -34,12 +35,14 @@ def plan_for(
     weigh: bool = True,
     cache_bytes: float = 4e9,
     latency_batch: int = 8,
+    curves: Curves | None = None,
     progress: Progress = silent,
 ) -> BudgetPlan:
     """Measure and spend: the plan for a budget, from unlabelled images.
 
     Args:
         latency_batch: images per forward pass for a budget of latency, on the device of `original`.
+        curves: what was measured before, where it holds; what is measured goes there.
 
     Raises:
         UsageError: the target is out of reach, or merging is to be weighed against errors that are not.
@@ -48,9 +51,8 @@ def plan_for(
     if budget.merge_tokens == "auto" and not weigh:
         raise UsageError("`merge_tokens='auto'` compares expected loss increases: leave out `without='sensitivity'`")
     offered = offered_merging(original, images, budget, latency_batch=latency_batch, progress=progress)
-    losses = measure_losses(
-        original,
-        images,
+    losses = measured_losses(
+        *(original, images, curves),
         ops=budget.ops,
         budget=None if offered else budget,
         selection=selection,

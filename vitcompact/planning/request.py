@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS
-from vitcompact.options.selection import MergeTokens
+from vitcompact.options.selection import MergeTokens, Target
 
 Unit = Literal["macs", "params", "latency"]
 
@@ -47,9 +47,9 @@ class Budget:
 
 
 def budget_of(
-    target_macs: float | None,
-    target_params: float | None,
-    target_latency: float | None,
+    target_macs: Target | None,
+    target_params: Target | None,
+    target_latency: Target | None,
     ops: Iterable[str] | None,
     merge_tokens: MergeTokens | None = None,
 ) -> Budget | None:
@@ -71,7 +71,8 @@ def budget_of(
             raise UsageError("`merge_tokens='auto'` shares a budget: give `target_macs` or `target_latency` with it")
         return None
     target = targets[given[0]]
-    assert target is not None
+    if not isinstance(target, (int, float)):
+        raise UsageError(f"`target_{given[0]}` takes one number here, got {target!r}")
     return Budget(given[0], target, tuple(OPERATORS) if ops is None else tuple(ops), merge_tokens)
 
 

@@ -11,6 +11,7 @@ from vitcompact.data import ImageBatches, open_model
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 from vitcompact.options.selection import Allocation, MergeTokens, Only
 from vitcompact.options.surgery import Hallucinate, Init
+from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.job import Asked, Limits, method_of, prepare
@@ -43,6 +44,7 @@ def convert(
     plan: Plan | None = None,
     batch_size: int = 64,
     cache_gb: float = 4.0,
+    curves: Curves | None = None,
     device: str | torch.device = "cpu",
     progress: Progress = silent,
 ) -> nn.Module:
@@ -78,6 +80,7 @@ def convert(
         plan: replay this plan's structure instead of choosing one; its values are solved anew. Of the same model,
             images and options, `plan=vitcompact.plan(...)` gives the weights that leaving it out gives.
         cache_gb: activations kept in memory in GB (1e9 bytes); more goes to a temporary folder.
+        curves: keeps what is measured for targets and `allocation='global'`, so that another target costs seconds.
         device: where to work; the result is where `model` is, and in its precision (solved in float32).
         seed: initial values of the silent branches.
 
@@ -95,6 +98,7 @@ def convert(
         method=method_of(init, hallucinate, reconstruct, without),
         batch_size=batch_size,
         cache_gb=cache_gb,
+        curves=curves,
         device=device,
         progress=progress,
     )

@@ -19,6 +19,7 @@ from vitcompact.operators.replay import replay, site_of
 from vitcompact.options.selection import Allocation
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.allocation import check_allocation, plan_shares
+from vitcompact.planning.curves import Curves
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
 from vitcompact.planning.scope import check_patterns, wanted_layers
@@ -88,6 +89,7 @@ class Job:
     schedule: tuple[int, ...]
     cache_bytes: float
     allocation: Allocation | None
+    curves: Curves | None
     progress: Progress
 
     def measured_plan(self) -> Plan | None:
@@ -103,6 +105,7 @@ class Job:
         if self.allocation == "global":
             shares = plan_shares(
                 *(self.original, self.images, self.selection),
+                curves=self.curves,
                 weigh=self.method.sensitivity,
                 cache_bytes=self.cache_bytes,
                 progress=self.progress,
@@ -113,6 +116,7 @@ class Job:
         return plan_for(
             *(self.original, self.images, self.budget),
             selection=self.selection,
+            curves=self.curves,
             weigh=self.method.sensitivity,
             cache_bytes=self.cache_bytes,
             progress=self.progress,
@@ -151,6 +155,7 @@ def prepare(
     method: Method,
     batch_size: int,
     cache_gb: float,
+    curves: Curves | None,
     device: str | torch.device,
     progress: Progress,
 ) -> Job:
@@ -177,7 +182,9 @@ def prepare(
         _warn_of_few(batches)
         try_model(original, next(iter(batches))[:2])
     schedule = given_schedule(model, asked.merge_tokens)
-    return Job(original, batches, selection, budget, method, schedule, cache_gb * 1e9, asked.allocation, progress)
+    return Job(
+        original, batches, selection, budget, method, schedule, cache_gb * 1e9, asked.allocation, curves, progress
+    )
 
 
 def method_of(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vitcompact.data import ImageBatches, open_model
 from vitcompact.options.selection import Allocation, MergeTokens, Only
 from vitcompact.options.surgery import Hallucinate, Init
+from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery.job import Asked, Limits, method_of, prepare
 from vitcompact.surgery.reconstruct import ReconstructOptions
@@ -39,6 +40,7 @@ def plan(
     without: Iterable[str] = (),
     batch_size: int = 64,
     cache_gb: float = 4.0,
+    curves: Curves | None = None,
     device: str | torch.device = "cpu",
     progress: Progress = silent,
 ) -> Plan:
@@ -69,6 +71,7 @@ def plan(
         method=method_of(init, hallucinate, reconstruct, without),
         batch_size=batch_size,
         cache_gb=cache_gb,
+        curves=curves,
         device=device,
         progress=progress,
     )

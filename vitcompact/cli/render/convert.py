@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -30,6 +30,21 @@ def convert_tables(document: Mapping[str, Any]) -> list[RenderableType]:
         what = f"{seen} held-out calibration images" if seen else "held-out calibration images"
         parts.append(pairs(f"Compared with the original, on {what}", rows))
     return [*parts, *skipped_tables(document["plan"].get("skipped", ()))]
+
+
+def targets_table(documents: Sequence[Mapping[str, Any]]) -> Group:
+    """What several targets leave and keep, side by side."""
+    score = "agreement" if (documents[0].get("fidelity") or {}).get("agreement") is not None else "cosine"
+    label = {"agreement": "same top-1 class", "cosine": "cosine"}[score]
+    numbers = ("asked for", "MACs", "parameters", label)
+    found = table(*numbers, "written to", right=numbers, fold=("written to",))
+    for document in documents:
+        parts = [f"{document[name]['after'] / document[name]['before']:.3f}" for name in ("macs", "params")]
+        fidelity = document.get("fidelity") or {}
+        found.add_row(
+            f"{document['budget']['target']:g}", *parts, number(fidelity.get(score)), Text(str(document["out"]))
+        )
+    return titled("Shares that are left, and likeness to the original on held-out calibration images", found)
 
 
 def plan_tables(document: Mapping[str, Any]) -> list[RenderableType]:

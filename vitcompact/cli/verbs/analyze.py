@@ -9,9 +9,11 @@ from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.analysis import analysis_tables
 from vitcompact.cli.report import check_report, write_report
+from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.errors import UsageError
+from vitcompact.planning.curves import Curves
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -25,6 +27,8 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
     if options.source is None:
         raise UsageError("no model was given: name a timm model, a directory or a weights file (see analyze --help)")
     options = inputs.with_default(options, given, console)
+    if several := inputs.targets_of(options):
+        raise UsageError(f"analyze shows the whole curve: give {flags()[several[0]]} one share")
     inputs.check_selection(options)
     open_device(options.device)
     if options.report is not None:
@@ -35,6 +39,7 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
         original.model,
         calibration,
         **inputs.selection_arguments(options),
+        curves=Curves(space.curves_file),
         device=options.device,
         progress=console.progress,
     )

@@ -14,13 +14,14 @@ from vitcompact.checkpoint.stored import weight_bytes
 from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
-from vitcompact.cli.render.convert import convert_tables, plan_tables
+from vitcompact.cli.render.convert import convert_tables, plan_tables, targets_table
 from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages
 from vitcompact.errors import UsageError
 from vitcompact.options.surgery import SurgeryOptions
+from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery import convert
 from vitcompact.surgery import plan as make_plan
@@ -37,21 +38,64 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     space = common.workspace_for(options, held)
     options = inputs.with_default(_filled(options, given, space, console), given, console)
     plan = None if options.plan is None else _read_plan(options, given)
-    inputs.check_selection(options, plan)
+    wanted = _each_target(options, space)
+    for one in wanted:
+        inputs.check_selection(one, plan)
     of_kind(SurgeryOptions, options)
     open_device(options.device)
-    out = None if options.dry_run else common.out_for(options, space, "convert", held)
+    outs = [] if options.dry_run else [common.out_for(one, space, "convert", held) for one in wanted]
     plan_file = _plan_file(options, space) if options.dry_run else None
     original = inputs.open_original(options, given, space, console)
     calibration = images.calibration_images(original.model, options, console)
+    curves = Curves(None if space is None else space.curves_file)
     if plan_file is not None:
-        _plan_only(options, original, calibration, plan, plan_file, console)
+        _plan_only(options, original, calibration, plan, plan_file, curves, console)
         return
-    assert out is not None
-    before = common.cost_of(original.model)
-    arguments = _arguments(options, calibration, console)
-    model = convert(original.model, plan=plan, seed=options.seed, **arguments)
-    results = common.before_after(before, common.cost_of(model))
+    documents = []
+    for one, out in zip(wanted, outs, strict=True):
+        arguments = {**_arguments(one, calibration, console), "plan": plan, "seed": options.seed, "curves": curves}
+        documents.append(_converted(one, original, out, arguments))
+    if len(wanted) > 1:
+        console.result({"budgets": documents}, targets_table(documents))
+        console.note(
+            f"written to {', '.join(map(str, outs))}; next: {common.follow(wanted[0], 'finetune', space=None)}"
+        )
+        return
+    document = documents[0]
+    if space is not None:
+        space.write_document(space.plan_file, document["plan"])
+        space.record_stage("convert", outs[0])
+    console.result(document, *convert_tables(document))
+    following = common.follow(options, "finetune", space=space)
+    console.note(f"written to {outs[0]}; next: {following}")
+
+
+def _each_target(options: Options, space: Workspace | None) -> list[Options]:
+    """The options for each of several targets, with a directory of its own in OUT; else those that were given.
+
+    Raises:
+        UsageError: a plan only, which is of one target.
+    """
+    if (several := inputs.targets_of(options)) is None:
+        return [options]
+    name, shares = several
+    if options.dry_run:
+        raise UsageError(f"--dry-run plans one target: give {flags()[name]} one share")
+    if len(set(shares)) < len(shares):
+        raise UsageError(f"{flags()[name]}: a share is there twice in {','.join(f'{share:g}' for share in shares)}")
+    if options.out is None:
+        assert space is not None  # a verb without a workspace was given both ends
+        base = space.budgets
+    else:
+        base = Path(str(options.out)).expanduser()
+    unit = name.removeprefix("target_")
+    return [dataclasses.replace(options, **{name: share}, out=str(base / f"{unit}-{share:g}")) for share in shares]
+
+
+def _converted(options: Options, original: inputs.Original, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Convert, write OUT, and say what it has become."""
+    model = convert(original.model, **arguments)
+    results = common.before_after(common.cost_of(original.model), common.cost_of(model))
     found = attached(model)
     if found.fidelity is not None:
         results["fidelity"] = common.plain(found.fidelity.to_json())
@@ -60,14 +104,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     sizes = weight_bytes(original.model, original.loaded.dtype), weight_bytes(model, dtype)
     results["bytes"] = dict(zip(("before", "after"), sizes, strict=True))
     common.save_model(model, out, options, results, original.provenance, original.record.options, dtype)
-    document = {**results, "plan": found.plan.to_json(), "out": str(out), "options": inputs.effective(options)}
-    if space is not None:
-        common.record_inputs(space, original, options)
-        space.write_document(space.plan_file, found.plan.to_json())
-        space.record_stage("convert", out)
-    console.result(document, *convert_tables(document))
-    following = common.follow(options, "finetune", space=space)
-    console.note(f"written to {out}; next: {following}")
+    return {**results, "plan": found.plan.to_json(), "out": str(out), "options": inputs.effective(options)}
 
 
 def _arguments(options: Options, calibration: CalibrationImages | None, console: Console) -> dict[str, Any]:
@@ -109,12 +146,13 @@ def _plan_only(
     calibration: CalibrationImages | None,
     plan: Plan | None,
     path: Path,
+    curves: Curves,
     console: Console,
 ) -> None:
     """Print and write the plan."""
     before = common.cost_of(original.model)
     if plan is None:
-        plan = make_plan(original.model, **_arguments(options, calibration, console))
+        plan = make_plan(original.model, **_arguments(options, calibration, console), curves=curves)
     after = predicted_cost(original.model, plan)
     document = {
         **common.before_after(before, after),

@@ -1,0 +1,82 @@
+"""Several targets in one command: a model each, from one measurement, the same as each by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vitcompact.planning import curves
+from vitcompact.planning.candidates import measure_losses
+
+from .commands import SMALL, Run
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    done: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        done.append(1)
+        return measure_losses(*args, **kwargs)
+
+    monkeypatch.setattr(curves, "measure_losses", counted)
+    return done
+
+
+def test_each_target_has_its_model(run: Run, images: Path, walks: list[int]) -> None:
+    given = (*SMALL, "--data-dir", str(images), "--ops", "factorize,neurons")
+    done = run("convert", "test_vit", "many", *given, "--target-params", "0.95,0.9", "--json")
+    assert done.code == 0, done.err
+    assert len(walks) == 1
+    found = json.loads(done.out)["budgets"]
+    assert [Path(each["out"]) for each in found] == [
+        Path("many/params-0.95").resolve(),
+        Path("many/params-0.9").resolve(),
+    ]
+    assert [each["budget"]["target"] for each in found] == [0.95, 0.9]
+    alone = run("convert", "test_vit", "one", *given, "--target-params", "0.9")
+    assert alone.code == 0
+    weights = [Path(name, "model.safetensors").read_bytes() for name in ("one", "many/params-0.9")]
+    assert weights[0] == weights[1]
+    assert json.loads(Path("many/params-0.9/vitcompact.json").read_text())["options"]["target_params"] == 0.9
+    again = run("convert", "test_vit", "many", *given, "--target-params", "0.9,0.85")
+    assert again.code == 2
+    assert "params-0.9" in again.error
+    assert not Path("many/params-0.85").exists()
+
+
+def test_the_workspace_keeps_the_curves(run: Run, images: Path, walks: list[int]) -> None:
+    given = ("--ops", "factorize,neurons")
+    assert run("analyze", "test_vit", *SMALL, "--data-dir", str(images), *given, "--target-macs", "0.95").code == 0
+    done = run(
+        "convert", *given, "--target-macs", "0.95,0.9", "--num-samples", str(json_of("analysis.json")["num_samples"])
+    )
+    assert done.code == 0, done.err
+    assert len(walks) == 1
+    assert Path("vitcompact-out/budgets/macs-0.95/model.safetensors").is_file()
+    assert "0.95" in done.out
+    assert "vitcompact finetune" in done.err
+
+
+def json_of(name: str) -> Any:
+    return json.loads(Path("vitcompact-out", name).read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("convert", "X", "OUT", "--target-macs", "0.9,0.9"), "--target-macs: a share is there twice in 0.9,0.9"),
+        (("convert", "X", "OUT", "--target-macs", "0.9,1.2"), "--target-macs must be between 0 and 1"),
+        (("convert", "X", "OUT", "--target-macs", "0.9,much"), "--target-macs takes numbers such as"),
+        (("convert", "X", "OUT", "--target-macs", "0.9,0.8", "--target-params", "0.5"), "give one of"),
+        (("convert", "X", "OUT", "--target-macs", "0.9,0.8", "--dry-run"), "--dry-run plans one target"),
+        (("analyze", "X", "--target-latency", "0.9,0.8"), "analyze shows the whole curve: give --target-latency one"),
+    ],
+)
+def test_refused(words: tuple[str, ...], part: str, run: Run, images: Path) -> None:
+    result = run(*words, "--data-dir", str(images))
+    assert result.code == 2
+    assert part in result.error

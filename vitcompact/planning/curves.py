@@ -1,0 +1,192 @@
+"""Loss increase curves that are measured once: another target then costs a plan, not another walk over the images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitcompact.data import ImageBatches, resolve_input
+from vitcompact.errors import UsageError
+from vitcompact.models import inspect
+from vitcompact.models.site_cost import site_costs
+from vitcompact.operators import OPERATORS, Candidate
+from vitcompact.planning.candidates import Losses, measure_losses, planning_images
+from vitcompact.planning.request import Budget
+from vitcompact.planning.selection import Selection
+from vitcompact.plans.schema import Skipped
+from vitcompact.utils.files import json_text, write_file
+from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.reading import read_json
+from vitcompact.version import __version__
+
+logger = logging.getLogger("vitcompact")
+
+FORMAT = 1
+
+
+class Curves:
+    """What `plan`, `convert` and `analyze` measured of a model's layers, for the next of them.
+
+        curves = vitcompact.Curves("curves.json")
+        for share in (0.8, 0.6, 0.4):
+            compact = vitcompact.convert(model, images=images, target_macs=share, curves=curves)
+
+    They hold for one model, the same images and the same choice of layers and operators; for others they are measured
+    anew, and replaced. Times of layers are not kept: they are of the machine as it is.
+
+    Args:
+        path: a file to keep them in and to find them in; None for this object's life only.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path).expanduser()
+        self._known: dict[str, Any] | None = None
+
+    def losses(
+        self, original: nn.Module, images: ImageBatches, asked: Mapping[str, Any], measure: Callable[[], Losses]
+    ) -> Losses:
+        """What `measure` gives; it is not called where that is known.
+
+        Args:
+            original: in eval mode and float32.
+            asked: what the result depends on beside model and images, as plain data.
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        key = fingerprint(original, images, asked)
+        known = self._known or self._read()
+        if known is not None and known.get("key") == key:
+            try:
+                found = from_json(original, known)
+            except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
+                logger.warning("%s is damaged (%s): the layers are measured anew", self.path, error)
+            else:
+                self._known = known
+                logger.info("the layers' curves are those measured before%s", f" ({self.path})" if self.path else "")
+                return found
+        measured = measure()
+        self._known = {"format": FORMAT, "key": key, **to_json(measured)}
+        if self.path is not None:
+            write_file(self.path, json_text(self._known))
+        return measured
+
+    def _read(self) -> dict[str, Any] | None:
+        """What the file holds; nothing where there is none, or no curves of this release."""
+        if self.path is None:
+            return None
+        try:
+            found = read_json(self.path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{self.path} holds no curves ({error}): move it away, or name another file") from error
+        if not isinstance(found, dict) or "key" not in found:
+            raise UsageError(f"{self.path} holds no curves: move it away, or name another file")
+        return found if found.get("format") == FORMAT else None
+
+
+def measured_losses(
+    original: nn.Module,
+    images: ImageBatches,
+    curves: Curves | None,
+    *,
+    ops: Iterable[str],
+    budget: Budget | None = None,
+    selection: Selection | None = None,
+    weigh: bool = True,
+    cache_bytes: float = 4e9,
+    progress: Progress = silent,
+) -> Losses:
+    """`measure_losses`, or what it gave before and `curves` has of it.
+
+    Raises:
+        UsageError, DataError: as `measure_losses`, and where the curves cannot be kept.
+    """
+    ops, chosen = tuple(ops), selection or Selection()
+
+    def measure() -> Losses:
+        return measure_losses(
+            original,
+            images,
+            ops=ops,
+            budget=budget,
+            selection=chosen,
+            weigh=weigh,
+            cache_bytes=cache_bytes,
+            progress=progress,
+        )
+
+    if curves is None:
+        return measure()
+    asked = {"ops": ops, "only": chosen.only, "protect": chosen.protect, "branches": chosen.branches, "weigh": weigh}
+    return curves.losses(original, images, asked, measure)
+
+
+def to_json(losses: Losses) -> dict[str, Any]:
+    """Candidates by site and operator with their losses, and what was skipped; costs are counted again."""
+    return {
+        "sites": {
+            site.name: {
+                op: [[candidate.spec.to_json(), candidate.loss] for candidate in found]
+                for op, found in losses.candidates[site.name].items()
+            }
+            for site in losses.sites
+        },
+        "skipped": [[skipped.name, skipped.reason] for skipped in losses.skipped],
+    }
+
+
+def from_json(original: nn.Module, data: Mapping[str, Any]) -> Losses:
+    """What `to_json` wrote of the same model.
+
+    Raises:
+        UsageError, KeyError, TypeError, ValueError, AttributeError: anything else.
+    """
+    known = {site.name: site for site in inspect(original).sites}
+    sites = tuple(known[name] for name in data["sites"])
+    candidates = {
+        name: {op: [_candidate(op, *row) for row in rows] for op, rows in by_op.items()}
+        for name, by_op in data["sites"].items()
+    }
+    skipped = tuple(Skipped(str(name), str(reason)) for name, reason in data["skipped"])
+    return Losses(candidates, site_costs(original, sites, resolve_input(original).input_size), sites, skipped)
+
+
+def _candidate(op: str, spec: Mapping[str, Any], loss: Any) -> Candidate:
+    if not isinstance(loss, (int, float)) or isinstance(loss, bool) or not math.isfinite(loss):
+        raise ValueError(f"a loss is no number: {loss!r}")
+    return Candidate(OPERATORS[op].spec.from_json(spec), float(loss))
+
+
+@torch.no_grad()
+def fingerprint(original: nn.Module, images: ImageBatches, asked: Mapping[str, Any]) -> str:
+    """A hash of all that the curves depend on: every tensor and setting of the model, the images, and `asked`."""
+    digest = hashlib.sha256(json.dumps([__version__, torch.__version__, asked], sort_keys=True).encode())
+    for name, module in original.named_modules():
+        settings = {key: value for key, value in vars(module).items() if _plain(value)}
+        digest.update(f"{name} {type(module).__qualname__} {sorted(settings.items())}".encode())
+    for name, tensor in original.state_dict(keep_vars=True).items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
+    for batch in planning_images(original, images):
+        digest.update(_bytes(batch))
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return bytes(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -4,7 +4,7 @@ from vitcompact.analysis import AnalysisReport, analyze
 from vitcompact.attached import Results, results
 from vitcompact.benchmarking import BenchResult, bench
 from vitcompact.checkpoint import load, load_source, save
-from vitcompact.compaction import CompactResult, Compared, compact, compare
+from vitcompact.compaction import CompactResult, Compared, Within, compact, compare, convert_within
 from vitcompact.errors import (
     CheckpointError,
     DataError,
@@ -29,6 +29,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "analyze",
     "plan",
     "convert",
+    "convert_within",
     "finetune",
     "fold",
     "export",
@@ -50,6 +51,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "BenchResult",
     "CompactResult",
     "Compared",
+    "Within",
     "Results",
     "Fidelity",
     "FoldParity",

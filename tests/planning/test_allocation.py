@@ -70,12 +70,11 @@ def expected(model: Any, images: Tensor, plan: Plan) -> float:
     return total
 
 
-def test_as_much_is_saved_on_average_at_less_loss(images: Tensor) -> None:
+def test_as_much_is_saved_at_less_loss(images: Tensor) -> None:
     model = model_of("vit").eval()
     even = vitcompact.plan(model, images=images, **HALVES)
     spread = vitcompact.plan(model, images=images, allocation="global", **HALVES)
     assert heads(even) == [2] * 4
-    assert sum(heads(spread)) == 8
     assert len(set(ranks(spread))) > 1
     left, target = predicted_cost(model, spread).macs, predicted_cost(model, even).macs
     assert 0.98 * target < left <= 1.001 * target

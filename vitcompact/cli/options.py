@@ -26,7 +26,7 @@ from vitcompact.options.declare import (
     option,
 )
 from vitcompact.options.exporting import ExportOptions
-from vitcompact.options.selection import SelectionOptions
+from vitcompact.options.selection import LimitOptions, SelectionOptions
 from vitcompact.options.shared import MixedPrecision
 from vitcompact.options.source import SourceOptions
 from vitcompact.options.surgery import SurgeryOptions
@@ -136,6 +136,7 @@ VERBS = (
             SourceOptions,
             DataOptions,
             SelectionOptions,
+            LimitOptions,
             SurgeryOptions,
             _own("method checkpoint eval_data_dir device plan dry_run workdir overwrite dtype"),
         ),

@@ -3,5 +3,16 @@
 from vitcompact.compaction.compare import Compared, compare
 from vitcompact.compaction.job import compact
 from vitcompact.compaction.result import CompactResult, Measures, Step
+from vitcompact.compaction.within import Tried, Within, convert_within
 
-__all__ = ["CompactResult", "Compared", "Measures", "Step", "compact", "compare"]
+__all__ = [
+    "CompactResult",
+    "Compared",
+    "Measures",
+    "Step",
+    "Tried",
+    "Within",
+    "compact",
+    "compare",
+    "convert_within",
+]

@@ -9,6 +9,7 @@ from typing import Literal
 
 from vitcompact.errors import UsageError
 from vitcompact.options.declare import COMPACTION, TRAINING, check_limits, one_of, option
+from vitcompact.options.shared import MaxDrop
 
 Preset = Literal["gentle", "balanced", "small"]
 PRESETS: dict[str, float] = {"gentle": 0.85, "balanced": 0.7, "small": 0.5}
@@ -17,7 +18,7 @@ SIZES = ("speedup", "macs", "params", "preset")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompactionOptions:
+class CompactionOptions(MaxDrop):
     """What `compact` takes: one size, or a largest drop, or one of each.
 
     Attributes:
@@ -39,14 +40,6 @@ class CompactionOptions:
         f"A size by name: {', '.join(f'{name} leaves {share:g} of the MACs' for name, share in PRESETS.items())}.",
         panel=COMPACTION,
         unset="balanced, where nothing else is asked for",
-    )
-    max_drop: float | None = option(
-        None,
-        "Percentage points of top-1 that may be lost (without labels, of images answered otherwise). Beside a size, it "
-        "decides how much is trained; alone, how small the model becomes.",
-        panel=COMPACTION,
-        unit="POINTS",
-        least=0,
     )
     minutes: float = option(
         15.0,

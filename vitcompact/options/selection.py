@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from vitcompact.options.declare import COMPACTION, option
+from vitcompact.errors import UsageError
+from vitcompact.options.declare import COMPACTION, check_limits, option
+from vitcompact.options.shared import MaxDrop
 
 Only = Literal["heads", "ffn"]
 Allocation = Literal["uniform", "global"]
@@ -45,8 +47,8 @@ class SelectionOptions:
     )
     allocation: Allocation | None = option(
         None,
-        "How the two ratios are spread over the layers: 'uniform' gives each its share, 'global' saves as much in the "
-        "layers where the expected loss increase is smallest, and needs images.",
+        "How the two ratios are spread: 'uniform' gives each layer its share, 'global' saves as many MACs in layers "
+        "where the expected loss increase is smallest, and needs images.",
         panel=COMPACTION,
         unset="uniform",
     )
@@ -108,3 +110,47 @@ class SelectionOptions:
         spelled=("exclude", "protect"),
         repeated=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions(MaxDrop):
+    """What may be lost, instead of how much is to be left: the smallest model that holds it is looked for."""
+
+    min_agreement: float | None = option(
+        None,
+        "Look for the smallest model that gives this share of held-out calibration images the same top-1 class as the "
+        "original. No labels needed.",
+        panel=COMPACTION,
+        unit="SHARE",
+        above=0,
+        most=1,
+    )
+    min_cosine: float | None = option(
+        None,
+        "Likewise, by the mean cosine of the outputs to the original's; for models without a head too.",
+        panel=COMPACTION,
+        unit="COSINE",
+        above=0,
+        most=1,
+    )
+
+    def __post_init__(self) -> None:
+        check_limits(self)
+        if len(given := self.given) > 1:
+            raise UsageError(f"give one of `{given[0]}` and `{given[1]}`, not both")
+
+    @property
+    def given(self) -> list[str]:
+        """The limits that were given."""
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+
+    @property
+    def only_one(self) -> tuple[str, float]:
+        """The limit and its value.
+
+        Raises:
+            UsageError: none was given.
+        """
+        if not self.given:
+            raise UsageError("say what may be lost: give `max_drop`, `min_agreement` or `min_cosine`")
+        return self.given[0], getattr(self, self.given[0])

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vitcompact.options.declare import RUN, option
+from vitcompact.options.declare import COMPACTION, RUN, option
 
 AmpDType = Literal["bfloat16", "float16"]
 
@@ -31,4 +31,20 @@ class MixedPrecision:
     )
     amp_dtype: AmpDType = option(
         "bfloat16", "Number format of mixed precision; training takes bfloat16 only.", panel=RUN
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxDrop:
+    """The loss that is allowed."""
+
+    max_drop: float | None = option(
+        None,
+        "Percentage points of top-1 that may be lost on labelled evaluation images; given alone, the smallest model "
+        "that holds it is looked for. compact: without labels, of images answered otherwise; beside a size, it decides "
+        "how much is trained.",
+        panel=COMPACTION,
+        unit="POINTS",
+        least=0,
+        below=100,
     )

@@ -1,4 +1,4 @@
-"""Two shares spent where they cost least: as much of each operator as if every layer had its share, unevenly."""
+"""Two shares spent where they cost least: the MACs that equal shares would save, by the same operators, unevenly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from vitcompact.planning.request import Budget
 from vitcompact.planning.scope import Wanted, wanted_layers
 from vitcompact.planning.selection import Selection
 from vitcompact.plans.schema import LayerPlan, Plan
-from vitcompact.plans.specs import OperatorSpec
 from vitcompact.utils.progress import Progress, silent
 
 
@@ -53,9 +52,10 @@ def plan_shares(
     cache_bytes: float = 4e9,
     progress: Progress = silent,
 ) -> Plan:
-    """The plan in which each operator saves the MACs that it would save with equal shares, at the least expected loss.
+    """The plan that saves the MACs of equal shares with the same operators, at the least expected loss.
 
-    On a model whose layers all cost the same, shares of heads and ranks are so on average.
+    How much of it heads save and how much ranks is left to the loss too: keeping each at its share of the saving gains
+    nothing over equal shares (docs/method.md).
 
     Args:
         original: in eval mode and float32; left as it is.
@@ -70,23 +70,21 @@ def plan_shares(
     losses = measured_losses(
         original, images, curves, ops=ops, selection=selection, weigh=weigh, cache_bytes=cache_bytes, progress=progress
     )
-    chosen: dict[str, tuple[OperatorSpec, ...]] = {}
-    for name in ops:
-        kind = OPERATORS[name].kind
-        curve = spend([menu for menu in losses.menus("macs") if menu.kind == kind])
-        options = curve.choose(min(_uniform(losses, wanted, name), curve.most))
-        assert options is not None  # no more than the most is asked for
-        chosen |= {menu.name: option.operators for menu, option in zip(curve.menus, options, strict=True)}
-    layers = (LayerPlan(site.name, site.kind, chosen[site.name]) for site in losses.sites)
-    return Plan(tuple(layer for layer in layers if layer.operators), losses.skipped)
+    curve = spend(losses.menus("macs"))
+    chosen = curve.choose(min(_uniform(losses, wanted), curve.most))
+    assert chosen is not None  # no more than the most is asked for
+    pairs = zip(curve.menus, chosen, strict=True)
+    layers = (LayerPlan(menu.name, menu.kind, option.operators) for menu, option in pairs if option.operators)
+    return Plan(tuple(layers), losses.skipped)
 
 
-def _uniform(losses: Losses, wanted: Wanted, name: str) -> float:
-    """MACs that an operator saves where every layer has its share of it."""
+def _uniform(losses: Losses, wanted: Wanted) -> float:
+    """MACs that are saved where every layer has its shares."""
     saved = 0.0
     for site, asked in wanted.layers:
-        size, cost = dict(asked).get(name), losses.costs.get(site.name)
-        left = None if size is None or cost is None else OPERATORS[name].resized(size, cost.sizes)
-        if left is not None and cost is not None:
-            saved += cost.saving("macs", **left)
+        cost = losses.costs.get(site.name)
+        for name, size in asked:
+            left = None if cost is None else OPERATORS[name].resized(size, cost.sizes)
+            if left is not None and cost is not None:
+                saved += cost.saving("macs", **left)
     return saved

@@ -14,6 +14,10 @@ from vitcompact.options.selection import MergeTokens, Target
 Unit = Literal["macs", "params", "latency"]
 
 
+class OutOfReach(UsageError):
+    """A target below what the operators can leave."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """A global budget.
@@ -40,10 +44,10 @@ class Budget:
                 f"`ops` takes {', '.join(OPERATORS)}; got {unknown[0]!r}" if unknown else "`ops` names none"
             )
 
-    def out_of_reach(self, least: float) -> UsageError:
+    def out_of_reach(self, least: float) -> OutOfReach:
         """The refusal of a target below the `least` share that can be left."""
         wanted = f"`target_{self.unit}={self.target:g}`"
-        return UsageError(f"{wanted} is out of reach with these operators: about {max(least, 0.0):.2f} is the least")
+        return OutOfReach(f"{wanted} is out of reach with these operators: about {max(least, 0.0):.2f} is the least")
 
 
 def budget_of(

@@ -60,8 +60,8 @@ def convert(
             part of a module of yours, its inputs are those it gets there, and a copy of that module comes back.
         ratio: share of heads to hallucinate, `floor(ratio * heads)` per layer; 0.5 unless there is a target.
         rank_ratio: rank of the FFN output matrix over its outputs, rounded to a multiple of 8; 0.5 likewise.
-        allocation: `uniform` (None too) gives every layer its shares; `global` saves as many MACs with each of the two
-            operators, in the layers where the expected loss increase is smallest; needs images.
+        allocation: `uniform` (None too) gives every layer its shares; `global` saves as many MACs by the same two
+            operators where the expected loss increase is smallest; needs images.
         target_macs, target_params, target_latency: what is to be left of the MACs, of the parameters, or of the time
             that a batch takes on `device`, in (0, 1); one of them, needs images.
         ops: operators that a budget may use; all by default.

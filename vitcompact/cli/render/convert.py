@@ -47,6 +47,20 @@ def targets_table(documents: Sequence[Mapping[str, Any]]) -> Group:
     return titled("Shares that are left, and likeness to the original on held-out calibration images", found)
 
 
+_JUDGED = {"max_drop": "points of top-1 lost", "min_agreement": "same top-1 class", "min_cosine": "cosine"}
+
+
+def within_table(within: Mapping[str, Any]) -> Group:
+    """The budgets that were tried for a limit, and which of them hold it."""
+    label = _JUDGED[within["limit"]]
+    found = table("MACs left", label, "95 % interval", "", right=("MACs left", label, "95 % interval"))
+    for each in within["tried"]:
+        told = "holds" if each["holds"] else "missed" if each["score"] is not None else "out of reach"
+        between = interval(each["interval"], 3) or ""
+        found.add_row(f"{each['share']:.3f}", number(each["score"]), between, told)
+    return titled(f"{label}: {within['asked']:g} asked for, judged on {within['num_samples']} images", found)
+
+
 def plan_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """What would be done to which layer, and what would be left unchanged."""
     return [

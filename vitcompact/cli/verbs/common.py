@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitcompact.attached import results as attached
 from vitcompact.checkpoint import LoadedModel, Provenance, check_out, save
 from vitcompact.checkpoint.provenance import DIR_PREFIX
+from vitcompact.checkpoint.stored import weight_bytes
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
 from vitcompact.cli.spoken import flagged
@@ -20,6 +22,7 @@ from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import resolve_input
 from vitcompact.exporting import ExportedModel
 from vitcompact.models.cost import Cost, count
+from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import claimed
 from vitcompact.utils.plain import to_plain
 
@@ -131,6 +134,35 @@ def save_model(
         dtype=dtype,
         overwrite=options.overwrite,
     )
+
+
+def write_converted(model: nn.Module, options: Any, original: inputs.Original, out: Path) -> dict[str, Any]:
+    """Write a converted model, and say what it has become."""
+    results = before_after(cost_of(original.model), cost_of(model))
+    found = attached(model)
+    if found.fidelity is not None:
+        results["fidelity"] = plain(found.fidelity.to_json())
+    results |= budget_of(found.plan)
+    dtype = saved_dtype(options, original.loaded)
+    sizes = weight_bytes(original.model, original.loaded.dtype), weight_bytes(model, dtype)
+    results["bytes"] = dict(zip(("before", "after"), sizes, strict=True))
+    save_model(model, out, options, results, original.provenance, original.record.options, dtype)
+    return {**results, "plan": found.plan.to_json(), "out": str(out), "options": inputs.effective(options)}
+
+
+def record_converted(
+    space: Workspace | None, original: inputs.Original, options: Any, document: dict[str, Any], out: Path
+) -> None:
+    """Keep in the workspace what one model was made from and where it is."""
+    if space is not None:
+        record_inputs(space, original, options)
+        space.write_document(space.plan_file, document["plan"])
+        space.record_stage("convert", out)
+
+
+def budget_of(plan: Plan) -> dict[str, Any]:
+    """What was asked of a budget and what its plan leaves; nothing where there was none."""
+    return {} if plan.reached is None else plain({"budget": plan.reached})
 
 
 def saved_dtype(options: Any, loaded: LoadedModel) -> torch.dtype:

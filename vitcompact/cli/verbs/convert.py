@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from vitcompact.analysis.analyze import predicted_cost
-from vitcompact.attached import results as attached
 from vitcompact.benchmarking.setup import open_device
-from vitcompact.checkpoint.stored import weight_bytes
 from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.convert import convert_tables, plan_tables, targets_table
 from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
+from vitcompact.cli.verbs.within import run_within
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages
 from vitcompact.errors import UsageError
+from vitcompact.options.selection import LimitOptions
 from vitcompact.options.surgery import SurgeryOptions
 from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
@@ -36,6 +36,9 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
 def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
     options = inputs.given_source(options)
     space = common.workspace_for(options, held)
+    if of_kind(LimitOptions, options).given:
+        run_within(options, given, space, console, held)
+        return
     options = inputs.with_default(_filled(options, given, space, console), given, console)
     plan = None if options.plan is None else _read_plan(options, given)
     wanted = _each_target(options, space)
@@ -54,20 +57,16 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     documents = []
     for one, out in zip(wanted, outs, strict=True):
         arguments = {**_arguments(one, calibration, console), "plan": plan, "seed": options.seed, "curves": curves}
-        documents.append(_converted(one, original, out, arguments))
+        documents.append(common.write_converted(convert(original.model, **arguments), one, original, out))
     if len(wanted) > 1:
         console.result({"budgets": documents}, targets_table(documents))
         console.note(
             f"written to {', '.join(map(str, outs))}; next: {common.follow(wanted[0], 'finetune', space=None)}"
         )
         return
-    document = documents[0]
-    if space is not None:
-        space.write_document(space.plan_file, document["plan"])
-        space.record_stage("convert", outs[0])
-    console.result(document, *convert_tables(document))
-    following = common.follow(options, "finetune", space=space)
-    console.note(f"written to {outs[0]}; next: {following}")
+    common.record_converted(space, original, options, documents[0], outs[0])
+    console.result(documents[0], *convert_tables(documents[0]))
+    console.note(f"written to {outs[0]}; next: {common.follow(options, 'finetune', space=space)}")
 
 
 def _each_target(options: Options, space: Workspace | None) -> list[Options]:
@@ -90,21 +89,6 @@ def _each_target(options: Options, space: Workspace | None) -> list[Options]:
         base = Path(str(options.out)).expanduser()
     unit = name.removeprefix("target_")
     return [dataclasses.replace(options, **{name: share}, out=str(base / f"{unit}-{share:g}")) for share in shares]
-
-
-def _converted(options: Options, original: inputs.Original, out: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Convert, write OUT, and say what it has become."""
-    model = convert(original.model, **arguments)
-    results = common.before_after(common.cost_of(original.model), common.cost_of(model))
-    found = attached(model)
-    if found.fidelity is not None:
-        results["fidelity"] = common.plain(found.fidelity.to_json())
-    results |= _budget(found.plan)
-    dtype = common.saved_dtype(options, original.loaded)
-    sizes = weight_bytes(original.model, original.loaded.dtype), weight_bytes(model, dtype)
-    results["bytes"] = dict(zip(("before", "after"), sizes, strict=True))
-    common.save_model(model, out, options, results, original.provenance, original.record.options, dtype)
-    return {**results, "plan": found.plan.to_json(), "out": str(out), "options": inputs.effective(options)}
 
 
 def _arguments(options: Options, calibration: CalibrationImages | None, console: Console) -> dict[str, Any]:
@@ -156,7 +140,7 @@ def _plan_only(
     after = predicted_cost(original.model, plan)
     document = {
         **common.before_after(before, after),
-        **_budget(plan),
+        **common.budget_of(plan),
         "plan": plan.to_json(),
         "plan_file": str(path),
         "out": None,
@@ -165,11 +149,6 @@ def _plan_only(
     plan.save(path)
     console.result(document, *plan_tables(document))
     console.note(f"plan written to {path}; nothing else was written")
-
-
-def _budget(plan: Plan) -> dict[str, Any]:
-    """What was asked of a budget and what its plan leaves; nothing where there was none."""
-    return {} if plan.reached is None else common.plain({"budget": plan.reached})
 
 
 def _plan_file(options: Options, space: Workspace | None) -> Path:

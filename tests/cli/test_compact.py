@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 import timm
 import torch
 
 import vitcompact
+from vitcompact import UsageError
+from vitcompact.cli.verbs import compact as verb
+from vitcompact.data import CalibrationImages, is_apart
+from vitcompact.options.compaction import CompactionOptions
+from vitcompact.options.recipes import NAMES as RECIPES
+from vitcompact.options.recipes import recipe
 
 from .commands import SMALL, Run
 
@@ -36,7 +44,7 @@ def test_one_command_to_a_folded_model(run: Run, images: Path, tmp_path: Path) -
     assert record["top1"] == {side: document[side]["top1"] for side in ("before", "after")}
     assert "next: vitcompact eval, vitcompact bench" in done.err
     judged = json.loads(run("eval", "--json").out)  # the chain goes on from here
-    assert judged["top1"] == document["after"]["top1"]
+    assert (judged["num_samples"], document["num_samples"]) == (8, 4)  # the other half chose
 
 
 def test_the_table_says_what_it_cost(run: Run, images: Path, tmp_path: Path) -> None:
@@ -52,6 +60,64 @@ def test_the_table_says_what_it_cost(run: Run, images: Path, tmp_path: Path) -> 
     assert f"next: vitcompact eval out --data-dir {images / 'train'}" in done.err
     plan = json.loads((tmp_path / "out" / "vitcompact.json").read_text())["plan"]
     assert not any(layer["name"].startswith("blocks.0.") for layer in plan["layers"])
+
+
+def test_what_judges_is_not_trained_on(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without evaluation images some calibration images judge, and the training loader leaves those out."""
+    given: dict[str, Any] = {}
+
+    def note(model: object, calibration: CalibrationImages, **rest: Any) -> None:
+        given.update(rest, calibration=calibration)
+        raise UsageError("seen enough")
+
+    monkeypatch.setattr(verb, "compact", note)
+    words = ("compact", "test_vit", *SMALL, "--data-dir", images / "train")
+    assert "seen enough" in run(*words, "--num-samples", 9, "--preset", "small").error
+    calibration, training = given["calibration"], given["training"]
+    assert calibration.num_samples == 12  # a quarter more than the nine to work with
+    apart = {place for number, place in enumerate(calibration.places) if is_apart(number)}
+    assert len(apart) == 3
+    assert training.num_samples == 16 - 3
+    assert not apart & set(training._indices)
+    assert given["minutes"] is None  # of the recipe
+    assert "seen enough" in run(*words[:-1], images).error  # with a split to evaluate on, all images train
+    assert given["training"].num_samples == 16
+    assert given["evaluation"] is not None
+
+
+@pytest.mark.parametrize("how", ["preset", "config"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_by_name(how: str, name: str, run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[CompactionOptions] = []
+
+    def note(_: object, __: object, **rest: Any) -> None:
+        names = ("speedup", "macs", "params", "preset", "max_drop", "minutes")
+        asked.append(CompactionOptions(**{key: rest[key] for key in names}))
+        raise UsageError("seen enough")
+
+    monkeypatch.setattr(verb, "compact", note)
+    words = ("compact", "test_vit", *SMALL, "--data-dir", images)
+    assert "seen enough" in run(*words, f"--{how}", name).error
+    assert "seen enough" in run(*words, f"--{how}", name, "--minutes", 2).error
+    first, second = asked
+    assert first.size == ("macs", recipe(name)["macs"])
+    assert (first.time, second.time) == (recipe(name)["minutes"], 2.0)
+
+
+def test_a_recipe_of_ones_own(run: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def note(_: object, __: object, **rest: Any) -> None:
+        asked.update(rest)
+        raise UsageError("seen enough")
+
+    monkeypatch.setattr(verb, "compact", note)
+    (tmp_path / "mine.yaml").write_text(f"data_dir: {images}\nmacs: 0.8\nmax-drop: 100\nprotect: [blocks.0]\n")
+    assert "seen enough" in run("compact", "test_vit", *SMALL, "--config", "mine.yaml", "--minutes", 3).error
+    assert (asked["macs"], asked["max_drop"], asked["minutes"], asked["protect"]) == (0.8, 100.0, 3.0, ("blocks.0",))
+    (tmp_path / "small").write_text("macs: 0.3\nspedup: 2\n")  # a file of that name comes first
+    refused = run("compact", "test_vit", "--config", "small").error
+    assert "unknown option 'spedup' of compact; did you mean speedup" in refused
 
 
 def test_bad_requests_end_before_the_work(run: Run, images: Path, tmp_path: Path) -> None:

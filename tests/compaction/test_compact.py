@@ -20,6 +20,8 @@ from vitcompact.compaction import work
 from vitcompact.compaction.judge import Judge, Verdict
 from vitcompact.data import from_tensor
 from vitcompact.folding.verify import perturbed
+from vitcompact.options.compaction import CompactionOptions
+from vitcompact.options.recipes import recipe
 from vitcompact.plans.schema import Plan
 from vitcompact.utils.device import frozen_copy
 
@@ -59,6 +61,8 @@ class Told:
         self.asked += 1
         return Verdict(self.drops.pop(0) if len(self.drops) > 1 else self.drops[0], None, 0.9, 0.9, 90.0, 91.0, 100)
 
+    report = __call__
+
 
 def work_with(
     monkeypatch: pytest.MonkeyPatch,
@@ -73,7 +77,7 @@ def work_with(
 
     def takes(result: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            now[0] += kwargs["options"].max_minutes * 60 if "options" in kwargs else 1.0
+            now[0] += kwargs["options"].max_minutes * 60 if "options" in kwargs else pace
             return result(*args, **kwargs)
 
         return run
@@ -98,12 +102,13 @@ def test_the_result_is_folded_smaller_and_measured(result: CompactResult, vit: n
     assert result.drop == pytest.approx(100.0 - after.top1)
     assert result.drop_interval is not None
     assert result.drop_interval[0] <= result.drop <= result.drop_interval[1]
-    assert result.judged == 64
+    assert result.judged == 32  # the other half chose
     assert result.speedup_interval[0] <= result.speedup <= result.speedup_interval[1]
     assert result.plan.form == "folded"
     assert not result.missed
     with torch.no_grad():
-        top1 = (result.model(images).argmax(1) == vit(images).argmax(1)).double().mean()
+        same = result.model(images).argmax(1) == vit(images).argmax(1)
+        top1 = same[1::2].double().mean()
     assert 100 * float(top1) == pytest.approx(after.top1)
     assert [step.name for step in result.steps] == ["plan", "convert", "fold", "bench", "judge"]
 
@@ -187,32 +192,117 @@ def test_what_cannot_be_had_is_given_up_and_said(
     assert result.reached["params"] <= 0.6
 
 
-def test_without_labels_held_out_images_judge(vit: VisionTransformer, images: Tensor) -> None:
-    judge = Judge(frozen_copy(vit, "cpu"), from_tensor(images), None, "cpu", vitcompact.utils.progress.silent)
-    same = judge(copy.deepcopy(vit))
-    assert (same.drop, same.agreement, same.top1) == (0.0, 1.0, None)
-    assert 0 < same.num_samples < len(images)
+def judge_of(model: nn.Module, images: Any) -> Judge:
+    return Judge(frozen_copy(model, "cpu"), images, "cpu", vitcompact.utils.progress.silent)
+
+
+def test_without_labels_answers_are_compared(vit: VisionTransformer, images: Tensor) -> None:
+    same = judge_of(vit, from_tensor(images, 10)).report(copy.deepcopy(vit))
+    assert (same.drop, same.agreement, same.top1, same.num_samples) == (0.0, 1.0, None, 32)
     headless = copy.deepcopy(vit)
     headless.reset_classifier(0)
-    features = Judge(frozen_copy(headless, "cpu"), from_tensor(images), None, "cpu", vitcompact.utils.progress.silent)
+    features = judge_of(headless, from_tensor(images))
     assert features(perturbed(copy.deepcopy(headless), seed=3)).drop > 0
     assert features(headless).drop == pytest.approx(0.0, abs=1e-4)
 
 
 def test_the_original_is_run_once(vit: nn.Module, labelled: list[tuple[Tensor, Tensor]]) -> None:
-    runs = 0
+    rows = []
+    judge = judge_of(vit, labelled)
+    judge.original.register_forward_hook(lambda *seen: rows.append(len(seen[1][0])))
+    for half in (judge, judge.report):
+        first, second = half(vit), half(copy.deepcopy(vit))
+        assert first == second
+        assert (first.drop, first.original_top1) == (0.0, 100.0)
+    assert sum(rows) == 64
 
-    def count(*_: Any) -> None:
-        nonlocal runs
-        runs += 1
 
-    original = frozen_copy(vit, "cpu")
-    original.register_forward_hook(count)
-    judge = Judge(original, from_tensor(labelled[0][0]), labelled, "cpu", vitcompact.utils.progress.silent)
-    first, second = judge(vit), judge(copy.deepcopy(vit))
-    assert first == second
-    assert (first.drop, first.original_top1) == (0.0, 100.0)
-    assert runs == len(labelled)
+@pytest.mark.parametrize("form", ["batches", "two tensors", "a tensor", "lists"])
+def test_what_chooses_does_not_report(form: str, vit: nn.Module, images: Tensor) -> None:
+    """A model that is right on one half of the images only: each half says so of itself."""
+    with torch.no_grad():
+        labels = vit(images).argmax(1)
+    labels[::2] = (labels[::2] + 1) % 5
+    pairs = {
+        "batches": list(zip(images.split(9), labels.split(9), strict=True)),
+        "two tensors": (images, labels),
+        "lists": [list(pair) for pair in zip(images.split(7), labels.split(7), strict=True)],
+    }
+    judge = judge_of(vit, pairs.get(form, images))
+    chosen, reported = judge(vit), judge.report(vit)
+    assert (chosen.num_samples, reported.num_samples) == (32, 32)
+    assert (chosen.top1, reported.top1) == ((None, None) if form == "a tensor" else (0.0, 100.0))
+
+
+def test_a_single_image_does_both(vit: nn.Module, images: Tensor) -> None:
+    judge = judge_of(vit, images[:1])
+    assert (judge(vit).num_samples, judge.report(vit).num_samples) == (1, 1)
+
+
+@pytest.mark.parametrize("number", [1, 7, 64])
+def test_images_that_judge_are_kept_from_all_else(
+    number: int, vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image has a mark in its corner; whoever works notes the marks it sees."""
+    marked = images[:number].clone()
+    marked[:, 0, 0, 0] = torch.arange(number) / 8
+    seen: dict[str, set[float]] = {"work": set(), "judge": set()}
+
+    def note(who: str, batches: Any) -> None:
+        seen[who] |= {float(mark) for batch in batches for mark in batch[:, 0, 0, 0]}
+
+    class Stops(Exception):
+        pass
+
+    def work_on(*given: Any, **_: Any) -> None:
+        for batches in (given[2], given[3]):  # to calibrate, and to train on
+            note("work", batches)
+        note("judge", given[4].images)
+        raise Stops
+
+    monkeypatch.setattr(room, "Work", work_on)
+    with pytest.raises(Stops):
+        vitcompact.compact(vit, marked, macs=0.7)
+    whole = {float(mark) for mark in marked[:, 0, 0, 0]}
+    if number == 64:
+        assert not seen["work"] & seen["judge"]
+        assert len(seen["judge"]) == 16
+        assert seen["work"] | seen["judge"] == whole
+    else:  # too few to take any apart
+        assert seen["work"] == seen["judge"] == whole
+
+
+@pytest.mark.parametrize(("minutes", "tried"), [(15.0, 3), (0.06, 1), (0.09, 2)])
+def test_no_further_size_is_tried_than_time_allows(
+    minutes: float, tried: int, monkeypatch: pytest.MonkeyPatch, vit: nn.Module, images: Tensor
+) -> None:
+    class Plans:
+        def plan(self, unit: str, target: float) -> Any:
+            return type("Found", (), {"plan": Plan(()), "target": target})
+
+    judge = Told(0.1)
+    job = work_with(monkeypatch, vit, images, judge, minutes, pace=2.0)
+    _, attempt = room._smallest(Plans(), job, 0.5)  # type: ignore[arg-type]
+    assert (judge.asked, attempt.drop) == (tried, 0.1)
+    assert job.clock() <= 60 * minutes
+
+
+def test_time_is_told_where_it_was_not_enough(vit: nn.Module, images: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    ticks = iter(range(10**6))
+    with caplog.at_level(logging.WARNING, "vitcompact"):
+        vitcompact.compact(
+            *(vit, images), macs=0.8, minutes=0.05, max_drop=100.0, latency_batch=2, clock=lambda: float(next(ticks))
+        )
+    assert "`minutes=0.05` were given" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["gentle", "balanced", "small"])
+def test_presets_are_recipes_that_come_with_the_package(name: str) -> None:
+    asked, given = CompactionOptions(preset=name), recipe(name)  # type: ignore[arg-type]
+    assert asked.size == ("macs", given["macs"])
+    assert asked.time == given["minutes"]
+    assert CompactionOptions(preset=name, minutes=3.0).time == 3.0  # type: ignore[arg-type]
+    assert CompactionOptions(**given).size == asked.size  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from PIL import Image
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from vitcompact.data import Augment, DataOptions, training_loader
+from vitcompact.data import Augment, CalibrationImages, DataOptions, training_loader
 from vitcompact.data.augment import augmented, crop_box
 from vitcompact.errors import DataError, UsageError
 
@@ -64,6 +64,20 @@ def test_without_augmentation_an_epoch_is_the_evaluation_images(model: VisionTra
     again = torch.cat([images for images, _ in first(model, image_folder, 3, 3, augment=None, batch_size=6)])
     assert len(torch.unique(images.flatten(1), dim=0)) == 18
     assert torch.equal(images.flatten(1).sum(1).sort().values, again.flatten(1).sum(1).sort().values)
+
+
+def test_images_that_are_left_out_are_never_served(model: VisionTransformer, image_folder: Path) -> None:
+    options = DataOptions(data_dir=image_folder, batch_size=6, workers=0)
+    whole = training_loader(model, options, augment=None)
+    images, _ = zip(*whole.epoch(0), strict=True)
+    apart = CalibrationImages(model, DataOptions(data_dir=image_folder, num_samples=6))
+    rest = training_loader(model, options, augment=None, without=apart.places)
+    assert (whole.num_samples, rest.num_samples) == (18, 12)
+    served = {float(image.sum()) for epoch in range(2) for batch, _ in rest.epoch(epoch) for image in batch}
+    every = {float(image.sum()) for batch in images for image in batch}
+    assert every - served == {float(image.sum()) for batch in apart for image in batch}
+    with pytest.raises(DataError, match="no image of"):
+        training_loader(model, options, without=range(18))
 
 
 def test_every_batch_is_full_and_normalised(model: VisionTransformer, image_folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from vitcompact.errors import UsageError
+from vitcompact.options.recipes import NAMES, recipe_text
 from vitcompact.utils.plain_yaml import parse_yaml
 from vitcompact.utils.reading import parse_json, read_text
 
@@ -24,13 +25,14 @@ def use_config(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """The options in a YAML file, or those recorded in a JSON document of ours (`options`).
+    """The options in a YAML file or a shipped recipe, or those recorded in a JSON document of ours (`options`).
 
     Raises:
         UsageError: not readable, or no mapping of option names to values.
     """
+    shipped = str(path) in NAMES and not path.exists()
     try:
-        document = _parsed(read_text(path.expanduser()))
+        document = _parsed(recipe_text(str(path)) if shipped else read_text(path.expanduser()))
     except OSError as error:
         raise UsageError(f"cannot read --config {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

@@ -26,6 +26,7 @@ from vitcompact.options.declare import (
     option,
 )
 from vitcompact.options.exporting import ExportOptions
+from vitcompact.options.recipes import NAMES as RECIPES
 from vitcompact.options.selection import LimitOptions, SelectionOptions
 from vitcompact.options.shared import MixedPrecision
 from vitcompact.options.source import SourceOptions
@@ -76,8 +77,9 @@ class Own:
     verbose: bool = option(False, "More messages; full tracebacks of errors.", MESSAGES, short="v")
     config: Path | None = option(
         None,
-        "YAML file whose keys are option names; the command line wins. A vitcompact.json, or the --json output of an "
-        "earlier run, repeats that run's options.",
+        f"YAML file whose keys are option names, or a recipe of compact that comes with the package "
+        f"({', '.join(RECIPES)}); the command line wins. A vitcompact.json, or the --json output of an earlier run, "
+        "repeats that run's options.",
         MESSAGES,
         "FILE",
     )

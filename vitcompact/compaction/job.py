@@ -16,7 +16,7 @@ from vitcompact.compaction.judge import Judge, Verdict
 from vitcompact.compaction.plans import Planner
 from vitcompact.compaction.result import CompactResult, Measures, Step
 from vitcompact.compaction.work import Attempt, Work
-from vitcompact.data import ImageBatches, check_model, images_for, open_model, resolve_input
+from vitcompact.data import ImageBatches, check_model, images_for, open_model, resolve_input, taken_apart
 from vitcompact.errors import UsageError
 from vitcompact.models.cost import Cost, count
 from vitcompact.options.compaction import CompactionOptions, Preset
@@ -34,6 +34,9 @@ LADDER = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Shares of the MACs that are tried where only the drop is limited."""
 USUAL_DROP = 0.5
 """Points that may be lost before training is worth its time, where no limit was given."""
+BENCH_SECONDS, BENCH_SHARE = 30.0, 0.1
+"""Timing takes this long, and no more than this share of the whole time."""
+OVERRUN = 0.05
 SLACK = 0.03
 """How far a measured speed-up may stay below what was asked for, as budgets of latency are met."""
 
@@ -47,7 +50,7 @@ def compact(
     params: float | None = None,
     preset: Preset | None = None,
     max_drop: float | None = None,
-    minutes: float = 15.0,
+    minutes: float | None = None,
     evaluation: Iterable[Any] | None = None,
     training: Any = None,
     protect: Iterable[str] = (),
@@ -58,6 +61,7 @@ def compact(
     seed: int = 0,
     progress: Progress = silent,
     clock: Callable[[], float] = time.monotonic,
+    began: float | None = None,
 ) -> CompactResult:
     """Make a model smaller or faster by as much as was asked for, at the least loss that the time allows.
 
@@ -77,13 +81,15 @@ def compact(
         preset: `gentle`, `balanced` or `small`; `balanced` where nothing else is asked for.
         max_drop: percentage points of top-1 that may be lost; without labels, of images answered otherwise; of a model
             without a head, of the cosine of its outputs.
-        minutes: for the whole job.
-        evaluation: batches `(images, labels)` to judge on, read several times; None judges on calibration images that
-            are held out from every fit.
-        training: what `finetune` learns from; None takes `images`.
+        minutes: for the whole job, 15 or those of the preset. A plan, its closed form, folding and timing are always
+            done; reconstruction, finetuning and further sizes only where they fit in.
+        evaluation: batches `(images, labels)` to judge on, read several times: one half chooses, the other is reported.
+            None sets a quarter of `images` apart for that.
+        training: what `finetune` learns from, without the images that judge; None takes those of `images` that do not.
         protect: glob patterns of module paths to leave alone.
         merge_tokens: as in `convert`; None weighs it where tokens can be merged, 0 is none.
         latency_batch: images a batch, for times.
+        clock: seconds, monotonic; the job began at `began` by it, or begins now.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
@@ -98,7 +104,7 @@ def compact(
         max_drop=max_drop,
         minutes=minutes,
     )
-    opened = open_model(model)
+    began, opened = clock() if began is None else began, open_model(model)
     if opened.path:
         raise UsageError(f"compact takes the timm module itself: pass `model.{opened.path}`, and put the result there")
     model = opened.model
@@ -108,7 +114,8 @@ def compact(
     check_patterns(model, patterns(protect))
     batches = images_for(model, images, batch_size)
     original = frozen_copy(model, device)
-    judge = Judge(original, batches, evaluation, device, progress, clock)
+    batches, judging = (batches, evaluation) if evaluation is not None else taken_apart(batches)
+    judge = Judge(original, judging, device, progress, clock)
     planner = Planner(original, batches, protect, merge_tokens, latency_batch, progress)
     work = Work(
         model,
@@ -120,7 +127,8 @@ def compact(
         seed,
         progress,
         clock=clock,
-        ends=clock() + 60 * minutes,
+        ends=began + 60 * asked.time,
+        reserved=min(BENCH_SECONDS, BENCH_SHARE * 60 * asked.time),
     )
     if asked.size is None:
         assert max_drop is not None
@@ -138,22 +146,29 @@ def compact(
             *(folded, model),
             batch_sizes=(latency_batch,),
             num_pairs=20,
-            max_seconds=30.0,
+            max_seconds=work.reserved,
             device=device,
             seed=seed,
             macs=(cost[0].macs, cost[1].macs),
             progress=progress,
         ),
     )
-    verdict = work.step("judge", lambda: judge(folded))
+    verdict = work.step("judge", lambda: judge.report(folded))
+    if clock() - began > 60 * asked.time * (1 + OVERRUN):
+        logger.warning(
+            "the job took %.1f minutes, `minutes=%g` were given: a plan, its closed form, folding and timing are "
+            "always done",
+            *((clock() - began) / 60, asked.time),
+        )
     return _result(folded, asked, found, verdict, times, cost, tuple(work.steps))
 
 
 def _smallest(planner: Planner, work: Work, max_drop: float) -> tuple[BudgetPlan, Attempt]:
-    """The smallest of a few sizes that loses no more than allowed, by bisection; the largest one where none does."""
-    low, high = 0, len(LADDER) - 1
+    """The smallest of a few sizes that holds it, by bisection while there is time; else the nearest one, trained."""
+    low, high, least = 0, len(LADDER) - 1, 0.0
     best: tuple[BudgetPlan, Attempt] | None = None
-    while low <= high:
+    tried: list[tuple[BudgetPlan, Attempt]] = []
+    while low <= high and (not tried or work.left > least):
         middle = (low + high) // 2
         share = LADDER[middle]
         try:
@@ -164,14 +179,16 @@ def _smallest(planner: Planner, work: Work, max_drop: float) -> tuple[BudgetPlan
             high = middle - 1
             continue
         attempt = work.closed_form(found.plan)
+        tried.append((found, attempt))
         if attempt.drop <= max_drop:
-            best, low = (found, attempt), middle + 1
+            best, low = tried[-1], middle + 1
         else:
             high = middle - 1
-            if middle == 0:
-                return found, work.improved(attempt, max_drop)
-    assert best is not None  # the largest size either holds or was returned above
-    return best
+        least = attempt.seconds + work.judge.seconds  # the layers are measured once
+    if best is not None:
+        return best
+    found, attempt = min(tried, key=lambda each: each[1].drop)
+    return found, work.improved(attempt, max_drop)
 
 
 def _result(
@@ -195,7 +212,9 @@ def _result(
         wanted["macs"] = asked.size[1]
     missed = {}
     if "max_drop" in wanted and verdict.drop > wanted["max_drop"]:
-        missed["max_drop"] = f"{verdict.drop:.2f} points were lost, {wanted['max_drop']:g} were allowed"
+        between = verdict.drop_interval
+        sure = "" if between is None else f" (95 % interval {between[0]:.2f} to {between[1]:.2f})"
+        missed["max_drop"] = f"{verdict.drop:.2f} points were lost{sure}, {wanted['max_drop']:g} were allowed"
     if (
         "speedup" in wanted
         and times.speedup < wanted["speedup"] * (1 - SLACK)

@@ -1,21 +1,23 @@
-"""How much a compacted model has lost: on labelled evaluation images, or on calibration images that no fit saw."""
+"""How much a compacted model has lost, on images that nothing was fitted to."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches
+from vitcompact.data.apart import chosen_of
 from vitcompact.evaluation import evaluate
-from vitcompact.models.forward import eval_mode, num_classes
-from vitcompact.surgery.fidelity import fidelity
+from vitcompact.evaluation.evaluate import as_pairs
+from vitcompact.models.forward import num_classes
 from vitcompact.utils.intervals import Interval
 from vitcompact.utils.progress import Progress
+
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -33,52 +35,66 @@ class Verdict:
 
 @dataclass
 class Judge:
-    """Compares models with their original, always on the same images.
+    """Compares models with their original: on one half of the images to choose, on the other to report.
+
+    What was chosen because it did well on some images did so by luck too; on images that had no part in it, it did not.
 
     Attributes:
-        images: calibration images; those held out are used where there is no `evaluation`.
-        evaluation: batches `(images, labels)` that may be read several times, or None.
+        images: batches, with labels or without, that nothing was fitted or trained on and that may be read several
+            times.
         seconds: of the last comparison.
     """
 
     original: nn.Module
-    images: ImageBatches
-    evaluation: Iterable[Any] | None
+    images: Iterable[Any]
     device: str | torch.device
     progress: Progress
     clock: Callable[[], float] = time.monotonic
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self._reference = _Recalled(self.original) if num_classes(self.original) else self.original
+        self._halves = tuple(_Half(as_pairs(self.images, None, BATCH), rest) for rest in (0, 1))
+        head = num_classes(self.original)
+        self._references = tuple(_Recalled(self.original) if head else self.original for _ in self._halves)
 
     def __call__(self, model: nn.Module) -> Verdict:
-        """What `model` has lost."""
-        began = self.clock()
-        try:
-            return self._held_out(model) if self.evaluation is None else self._evaluated(model, self.evaluation)
-        finally:
-            self.seconds = self.clock() - began
+        """What `model` has lost, on the images that choose."""
+        return self._on(0, model)
 
-    def _evaluated(self, model: nn.Module, batches: Iterable[Any]) -> Verdict:
-        if isinstance(self._reference, _Recalled):
-            self._reference.rewind()
-        found = evaluate(model, batches, reference=self._reference, device=self.device, progress=self.progress)
+    def report(self, model: nn.Module) -> Verdict:
+        """What `model` has lost, on the images that did not choose it."""
+        return self._on(1 if self._halves[0].seen != 1 else 0, model)  # a single image does both
+
+    def _on(self, half: int, model: nn.Module) -> Verdict:
+        began = self.clock()
+        reference = self._references[half]
+        if isinstance(reference, _Recalled):
+            reference.rewind()
+        batches = self._halves[half]
+        found = evaluate(model, batches, reference=reference, device=self.device, progress=self.progress)
         if found.top1_change is None or found.top1_change_interval is None:
             drop, interval = _lost(found.agreement, found.cosine, found.agreement_interval)
         else:
             low, high = found.top1_change_interval
             drop, interval = -found.top1_change, (-high, -low)
+        self.seconds = self.clock() - began
         scores = found.agreement, found.cosine, found.top1, found.reference_top1
         return Verdict(drop, interval, *scores, found.num_samples)
 
-    def _held_out(self, model: nn.Module) -> Verdict:
-        home = next(model.parameters()).device
-        with eval_mode(model):
-            found = fidelity(self.original, model.to(self.device), self.images)
-        model.to(home)
-        drop, interval = _lost(found.agreement, found.cosine, found.agreement_interval)
-        return Verdict(drop, interval, found.agreement, found.cosine, num_samples=found.num_samples)
+
+class _Half:
+    """Every second image; `seen` counts all images of the last pass."""
+
+    def __init__(self, batches: Iterable[Any], rest: int) -> None:
+        self._batches, self._rest, self.seen = batches, rest, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.seen = 0
+        yield from chosen_of(self._batches, self._wanted)
+
+    def _wanted(self, place: int) -> bool:
+        self.seen = place + 1
+        return place % 2 == self._rest
 
 
 class _Recalled(nn.Module):

@@ -54,7 +54,7 @@ class CompactResult:
         speedup: median over pairs of runs of the original's time over the model's, and its 95 % interval.
         drop: what was lost in points (top-1; without labels images answered otherwise; without a head, cosine), and its
             95 % interval where it is known.
-        judged: images that both were compared on.
+        judged: images that both were compared on, none of which chose what was kept.
         asked: targets by name.
         missed: the targets that were given up, each with what was reached.
         steps: what was done, in order.

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 RECONSTRUCT_STEPS = 200
 RESERVED = 0.1
-"""Share of the whole time that folding, timing and the last comparison are given beside what they took before."""
+"""Share of the time left that training leaves to folding and to what it takes itself to begin and end."""
 LEAST_TRAINING = 10.0
 """Seconds below which finetuning is not begun."""
 FOLD_IMAGES = 64
@@ -49,6 +49,7 @@ class Work:
         source: the user's model; `original` is its frozen copy on `device`.
         training: what finetuning learns from.
         ends: when the time is up, by `clock`.
+        reserved: seconds that timing takes in the end.
         steps: what was done so far.
     """
 
@@ -62,6 +63,7 @@ class Work:
     progress: Progress
     clock: Callable[[], float]
     ends: float
+    reserved: float = 0.0
     steps: list[Step] = field(default_factory=list)
 
     def step(self, name: str, run: Callable[[], T]) -> T:
@@ -74,7 +76,7 @@ class Work:
     @property
     def left(self) -> float:
         """Seconds that training may take."""
-        return self.ends - self.clock() - 2 * self.judge.seconds
+        return self.ends - self.clock() - self.reserved - 2 * self.judge.seconds
 
     def closed_form(self, plan: Plan) -> Attempt:
         """The model of a plan, solved by least squares."""

@@ -1,5 +1,6 @@
 """Images: opening data sets by timm's rules, calibration, evaluation and training batches."""
 
+from vitcompact.data.apart import is_apart, taken_apart
 from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor, rebatched
 from vitcompact.data.boundary import check_images, check_model, images_for
 from vitcompact.data.calibration import CalibrationImages
@@ -36,6 +37,7 @@ __all__ = [
     "first_images",
     "from_tensor",
     "images_for",
+    "is_apart",
     "normalize",
     "num_distinct",
     "open_dataset",
@@ -43,6 +45,7 @@ __all__ = [
     "overlap",
     "rebatched",
     "resolve_input",
+    "taken_apart",
     "training_loader",
     "unwrapped",
 ]

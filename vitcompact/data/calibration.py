@@ -25,6 +25,9 @@ class CalibrationImages:
     its beginning is taken, see `sample_stream`. Every chosen image is decoded once here, so that unreadable ones are
     known from the start: they are skipped, named in `skipped`, and nothing takes their place.
 
+    Attributes:
+        from_stream: the data set can only be iterated.
+
     Args:
         model: a timm module, or its `pretrained_cfg`.
         options: the data set, overrides of the preparation, batch size, seed and memory for decoded images.
@@ -45,6 +48,7 @@ class CalibrationImages:
     ) -> None:
         self.config = resolve_input(model, options)
         dataset = open_dataset(options, split or options.train_split)
+        self.from_stream = isinstance(dataset, StreamSet)
         if isinstance(dataset, StreamSet):
             dataset = sample_stream(dataset, options.num_samples, options.seed)
         indices = random_subset(len(dataset), options.num_samples, options.seed)
@@ -67,6 +71,12 @@ class CalibrationImages:
     def num_samples(self) -> int:
         """Number of images of one pass, without the skipped ones."""
         return len(self._images.indices) - len(self._images.skips)
+
+    @property
+    def places(self) -> list[int]:
+        """Where each image of a pass stands in the data set; of a stream, in the sample of it."""
+        unread = self._images.skips.indices()
+        return [index for index in self._images.indices if index not in unread]
 
     @property
     def skipped(self) -> list[Skipped]:

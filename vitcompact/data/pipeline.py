@@ -39,6 +39,10 @@ class SkipList:
         with self._lock:
             return [self._found[index] for index in sorted(self._found)]
 
+    def indices(self) -> set[int]:
+        with self._lock:
+            return set(self._found)
+
     def __len__(self) -> int:
         return len(self._found)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain, count, islice
 from typing import Any
 
@@ -129,10 +129,19 @@ class FileTrainingBatches(TrainingBatches):
     decoding.
     """
 
-    def __init__(self, dataset: ImageSet, config: InputConfig, options: DataOptions, augment: Augment | None) -> None:
+    def __init__(
+        self,
+        dataset: ImageSet,
+        config: InputConfig,
+        options: DataOptions,
+        augment: Augment | None,
+        without: Collection[int] = (),
+    ) -> None:
         self._dataset = dataset
         say_left_out(dataset)
-        self._indices = random_subset(len(dataset), options.num_samples, options.seed)
+        self._indices = [i for i in random_subset(len(dataset), options.num_samples, options.seed) if i not in without]
+        if not self._indices:
+            raise DataError(f"no image of {dataset.description} is left to train on")
         self._cache: BoundedCache[Sample] = BoundedCache(options.cache_mb)
         super().__init__(dataset.description, len(self._indices), config, options, augment)
 
@@ -201,12 +210,20 @@ class StreamTrainingBatches(TrainingBatches):
 
 
 def training_loader(
-    model: nn.Module, options: DataOptions, augment: Augment | None = Augment(), *, split: str | None = None
+    model: nn.Module,
+    options: DataOptions,
+    augment: Augment | None = Augment(),
+    *,
+    split: str | None = None,
+    without: Collection[int] = (),
 ) -> TrainingBatches:
     """The split `options.train_split` (or `split`) as an endless, resumable stream of batches for `model`.
 
+    Args:
+        without: places in the data set of images that are never served, such as those that judge what was trained.
+
     Raises:
-        DataError: nothing to open.
+        DataError: nothing to open, or images to leave out of a data set that can only be iterated.
     """
     dataset = open_dataset(options, split or options.train_split)
     if not options.class_map:
@@ -215,5 +232,7 @@ def training_loader(
     if augment is not None:
         augment = augment.resolved(model)
     if isinstance(dataset, StreamSet):
+        if without:
+            raise DataError(f"no image can be left out of {dataset.description}, which is a stream")
         return StreamTrainingBatches(dataset, config, options, augment)
-    return FileTrainingBatches(dataset, config, options, augment)
+    return FileTrainingBatches(dataset, config, options, augment, frozenset(without))

@@ -9,11 +9,13 @@ from typing import Literal
 
 from vitcompact.errors import UsageError
 from vitcompact.options.declare import COMPACTION, TRAINING, check_limits, one_of, option
+from vitcompact.options.recipes import NAMES, recipe
 from vitcompact.options.shared import MaxDrop
 
 Preset = Literal["gentle", "balanced", "small"]
-PRESETS: dict[str, float] = {"gentle": 0.85, "balanced": 0.7, "small": 0.5}
-"""Share of the MACs that each preset leaves."""
+PRESETS: dict[str, float] = {name: recipe(name)["macs"] for name in NAMES}
+"""Share of the MACs that the recipe of each preset leaves."""
+MINUTES = 15.0
 SIZES = ("speedup", "macs", "params", "preset")
 
 
@@ -37,15 +39,17 @@ class CompactionOptions(MaxDrop):
     )
     preset: Preset | None = option(
         None,
-        f"A size by name: {', '.join(f'{name} leaves {share:g} of the MACs' for name, share in PRESETS.items())}.",
+        f"A recipe by name: {', '.join(f'{name} leaves {share:g} of the MACs' for name, share in PRESETS.items())}.",
         panel=COMPACTION,
         unset="balanced, where nothing else is asked for",
     )
-    minutes: float = option(
-        15.0,
-        "Time for the whole job; what is needed beyond the closed form is fitted into it.",
+    minutes: float | None = option(
+        None,
+        "Minutes for the whole job, loading included. Blocks are reconstructed, the model is finetuned and further "
+        "sizes are tried only where they fit in; a plan, its closed form, folding and timing are always done.",
         panel=TRAINING,
         unit="MINUTES",
+        unset=f"{MINUTES:g}, or what the preset's recipe says",
         above=0,
     )
 
@@ -68,3 +72,10 @@ class CompactionOptions(MaxDrop):
         if self.preset is None and self.max_drop is not None:
             return None
         return "macs", PRESETS[self.preset or "balanced"]
+
+    @property
+    def time(self) -> float:
+        """Minutes, given or those of the preset."""
+        if self.minutes is not None:
+            return self.minutes
+        return MINUTES if self.preset is None else recipe(self.preset).get("minutes", MINUTES)

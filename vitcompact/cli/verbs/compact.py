@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint.stored import weight_bytes
 from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
+from vitcompact.cli.images import training_set
 from vitcompact.cli.render.compact import compact_tables
 from vitcompact.cli.report import check_report, write_report
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.compaction import CompactResult, compact
-from vitcompact.data import Augment, evaluation_batches, training_loader
+from vitcompact.data import (
+    Augment,
+    CalibrationImages,
+    TrainingBatches,
+    evaluation_batches,
+    is_apart,
+    training_loader,
+)
+from vitcompact.data.apart import EVERY
 from vitcompact.exporting import export, format_of
 from vitcompact.exporting.output import check_file
 from vitcompact.options.compaction import CompactionOptions
@@ -27,10 +39,10 @@ from vitcompact.options.exporting import ExportOptions
 def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Do the whole job on SOURCE and write the folded model into OUT."""
     with ExitStack() as held:
-        _run(options, given, console, held)
+        _run(options, given, console, held, time.monotonic())
 
 
-def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
+def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack, began: float) -> None:
     options = inputs.given_source(options)
     space = common.workspace_for(options, held)
     options = images.with_recorded_images(options, given, space, console)
@@ -41,19 +53,24 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     out = common.out_for(options, space, "fold", held)
     exported = _exported_file(options, out)
     original = inputs.open_original(options, given, space, console)
-    calibration = images.calibration_images(original.model, options, console)
-    assert calibration is not None  # images were required
     evaluation = images.optional_evaluation_set(options, console)
+    wanted = options
+    if evaluation is None and options.num_samples is not None:  # so many to work with, and those that judge
+        wanted = dataclasses.replace(options, num_samples=round(options.num_samples * EVERY / (EVERY - 1)))
+    calibration = images.calibration_images(original.model, wanted, console)
+    assert calibration is not None  # images were required
     if evaluation is None:
         console.note(
-            "no evaluation images (--eval-data-dir, or a split of --data-dir): held-out calibration images judge"
+            "no evaluation images (--eval-data-dir, or a split of --data-dir): a quarter of the calibration images "
+            "judges, and is kept from everything else"
         )
     result = compact(
         original.model,
         calibration,
         **{name: getattr(asked, name) for name in ("speedup", "macs", "params", "preset", "max_drop", "minutes")},
+        began=began,
         evaluation=None if evaluation is None else evaluation_batches(original.model, evaluation),
-        training=training_loader(original.model, images.training_set(options, num_samples=None), Augment()),
+        training=_training(original.model, options, calibration, evaluation is None),
         protect=options.protect,
         merge_tokens=options.merge_tokens,
         batch_size=options.batch_size,
@@ -93,6 +110,15 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     console.result(document, *compact_tables(document))
     following = common.follow(options, "eval", "bench", space=space)
     console.note(f"written to {out}; next: {following}")
+
+
+def _training(model: nn.Module, options: Options, images: CalibrationImages, apart: bool) -> TrainingBatches | None:
+    """All images but those that judge; None where some of a stream do, of which none can be left out."""
+    if apart and images.from_stream:
+        return None
+    without = {place for number, place in enumerate(images.places) if apart and is_apart(number)}
+    data = training_set(options, num_samples=None)
+    return training_loader(model, data, Augment(), without=without)
 
 
 def _exported_file(options: Options, out: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from vitcompact.analysis import AnalysisReport, analyze
 from vitcompact.attached import Results, results
 from vitcompact.benchmarking import BenchResult, bench
-from vitcompact.checkpoint import load, load_source, save
+from vitcompact.checkpoint import load, load_source, push, save
 from vitcompact.compaction import CompactResult, Compared, Within, compact, compare, convert_within
 from vitcompact.errors import (
     CheckpointError,
@@ -41,6 +41,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "save",
     "load",
     "load_source",
+    "push",
     "Plan",
     "Curves",
     "TrainOptions",

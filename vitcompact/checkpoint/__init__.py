@@ -2,6 +2,7 @@
 
 from vitcompact.checkpoint.directory import load
 from vitcompact.checkpoint.disk import check_out
+from vitcompact.checkpoint.hub_push import Pushed, push
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.record import Record, read_record
 from vitcompact.checkpoint.source import LoadedModel, load_source
@@ -11,11 +12,13 @@ from vitcompact.options.source import SourceOptions
 __all__ = [
     "LoadedModel",
     "Provenance",
+    "Pushed",
     "Record",
     "SourceOptions",
     "check_out",
     "load",
     "load_source",
+    "push",
     "read_record",
     "save",
 ]

@@ -46,12 +46,12 @@ def check_out(out: str | Path, *, overwrite: bool = False, keep: Mapping[str, st
         raise UsageError(f"{out} is a file; give the name of a directory")
     if not overwrite:
         raise UsageError(f"{out} exists; give another directory, or `overwrite=True` to replace it")
-    if foreign := _foreign(out):
+    if foreign := foreign_entries(out):
         raise UsageError(f"{out} is not overwritten: {foreign}; give another directory, or remove it yourself")
     return out
 
 
-def _foreign(out: Path) -> str | None:
+def foreign_entries(out: Path) -> str | None:
     """Why a directory is not all ours, or None where every entry of it is a file that `save` wrote."""
     entries = {entry.name: entry for entry in os.scandir(out)}
     if not entries:

@@ -67,7 +67,9 @@ class Own:
     export: Literal["onnx", "pt2", "xml", "mlpackage", "pte"] | None = option(
         None, "Also write the folded model for another runtime, into a file beside OUT (see export).", OUTPUT
     )
-    dry_run: bool = option(False, "Print and write the plan, nothing else.", OUTPUT)
+    dry_run: bool = option(False, "Print and write the plan, nothing else; of push, list the files.", OUTPUT)
+    private: bool = option(False, "Make a new repository private.", OUTPUT)
+    revision: str | None = option(None, "Branch to push to, made where there is none.", OUTPUT, "NAME", unset="main")
     overwrite: bool = option(False, "Replace an output that exists.", OUTPUT)
     workdir: Path = option(
         Path("vitcompact-out"), "Workspace that chains analyze, convert, finetune and fold.", OUTPUT, "DIR"
@@ -227,6 +229,19 @@ VERBS = (
         ),
         arguments={"sources": ("MODEL", f"{_SOURCE} Two or more.")},
         several="sources",
+    ),
+    Verb(
+        "push",
+        """Upload a folded model to the Hugging Face hub, with its card and its record.
+
+        The account is the one that 'hf auth login' or HF_TOKEN names; no token is shown or kept.
+
+        Example: vitcompact push ORG/NAME --dry-run""",
+        (_own("private revision dry_run workdir"),),
+        arguments={
+            "repo": ("REPO", "ORG/NAME, made where there is none."),
+            "source": ("MODEL", "A directory that fold or compact wrote; by default 'folded' in the workspace."),
+        },
     ),
     Verb(
         "families",

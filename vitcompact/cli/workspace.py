@@ -239,6 +239,17 @@ class Workspace:
         verb = max(self.state.stages, key=lambda name: self.state.stages[name].serial)
         return verb, self._checked(verb)
 
+    def folded(self) -> Path:
+        """The folded model.
+
+        Raises:
+            UsageError: there is none, it is stale, or something else was written after it.
+        """
+        for verb in ("convert", "finetune"):
+            if "fold" in self.state.stages and verb in self.state.stages:
+                self._check_order(verb, "fold")
+        return self._checked("fold")
+
     def _checked(self, verb: str) -> Path:
         """The directory of a stage whose weights and source are those recorded."""
         stage = self.state.stages.get(verb)

@@ -120,3 +120,17 @@ def test_a_closed_pipe_is_no_error_message(option: str) -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait() == 141
+
+
+@pytest.mark.parametrize(("cuda", "mps", "best"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_device_auto_is_the_best_that_is_there(
+    cuda: bool, mps: bool, best: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    monkeypatch.setattr("vitcompact.cli.verbs.eval.run", lambda options, given, console: seen.append(options.device))
+    assert f"--device auto: {best}" in run("eval", "X", "--device", "auto").err
+    run("eval", "X", "--device", "cuda:1")
+    run("eval", "X")
+    assert seen == [best, "cuda:1", "cpu"]

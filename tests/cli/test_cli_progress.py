@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import threading
 
+import pytest
 from rich.console import Console
 
+from vitcompact.cli.console import Console as OurConsole
 from vitcompact.cli.progress import BarProgress, PlainProgress, duration
 
 
@@ -49,6 +52,44 @@ def test_bars_come_down_whatever_happens() -> None:
     progress.finish()
     assert "evaluate [x]" in stream.getvalue()
     assert "note [y]" in stream.getvalue()
+
+
+def test_a_wait_that_nothing_tells_of_is_shown() -> None:
+    stream = io.StringIO()
+    progress = BarProgress(Console(file=stream, force_terminal=True, width=100))
+    shown = threading.Event()
+    bars = progress._show_waiting
+    progress._show_waiting = lambda: (bars(), shown.set())  # type: ignore[method-assign, assignment, func-returns-value]
+    progress.watch("fold", patience=0.001)
+    assert shown.wait(30)
+    assert "fold" in stream.getvalue()
+    progress.start("evaluate", 2)  # takes its place
+    progress.advance()
+    shown.clear()
+    progress.finish()
+    assert shown.wait(30)  # and what follows is waited for again
+    progress.close()
+    assert progress._bars is None
+    assert progress._timer is None
+    progress.start("last", 1)
+    progress.finish()
+    assert progress._timer is None
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_loading_is_told_on_a_terminal_where_it_takes_long(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    console = OurConsole()
+    monkeypatch.setattr(console, "_err", Console(file=stream, force_terminal=True))
+    with console.waiting("loading torch", patience=0.001 if slow else 60.0):
+        for _ in range(3000 if slow else 0):
+            if stream.getvalue():
+                break
+            threading.Event().wait(0.01)
+    assert ("loading torch …" in stream.getvalue()) == slow
+    assert stream.getvalue().endswith("\x1b[2K\r" if slow else "")
+    with OurConsole(quiet=True).waiting("loading torch", patience=0.0):
+        pass
 
 
 def test_durations() -> None:

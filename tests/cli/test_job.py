@@ -302,6 +302,20 @@ def test_families_lists_what_is_supported_and_why_not(run: Run) -> None:
     assert all(row["reason"] for row in rows)
 
 
+def test_families_of_a_model_say_what_of_it_is_compacted(run: Run, weights: Path) -> None:
+    document = json.loads(run("families", "pvt_v2_b0", "--json").out)
+    assert [row["attention"] for row in document["families"]] == ["pvt_v2.Attention"]
+    assert {"attention", "models", "supported", "reason"} <= document["families"][0].keys()
+    told = {layer["name"]: layer["reason"] for layer in document["layers"]}
+    assert "one head" in told["stages.0.blocks.0.attn"]
+    assert told["stages.1.blocks.0.attn"] == ""
+    assert not document["merging"]["supported"]
+    shown = run("families", weights, "--model", "test_vit")
+    assert "12 of 12 layers are compacted" in shown.out
+    assert "tokens can be merged" in shown.out
+    assert run("families", "resnet18").code == 3
+
+
 def _teacher(job: Path) -> str:
     state = json.loads((job / "workspace.json").read_text())
     return str(state["source"]["source"])

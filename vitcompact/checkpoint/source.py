@@ -58,6 +58,11 @@ def load_source(source: str, options: SourceOptions | None = None) -> LoadedMode
     return LoadedModel(loaded.model.float().eval(), provenance, loaded.dtype)
 
 
+def is_timm_name(source: str) -> bool:
+    """Whether a SOURCE is read as the name of a timm model."""
+    return bool(timm.is_model(source)) and not Path(source).exists()
+
+
 def _load(source: str, options: SourceOptions) -> LoadedModel:
     if not source:
         raise UsageError("SOURCE is empty; give a timm model name, hf-hub:ORG/NAME, a directory or a weights file")

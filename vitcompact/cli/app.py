@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import typer
 
-from vitcompact.cli.command import Invocation, Verb, command, join_numbers
+from vitcompact.cli.command import Invocation, Options, Verb, command, join_numbers
 from vitcompact.cli.console import Console
 from vitcompact.cli.options import VERBS
 from vitcompact.cli.spoken import spoken
@@ -23,6 +24,7 @@ from vitcompact.utils import early_exit
 from vitcompact.version import __version__
 
 PROGRAM = early_exit.PROGRAM
+AUTO = "auto"
 EXIT_BUG, EXIT_USAGE, EXIT_BROKEN_PIPE = 1, 2, 141
 
 # Newer releases of typer carry their own copy of click: its usage error is found through what typer exports.
@@ -49,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             given = parsed.options
             console = Console(as_json=given.json, quiet=given.quiet, verbose=given.verbose)
             with console.capture_messages():
-                _load(parsed.verb).run(given, parsed.given, console)
+                module = _load(parsed.verb, console)
+                console.watch(parsed.verb.name)
+                module.run(_on_device(given, console), parsed.given, console)
             return 0
         return parsed if isinstance(parsed, int) else 0
     except BaseException as error:
@@ -59,13 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(number, handler)
 
 
-def _load(verb: Verb) -> ModuleType:
+def _load(verb: Verb, console: Console) -> ModuleType:
     """The module of a verb, whose `run` does the work; torch and timm are loaded with it, and not before."""
     early_exit.watch_loading()
     try:
-        return import_module(f"vitcompact.cli.verbs.{verb.name}")
+        with console.waiting("loading torch and timm"):
+            return import_module(f"vitcompact.cli.verbs.{verb.name}")
     finally:
         early_exit.loaded()
+
+
+def _on_device(options: Options, console: Console) -> Options:
+    """`--device auto` as the device that it stands for."""
+    if getattr(options, "device", None) != AUTO:
+        return options
+    device = import_module("vitcompact.utils.device").best_device()
+    console.note(f"--device {AUTO}: {device}")
+    return dataclasses.replace(options, device=device)
 
 
 def _listen() -> dict[signal.Signals, Any]:
@@ -90,7 +104,6 @@ def application() -> typer.Typer:
         "--data-dir IMAGES, then convert, finetune, fold. "
         "Each takes what it needs from the one before. Exit codes: 0 done, 2 wrong usage or input, 3 nothing to "
         "compact, 4 bad checkpoint, 5 verification failed, 6 threshold missed, 130 interrupted.",
-        add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)

@@ -21,6 +21,7 @@ Options: TypeAlias = Any
 """The values of one verb: a frozen dataclass with a field for each of its options and arguments."""
 
 T = TypeVar("T")
+HELP_ALL = "help_all"
 _PAIR = re.compile(r"[A-Za-z_]\w*=")
 _NUMBER = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -96,7 +97,10 @@ def command(verb: Verb) -> Callable[..., Invocation]:
     for one in sorted(fields, key=lambda one: PANELS.index(options[one.name].panel)):
         parameters.append(_as_parameter(one, options[one.name]))
 
+    parameters.append(help_all(sum(option.rare for option in options.values())))
+
     def parse(ctx: typer.Context, **values: Any) -> Invocation:
+        del values[HELP_ALL]
         for one in fields:
             text = values[one.name]
             values[one.name] = one.default if text is None else options[one.name].read(one.name, text)
@@ -143,11 +147,34 @@ def _as_parameter(one: dataclasses.Field[Any], option: Option) -> inspect.Parame
         rich_help_panel=option.panel,
         metavar="" if kind is bool else option.unit,
         show_default=shown,
+        hidden=option.rare,
         is_eager=one.name == "config",
         callback=use_config if one.name == "config" else None,
     )
     given = None if option.items else list(default) if isinstance(default, tuple) else default
     return _parameter(one.name, given, Annotated[kind if given is not None else kind | None, parameter])
+
+
+def help_all(hidden: int) -> inspect.Parameter:
+    """The option that shows every option, of which `hidden` are else left out."""
+    parameter = typer.Option(
+        f"--{HELP_ALL.replace('_', '-')}",
+        is_eager=True,
+        callback=_show_all,
+        rich_help_panel=PANELS[-1],
+        metavar="",
+        help=f"Show all options, {hidden} more, and exit." if hidden else "Show all options and exit.",
+    )
+    return _parameter(HELP_ALL, False, Annotated[bool, parameter])
+
+
+def _show_all(ctx: typer.Context, wanted: bool) -> bool:
+    if wanted and not ctx.resilient_parsing:
+        for parameter in ctx.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        typer.echo(ctx.get_help())
+        raise typer.Exit
+    return wanted
 
 
 def _kind(hint: Any, option: Option) -> Any:

@@ -14,7 +14,7 @@ from vitcompact.options.recipes import NAMES, recipe_text
 from vitcompact.utils.plain_yaml import parse_yaml
 from vitcompact.utils.reading import parse_json, read_text
 
-_NOT_CONFIGURABLE = ("config", "help")
+_NOT_CONFIGURABLE = ("config", "help", "help-all")
 
 
 def use_config(ctx: typer.Context, path: Path | None) -> Path | None:

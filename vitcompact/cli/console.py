@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -60,11 +61,41 @@ class Console:
 
     def result(self, document: Mapping[str, Any], *renderables: RenderableType) -> None:
         """The outcome, on stdout: `document` with --json, else the renderables."""
+        self.close()
         if self.as_json:
             self._stdout.write(json_text(to_plain(document)))
         for renderable in () if self.as_json else renderables:
             self._out.print(renderable)
         self._stdout.flush()
+
+    @contextmanager
+    def waiting(self, what: str, patience: float = 1.0) -> Iterator[None]:
+        """Say on a terminal what is being waited for, where it takes longer than `patience` seconds."""
+        if self.quiet or not self._err.is_terminal:
+            yield
+            return
+        said = threading.Event()
+
+        def say() -> None:
+            said.set()
+            self._err.file.write(f"{what} …\r")
+            self._err.file.flush()
+
+        timer = threading.Timer(patience, say)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if said.is_set():
+                self._err.file.write("\x1b[2K\r")
+                self._err.file.flush()
+
+    def watch(self, work: str) -> None:
+        """Show on a terminal that `work` goes on, wherever nothing else tells of it for two seconds."""
+        if isinstance(self.progress, BarProgress):
+            self.progress.watch(work)
 
     def close(self) -> None:
         """Take down whatever progress is still drawn."""

@@ -21,6 +21,7 @@ from vitcompact.options.declare import (
     MODEL,
     OUTPUT,
     RUN,
+    TARGET,
     TRAINING,
     declared,
     option,
@@ -39,7 +40,7 @@ class Own:
     """Options of the command line itself: of files, streams and devices."""
 
     checkpoint: str | None = option(
-        None, "Weights file to read with --model: another way to give SOURCE.", MODEL, "FILE"
+        None, "Weights file to read with --model: another way to give SOURCE.", MODEL, "FILE", rare=True
     )
     teacher: str | None = option(None, "The original to learn from.", MODEL, "SOURCE", unset="the recorded original")
     eval_data_dir: str | None = option(
@@ -49,7 +50,7 @@ class Own:
         None,
         "What to do where no share is given: budget is --target-macs 0.8, pair is --ratio 0.5 --rank-ratio 0.5, the "
         "paper's pair.",
-        COMPACTION,
+        TARGET,
         unset="budget with images, pair without",
     )
     plan: Path | None = option(None, "Apply this plan.json instead of choosing what to compact.", COMPACTION, "FILE")
@@ -59,9 +60,9 @@ class Own:
     min_speedup: float | None = option(
         None, "Exit with 6 if the speed-up at the largest batch size is below.", MEASUREMENT, "FACTOR"
     )
-    device: str = option("cpu", "Device to run on: cpu, cuda, cuda:1 or mps.", RUN, "NAME")
+    device: str = option("cpu", "Device to run on: cpu, cuda, cuda:1, mps, or auto for the best of them.", RUN, "NAME")
     dtype: Literal["float32", "float16", "bfloat16"] | None = option(
-        None, "Number format of the weights.", RUN, unset="that of the source; float32 in bench"
+        None, "Number format of the weights.", RUN, unset="that of the source; float32 in bench", rare=True
     )
     report: Path | None = option(None, "Draw the analysis into a .html or .png file.", OUTPUT, "FILE")
     export: Literal["onnx", "pt2", "xml", "mlpackage", "pte"] | None = option(
@@ -245,8 +246,13 @@ VERBS = (
     ),
     Verb(
         "families",
-        "List every attention class of the installed timm: supported, or skipped and why.",
-        (_own(),),
+        """List every attention class of the installed timm: supported, or skipped and why.
+
+        Of a MODEL, say what of it is compacted, layer by layer, and why the rest is not; a timm name needs no download.
+
+        Example: vitcompact families vit_small_patch16_224""",
+        (SourceOptions, _own("")),
+        arguments={"source": ("MODEL", f"{_SOURCE} Without it, the whole list.")},
     ),
     Verb(
         "demo",

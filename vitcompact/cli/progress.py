@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,21 +20,35 @@ from rich.progress import (
 from rich.table import Column
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_WITHOUT_A_WORD = 2.0
 
 
 class BarProgress:
-    """Bars that vanish when the outermost task ends; a task begun inside another gets a bar below it."""
+    """Bars that vanish when the outermost task ends; a task begun inside another gets a bar below it.
+
+    Once `watch` was called, a time in which nothing tells of its progress gets a bar of its own.
+    """
 
     def __init__(self, console: RichConsole) -> None:
         self._console = console
         self._bars: Progress | None = None
         self._tasks: list[TaskID] = []
+        self._lock = threading.RLock()
+        self._timer: threading.Timer | None = None
+        self._work, self._patience = "", 0.0
+
+    def watch(self, work: str, patience: float = SECONDS_WITHOUT_A_WORD) -> None:
+        """Until `close`, show that `work` goes on wherever nothing was shown for `patience` seconds."""
+        self._work, self._patience = work, patience
+        self._await()
 
     def start(self, task: str, total: float | None) -> None:
-        if self._bars is None:
-            self._bars = _bars(self._console)
-            self._bars.start()
-        self._tasks.append(self._bars.add_task(task, total=total, note=""))
+        with self._lock:
+            self._take_down_if_idle()
+            if self._bars is None:
+                self._bars = _bars(self._console)
+                self._bars.start()
+            self._tasks.append(self._bars.add_task(task, total=total, note=""))
 
     def advance(self, amount: float = 1.0, note: str = "") -> None:
         if self._bars is not None and self._tasks:
@@ -45,13 +60,38 @@ class BarProgress:
         if self._bars is not None and self._tasks:
             self._bars.remove_task(self._tasks.pop())
         if not self._tasks:
-            self.close()
+            self._take_down()
+            self._await()
 
     def close(self) -> None:
-        """Remove all bars, whatever is still running."""
-        if self._bars is not None:
-            self._bars.stop()
-        self._bars, self._tasks = None, []
+        """Remove all bars, whatever is still running, and show no more of waiting."""
+        self._patience = 0.0
+        self._take_down()
+
+    def _take_down(self) -> None:
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._bars is not None:
+                self._bars.stop()
+            self._bars, self._tasks, self._timer = None, [], None
+
+    def _take_down_if_idle(self) -> None:
+        if not self._tasks:
+            self._take_down()
+
+    def _await(self) -> None:
+        if self._patience:
+            self._timer = threading.Timer(self._patience, self._show_waiting)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _show_waiting(self) -> None:
+        with self._lock:
+            if self._bars is None and self._patience:
+                self._bars = _bars(self._console)
+                self._bars.start()
+                self._bars.add_task(self._work, total=None, note="")
 
 
 def _bars(console: RichConsole) -> Progress:

@@ -27,13 +27,20 @@ class BenchOptions:
         items=int,
         least=1,
     )
-    num_pairs: int = option(30, "Timed runs of each model at each batch size.", panel=MEASUREMENT, unit="N", least=1)
-    warmup: int = option(5, "Untimed runs before the timed ones.", panel=MEASUREMENT, unit="N", least=0)
-    max_seconds: float = option(
-        60.0, "Limit in seconds for the timed runs at one batch size.", panel=MEASUREMENT, unit="SECONDS", least=0
+    num_pairs: int = option(
+        30, "Timed runs of each model at each batch size.", panel=MEASUREMENT, unit="N", least=1, rare=True
     )
-    channels_last: bool = option(False, "Use the channels-last memory format.", panel=RUN)
-    torchcompile: bool = option(False, "Run both models through torch.compile.", panel=RUN)
+    warmup: int = option(5, "Untimed runs before the timed ones.", panel=MEASUREMENT, unit="N", least=0, rare=True)
+    max_seconds: float = option(
+        60.0,
+        "Limit in seconds for the timed runs at one batch size.",
+        panel=MEASUREMENT,
+        unit="SECONDS",
+        least=0,
+        rare=True,
+    )
+    channels_last: bool = option(False, "Use the channels-last memory format.", panel=RUN, rare=True)
+    torchcompile: bool = option(False, "Run both models through torch.compile.", panel=RUN, rare=True)
     backend: Backend | None = option(
         None,
         "What runs both models; onnxruntime and openvino export them first.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitcompact.errors import UsageError
-from vitcompact.options.declare import COMPACTION, TRAINING, check_limits, one_of, option
+from vitcompact.options.declare import TARGET, check_limits, one_of, option
 from vitcompact.options.recipes import NAMES, recipe
 from vitcompact.options.shared import MaxDrop
 
@@ -29,25 +29,25 @@ class CompactionOptions(MaxDrop):
     """
 
     speedup: float | None = option(
-        None, "How many times as fast the result is to be on this device.", panel=COMPACTION, unit="FACTOR", above=1
+        None, "How many times as fast the result is to be on this device.", panel=TARGET, unit="FACTOR", above=1
     )
     macs: float | None = option(
-        None, "Share of the MACs that is to be left.", panel=COMPACTION, unit="SHARE", above=0, below=1
+        None, "Share of the MACs that is to be left.", panel=TARGET, unit="SHARE", above=0, below=1
     )
     params: float | None = option(
-        None, "Share of the parameters that is to be left.", panel=COMPACTION, unit="SHARE", above=0, below=1
+        None, "Share of the parameters that is to be left.", panel=TARGET, unit="SHARE", above=0, below=1
     )
     preset: Preset | None = option(
         None,
         f"A recipe by name: {', '.join(f'{name} leaves {share:g} of the MACs' for name, share in PRESETS.items())}.",
-        panel=COMPACTION,
+        panel=TARGET,
         unset="balanced, where nothing else is asked for",
     )
     minutes: float | None = option(
         None,
         "Minutes for the whole job, loading included. Blocks are reconstructed, the model is finetuned and further "
         "sizes are tried only where they fit in; a plan, its closed form, folding and timing are always done.",
-        panel=TRAINING,
+        panel=TARGET,
         unit="MINUTES",
         unset=f"{MINUTES:g}, or what the preset's recipe says",
         above=0,

@@ -44,19 +44,31 @@ class DataOptions(Seeded):
         "timm data set with its prefix (torch/…, hfds/…, wds/…) instead of a folder; `data_dir` is then its root.",
         panel=IMAGES,
         unit="NAME",
+        rare=True,
     )
-    train_split: str = option("train", "Split to calibrate or train on.", panel=IMAGES, unit="NAME")
-    val_split: str = option("validation", "Validation split to evaluate on.", panel=IMAGES, unit="NAME")
+    train_split: str = option("train", "Split to calibrate or train on.", panel=IMAGES, unit="NAME", rare=True)
+    val_split: str = option("validation", "Validation split to evaluate on.", panel=IMAGES, unit="NAME", rare=True)
     class_map: str = option(
-        "", "Text file with one class name per line, in the order of the model's outputs.", panel=IMAGES, unit="FILE"
+        "",
+        "Text file with one class name per line, in the order of the model's outputs.",
+        panel=IMAGES,
+        unit="FILE",
+        rare=True,
     )
     input_key: str | None = option(
-        None, "Column or key of the images in a data set with columns.", panel=IMAGES, unit="NAME", unset="timm's own"
+        None,
+        "Column or key of the images in a data set with columns.",
+        panel=IMAGES,
+        unit="NAME",
+        unset="timm's own",
+        rare=True,
     )
-    target_key: str | None = option(None, "Column or key of the labels.", panel=IMAGES, unit="NAME", unset="timm's own")
+    target_key: str | None = option(
+        None, "Column or key of the labels.", panel=IMAGES, unit="NAME", unset="timm's own", rare=True
+    )
     img_size: int | None = None
     mean: tuple[float, ...] | None = option(
-        None, "Pixel mean on the 0..1 scale.", panel=IMAGES, unit="R,G,B", unset=_OWN, items=float
+        None, "Pixel mean on the 0..1 scale.", panel=IMAGES, unit="R,G,B", unset=_OWN, items=float, rare=True
     )
     std: tuple[float, ...] | None = option(
         None,
@@ -66,6 +78,7 @@ class DataOptions(Seeded):
         unset=_OWN,
         items=float,
         above=0,
+        rare=True,
     )
     crop_pct: float | None = option(
         None,
@@ -75,17 +88,21 @@ class DataOptions(Seeded):
         unset=_OWN,
         above=0,
         most=1,
+        rare=True,
     )
-    crop_mode: CropMode | None = option(None, "How an image is made square.", panel=IMAGES, unset=_OWN)
+    crop_mode: CropMode | None = option(None, "How an image is made square.", panel=IMAGES, unset=_OWN, rare=True)
     interpolation: Interpolation | None = option(
         None,
         f"Resampling filter: {', '.join(get_args(Interpolation))}.",
         panel=IMAGES,
         unit="NAME",
         unset=_OWN,
+        rare=True,
     )
     batch_size: int = option(64, "Images per batch.", panel=IMAGES, unit="N", short="b", least=1)
-    workers: int = option(2, "Threads that read and decode images.", panel=IMAGES, unit="N", short="j", least=0)
+    workers: int = option(
+        2, "Threads that read and decode images.", panel=IMAGES, unit="N", short="j", least=0, rare=True
+    )
     num_samples: int | None = option(
         None, "Number of images to use, drawn at random.", panel=IMAGES, unit="N", unset="all", least=1
     )
@@ -126,6 +143,7 @@ class Augment:
         unit="MIN,MAX",
         unset=f"{CLASSIFIER_SCALE},1, or {FEATURE_SCALE},1 for a model without a head",
         items=float,
+        rare=True,
     )
     ratio: tuple[float, float] = (0.9, 1 / 0.9)
     hflip: float = 0.5

@@ -15,6 +15,7 @@ from typing import Any
 
 from vitcompact.errors import UsageError
 
+TARGET = "Targets"
 MODEL = "Model"
 IMAGES = "Images"
 COMPACTION = "What is compacted"
@@ -25,7 +26,7 @@ EXPORT = "Exported file"
 RUN = "Run"
 OUTPUT = "Output"
 MESSAGES = "Messages and configuration"
-PANELS = (MODEL, IMAGES, COMPACTION, SURGERY, TRAINING, MEASUREMENT, EXPORT, RUN, OUTPUT, MESSAGES)
+PANELS = (TARGET, MODEL, IMAGES, COMPACTION, SURGERY, TRAINING, MEASUREMENT, EXPORT, RUN, OUTPUT, MESSAGES)
 """Headings, in their order."""
 
 _KEY = "vitcompact.option"
@@ -50,6 +51,7 @@ class Option:
         recorded: name in recorded options where it is another than the field's.
         least, most: limits of a number, or of each number of a list; both belong to what is allowed.
         above, below: likewise, and do not belong.
+        rare: of the second tier, which help shows only where all options are asked for.
     """
 
     help: str
@@ -68,6 +70,7 @@ class Option:
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    rare: bool = False
 
     def read(self, name: str, written: Any) -> Any:
         """A value as the library takes it, from what is written on a command line or in a file.

@@ -17,10 +17,16 @@ class ExportOptions:
     """
 
     opset: int = option(
-        18, "ONNX operator set: a newer one needs a newer runtime.", panel=EXPORT, unit="N", least=18, most=23
+        18,
+        "ONNX operator set: a newer one needs a newer runtime.",
+        panel=EXPORT,
+        unit="N",
+        least=18,
+        most=23,
+        rare=True,
     )
-    input_name: str = option("images", "Name of the input in the file.", panel=EXPORT, unit="NAME")
-    output_name: str = option("outputs", "Name of the output in the file.", panel=EXPORT, unit="NAME")
+    input_name: str = option("images", "Name of the input in the file.", panel=EXPORT, unit="NAME", rare=True)
+    output_name: str = option("outputs", "Name of the output in the file.", panel=EXPORT, unit="NAME", rare=True)
     fp16: bool = option(False, "Weights and arithmetic in float16.", panel=EXPORT)
     int8: bool = option(
         False, "Static int8, calibrated on images; attention's own products stay in float32.", panel=EXPORT
@@ -32,6 +38,7 @@ class ExportOptions:
         unit="DIFFERENCE",
         unset="1e-4 of the largest output; 0.02 of it in float16, 0.25 in int8",
         above=0,
+        rare=True,
     )
 
     def __post_init__(self) -> None:

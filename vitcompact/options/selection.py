@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from vitcompact.errors import UsageError
-from vitcompact.options.declare import COMPACTION, check_limits, option
+from vitcompact.options.declare import COMPACTION, TARGET, check_limits, option
 from vitcompact.options.shared import MaxDrop
 
 Only = Literal["heads", "ffn"]
@@ -27,10 +27,41 @@ _HALF = "0.5 where the other ratio is given"
 class SelectionOptions:
     """What `convert`, `analyze` and `plan` take; a target excludes the two ratios."""
 
+    target_macs: Target | None = option(
+        None,
+        "Keep this share of the MACs, and choose the cuts with the smallest expected loss increase. "
+        "Needs images. Several shares, such as 0.9,0.8,0.7, give a model each, from one measurement.",
+        panel=TARGET,
+        unit="SHARE[,…]",
+        items=float,
+        single=True,
+        above=0,
+        below=1,
+    )
+    target_params: Target | None = option(
+        None,
+        "Likewise: keep this share of the parameters.",
+        panel=TARGET,
+        unit="SHARE[,…]",
+        items=float,
+        single=True,
+        above=0,
+        below=1,
+    )
+    target_latency: Target | None = option(
+        None,
+        "Likewise: keep this share of the time that a batch of 8 takes on this device.",
+        panel=TARGET,
+        unit="SHARE[,…]",
+        items=float,
+        single=True,
+        above=0,
+        below=1,
+    )
     ratio: float | None = option(
         None,
-        "Share of the attention heads to hallucinate in each layer, between 0 and 1.",
-        panel=COMPACTION,
+        "Instead of a budget: share of the attention heads to hallucinate in each layer, between 0 and 1.",
+        panel=TARGET,
         unit="SHARE",
         unset=_HALF,
         above=0,
@@ -39,7 +70,7 @@ class SelectionOptions:
     rank_ratio: float | None = option(
         None,
         "Rank of each FFN's output matrix relative to its number of outputs, between 0 and 1.",
-        panel=COMPACTION,
+        panel=TARGET,
         unit="SHARE",
         unset=_HALF,
         above=0,
@@ -51,37 +82,7 @@ class SelectionOptions:
         "where the expected loss increase is smallest, and needs images.",
         panel=COMPACTION,
         unset="uniform",
-    )
-    target_macs: Target | None = option(
-        None,
-        "Instead of ratios: keep this share of the MACs, and choose the cuts with the smallest expected loss increase. "
-        "Needs images. Several shares, such as 0.9,0.8,0.7, give a model each, from one measurement.",
-        panel=COMPACTION,
-        unit="SHARE[,…]",
-        items=float,
-        single=True,
-        above=0,
-        below=1,
-    )
-    target_params: Target | None = option(
-        None,
-        "Likewise: keep this share of the parameters.",
-        panel=COMPACTION,
-        unit="SHARE[,…]",
-        items=float,
-        single=True,
-        above=0,
-        below=1,
-    )
-    target_latency: Target | None = option(
-        None,
-        "Likewise: keep this share of the time that a batch of 8 takes on this device.",
-        panel=COMPACTION,
-        unit="SHARE[,…]",
-        items=float,
-        single=True,
-        above=0,
-        below=1,
+        rare=True,
     )
     ops: tuple[str, ...] | None = option(
         None,
@@ -90,6 +91,7 @@ class SelectionOptions:
         unit="NAMES",
         unset="all",
         items=str,
+        rare=True,
     )
     merge_tokens: MergeTokens | None = option(
         None,
@@ -101,7 +103,7 @@ class SelectionOptions:
         words=("auto",),
         least=0,
     )
-    only: Only | None = option(None, "Compact only the attention heads, or only the FFNs.", panel=COMPACTION)
+    only: Only | None = option(None, "Compact only the attention heads, or only the FFNs.", panel=COMPACTION, rare=True)
     protect: tuple[str, ...] = option(
         (),
         "Leave these layers or blocks alone, such as 'blocks.0'; may be repeated.",
@@ -120,7 +122,7 @@ class LimitOptions(MaxDrop):
         None,
         "Look for the smallest model that gives this share of held-out calibration images the same top-1 class as the "
         "original. No labels needed.",
-        panel=COMPACTION,
+        panel=TARGET,
         unit="SHARE",
         above=0,
         most=1,
@@ -128,7 +130,7 @@ class LimitOptions(MaxDrop):
     min_cosine: float | None = option(
         None,
         "Likewise, by the mean cosine of the outputs to the original's; for models without a head too.",
-        panel=COMPACTION,
+        panel=TARGET,
         unit="COSINE",
         above=0,
         most=1,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vitcompact.options.declare import COMPACTION, RUN, option
+from vitcompact.options.declare import RUN, TARGET, option
 
 AmpDType = Literal["bfloat16", "float16"]
 
@@ -16,7 +16,9 @@ AmpDType = Literal["bfloat16", "float16"]
 class Seeded:
     """Anything random."""
 
-    seed: int = option(0, "Seed of everything random, including which images are drawn.", panel=RUN, unit="N")
+    seed: int = option(
+        0, "Seed of everything random, including which images are drawn.", panel=RUN, unit="N", rare=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,10 @@ class MixedPrecision:
         "Automatic mixed precision.",
         panel=RUN,
         unset="where the device has it natively",
+        rare=True,
     )
     amp_dtype: AmpDType = option(
-        "bfloat16", "Number format of mixed precision; training takes bfloat16 only.", panel=RUN
+        "bfloat16", "Number format of mixed precision; training takes bfloat16 only.", panel=RUN, rare=True
     )
 
 
@@ -43,7 +46,7 @@ class MaxDrop:
         "Percentage points of top-1 that may be lost on labelled evaluation images; given alone, the smallest model "
         "that holds it is looked for. compact: without labels, of images answered otherwise; beside a size, it decides "
         "how much is trained.",
-        panel=COMPACTION,
+        panel=TARGET,
         unit="POINTS",
         least=0,
         below=100,

@@ -25,7 +25,13 @@ class SourceOptions(Seeded):
         None, "timm architecture of a bare weights file.", panel=MODEL, unit="NAME", unset="as the file says"
     )
     num_classes: int | None = option(
-        None, "Classes of the classification head.", panel=MODEL, unit="N", unset="as in the weights", least=0
+        None,
+        "Classes of the classification head.",
+        panel=MODEL,
+        unit="N",
+        unset="as in the weights",
+        least=0,
+        rare=True,
     )
     img_size: int | tuple[int, int] | None = option(
         None, "Side of the square input in pixels.", panel=MODEL, unit="PIXELS", unset="the model's own", least=1
@@ -38,9 +44,10 @@ class SourceOptions(Seeded):
         unset="the model's own",
         items=int,
         least=1,
+        rare=True,
     )
     in_chans: int | None = option(
-        None, "Channels of the input.", panel=MODEL, unit="N", unset="as in the weights", least=1
+        None, "Channels of the input.", panel=MODEL, unit="N", unset="as in the weights", least=1, rare=True
     )
     global_pool: str | None = option(
         None,
@@ -49,6 +56,7 @@ class SourceOptions(Seeded):
         unit="NAME",
         unset="as recorded, or the architecture's",
         spelled=("global_pool", "gp"),
+        rare=True,
     )
     model_kwargs: Mapping[str, Any] | None = option(
         None,
@@ -57,12 +65,14 @@ class SourceOptions(Seeded):
         unit="KEY=VALUE",
         unset="as recorded, or read off the weights",
         pairs=True,
+        rare=True,
     )
     state_key: str | None = option(
         None,
         "Which of several models in a weights file: the key of its state dict, or what its names begin with.",
         panel=MODEL,
         unit="KEY",
+        rare=True,
     )
     random_weights: bool = option(
         False, "Untrained weights for a timm name: to try things without a download.", panel=MODEL

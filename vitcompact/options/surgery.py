@@ -44,14 +44,19 @@ class SurgeryOptions:
         unit="NAMES",
         spelled=("ablate", "without"),
         items=str,
+        rare=True,
     )
     init: Init = option(
-        "lstsq", "Values of FFN factors: lstsq fits them to the images, svd is the naive method.", panel=SURGERY
+        "lstsq",
+        "Values of FFN factors: lstsq fits them to the images, svd is the naive method.",
+        panel=SURGERY,
+        rare=True,
     )
     hallucinate: Hallucinate = option(
         "refit",
         "Values of hallucinated heads: refit solves them anew, copy is the naive method.",
         panel=SURGERY,
+        rare=True,
     )
     terms: tuple[str, ...] = option(
         ("identity",),
@@ -59,6 +64,7 @@ class SurgeryOptions:
         panel=SURGERY,
         unit="NAMES",
         items=str,
+        rare=True,
     )
     filter_rank: int = option(
         0,
@@ -67,6 +73,7 @@ class SurgeryOptions:
         unit="N",
         least=0,
         most=3,
+        rare=True,
     )
     branches: int = option(
         0,
@@ -74,6 +81,7 @@ class SurgeryOptions:
         panel=SURGERY,
         unit="N",
         least=0,
+        rare=True,
     )
     cache_gb: float = option(
         4.0,
@@ -81,6 +89,7 @@ class SurgeryOptions:
         panel=SURGERY,
         unit="GB",
         least=0,
+        rare=True,
     )
 
     def __post_init__(self) -> None:

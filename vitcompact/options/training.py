@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from vitcompact.errors import UsageError
-from vitcompact.options.declare import TRAINING, check_limits, one_of, option
+from vitcompact.options.declare import TARGET, TRAINING, check_limits, one_of, option
 from vitcompact.options.shared import MixedPrecision, Seeded
 
 SCHEDULES = ("cosine", "poly", "tanh", "wsd", "constant")
@@ -40,19 +40,24 @@ class TrainOptions(MixedPrecision, Seeded):
     """
 
     epochs: float | None = option(
-        None, "Passes over the training images; fractions are allowed.", panel=TRAINING, unit="N", above=0
+        None, "Passes over the training images; fractions are allowed.", panel=TARGET, unit="N", above=0
     )
-    steps: int | None = option(None, "Optimizer steps.", panel=TRAINING, unit="N", least=1)
+    steps: int | None = option(None, "Optimizer steps.", panel=TARGET, unit="N", least=1)
     max_minutes: float | None = option(
         None,
         "Limit of the whole run in minutes, evaluation included.",
-        panel=TRAINING,
+        panel=TARGET,
         unit="MINUTES",
         unset=f"{DEFAULT_MINUTES:g} where no other limit is given",
         above=0,
     )
     opt: str | None = option(
-        None, "timm optimizer.", panel=TRAINING, unit="NAME", unset="adamw, or muon for a model without a head"
+        None,
+        "timm optimizer.",
+        panel=TRAINING,
+        unit="NAME",
+        unset="adamw, or muon for a model without a head",
+        rare=True,
     )
     lr: float | None = option(
         None,
@@ -69,14 +74,19 @@ class TrainOptions(MixedPrecision, Seeded):
         unit="RATE",
         unset="1e-3, times the same factor as `lr`",
         above=0,
+        rare=True,
     )
-    weight_decay: float = option(0.01, "Decay of weight matrices.", panel=TRAINING, unit="RATE", least=0)
+    weight_decay: float = option(0.01, "Decay of weight matrices.", panel=TRAINING, unit="RATE", least=0, rare=True)
     clip_grad: float | None = option(
-        1.0, "Largest norm of all gradients together.", panel=TRAINING, unit="NORM", above=0
+        1.0, "Largest norm of all gradients together.", panel=TRAINING, unit="NORM", above=0, rare=True
     )
-    sched: str = option("cosine", f"Learning rate schedule: {', '.join(SCHEDULES)}.", panel=TRAINING, unit="NAME")
-    warmup_steps: int = option(20, "Steps of linear warm-up.", panel=TRAINING, unit="N", least=0)
-    temperature: float = option(2.0, "Softmax temperature of the logit loss.", panel=TRAINING, unit="T", above=0)
+    sched: str = option(
+        "cosine", f"Learning rate schedule: {', '.join(SCHEDULES)}.", panel=TRAINING, unit="NAME", rare=True
+    )
+    warmup_steps: int = option(20, "Steps of linear warm-up.", panel=TRAINING, unit="N", least=0, rare=True)
+    temperature: float = option(
+        2.0, "Softmax temperature of the logit loss.", panel=TRAINING, unit="T", above=0, rare=True
+    )
     logit_weight: float | None = option(
         None,
         "Weight of the loss on logits; worth setting for images that the original was not trained on.",
@@ -84,11 +94,19 @@ class TrainOptions(MixedPrecision, Seeded):
         unit="WEIGHT",
         unset="0, or 1 where no block outputs are compared",
         least=0,
+        rare=True,
     )
     feature_weight: float = option(
-        1.0, "Weight of the loss on features, for a model without a head.", panel=TRAINING, unit="WEIGHT", least=0
+        1.0,
+        "Weight of the loss on features, for a model without a head.",
+        panel=TRAINING,
+        unit="WEIGHT",
+        least=0,
+        rare=True,
     )
-    block_weight: float = option(10.0, "Weight of the loss on block outputs.", panel=TRAINING, unit="WEIGHT", least=0)
+    block_weight: float = option(
+        10.0, "Weight of the loss on block outputs.", panel=TRAINING, unit="WEIGHT", least=0, rare=True
+    )
     label_weight: float = option(1.0, "Weight of the cross-entropy with the labels.", least=0)
     labels: bool = option(False, "Learn from the images' labels too.", panel=TRAINING)
     smoothing: float = option(0.0, "Label smoothing of that cross-entropy.", least=0, below=1)
@@ -96,12 +114,13 @@ class TrainOptions(MixedPrecision, Seeded):
         True,
         "Keep an exponential moving average of the weights, and save that.",
         panel=TRAINING,
+        rare=True,
     )
     model_ema_decay: float = option(
-        0.99, "Decay of that average per step.", panel=TRAINING, unit="RATE", least=0, below=1
+        0.99, "Decay of that average per step.", panel=TRAINING, unit="RATE", least=0, below=1, rare=True
     )
     grad_checkpointing: bool = option(
-        False, "Recompute activations: less memory, for about a third more time.", panel=TRAINING
+        False, "Recompute activations: less memory, for about a third more time.", panel=TRAINING, rare=True
     )
     statistics_batches: int = option(
         8, "Batches over which the branches' BatchNorm statistics are measured again at the end.", least=1

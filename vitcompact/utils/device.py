@@ -14,6 +14,13 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+def best_device() -> str:
+    """The fastest kind of device that is there: CUDA before Apple's GPU before the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def frozen_copy(model: nn.Module, device: str | torch.device) -> nn.Module:
     """The model in evaluation mode and float32 on `device`, not to be written to: what is so already shares memory."""
     shared: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}

@@ -144,6 +144,26 @@ def test_families_keep_class_names_whole_where_there_is_room() -> None:
     drawn(FamiliesTable({"families": []}))
 
 
+def test_the_demo_puts_the_budget_beside_the_pair() -> None:
+    stages = [
+        {"stage": name, "top1": top1, "params": 1000, "macs": macs, "latency_ms": None, "seconds": 1.0}
+        for name, top1, macs in (
+            ("original", 99.0, 2000),
+            ("naive", 82.0, 1600),
+            ("the pair", 91.25, 1600),
+            ("the pair, finetuned", 97.5, 1600),
+            ("a budget", 98.5, 1598),
+            ("folded", 98.5, 1598),
+        )
+    ]
+    speeds = {"speedup": 1.3, "speedup_interval": (1.2, 1.4), "pair_speedup": 1.1, "pair_speedup_interval": (1.0, 1.2)}
+    text = drawn(*demo_tables({"stages": stages, **speeds, "out": "x"}))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["top-1,", "nothing", "trained", "99.00", "%", "91.25", "%", "98.50", "%"] in rows
+    assert ["top-1,", "finetuned", "97.50", "%"] in rows
+    assert ["times", "as", "fast", "1.00", "1.10", "1.30"] in rows
+
+
 def test_demo() -> None:
     stage = {"stage": "original", "seconds": 1.0, "top1": 99.0, "params": 308_000, "macs": 22_600_000}
     last = {**stage, "stage": "fold", "top1": 98.5, "params": 246_400, "latency_ms": 3.5}

@@ -34,18 +34,21 @@ def _as_many_threads_as_before() -> Iterator[None]:
 
 def test_the_whole_job_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules[run.__module__]
-    monkeypatch.setattr(module, "RECONSTRUCT_STEPS", 0)
     monkeypatch.setattr(module, "TRAINING", TrainOptions(steps=2))
     threads = Threads()
     torch.set_num_threads(2)
     result = run(tmp_path, threads)
     assert (threads.seen, torch.get_num_threads()) == ({1}, 2)
-    original, naive, converted, finetuned, folded = result.stages
-    assert folded.top1 == finetuned.top1
+    original, naive, pair, tuned, converted, folded = result.stages
+    assert folded.top1 == converted.top1
     assert original.top1 is not None
     assert naive.top1 is not None
     assert converted.top1 is not None
-    assert naive.top1 < converted.top1 <= original.top1
+    assert pair.top1 is not None
+    assert naive.top1 < pair.top1 <= converted.top1 <= original.top1
+    assert folded.macs <= pair.macs == tuned.macs < original.macs
+    low, high = result.pair_speedup_interval
+    assert low <= result.pair_speedup <= high
     assert converted.top1 > original.top1 - 5
     assert result.macs_ratio == pytest.approx(folded.macs / original.macs)
     loaded = timm.create_model(f"local-dir:{result.out}", pretrained=True)

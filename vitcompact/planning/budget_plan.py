@@ -13,6 +13,7 @@ from vitcompact.operators.replay import replay
 from vitcompact.planning.candidates import Losses
 from vitcompact.planning.knapsack import Curve, Menu, Option, spend
 from vitcompact.planning.merging import Merging
+from vitcompact.planning.predicted import Predicted
 from vitcompact.planning.request import Budget
 from vitcompact.plans.schema import LayerPlan, Plan, Reached
 
@@ -31,6 +32,7 @@ class BudgetPlan:
         whole: the original's cost in the budget's unit; of latency, 1.
         merging: what of the saving comes from merging tokens, or None.
         offered: the schedules of merging that it was chosen from.
+        predicted: what losses mean to answers, where that is known.
     """
 
     budget: Budget
@@ -42,6 +44,7 @@ class BudgetPlan:
     whole: float
     merging: Merging | None = None
     offered: tuple[Merging, ...] = ()
+    predicted: Predicted | None = None
 
     @property
     def loss(self) -> float:
@@ -98,7 +101,9 @@ def built_plan(
     plan = Plan(layers, losses.skipped, merge_tokens=merging.schedule if merging else ())
     before, after = count(original, size), count(replay(meta_copy(original), plan.folded()), size)
     whole = 1.0 if budget.unit == "latency" else float(getattr(before, budget.unit))
-    return BudgetPlan(budget, plan, before, after, curve, tuple(chosen), whole, merging, tuple(offered))
+    return BudgetPlan(
+        *(budget, plan, before, after, curve, tuple(chosen), whole, merging, tuple(offered)), losses.predicted
+    )
 
 
 def best_merging(curve: Curve, budget: Budget, whole: float, offered: Sequence[Merging]) -> Merging | None:

@@ -14,6 +14,9 @@ CURVE_STEPS = 20
 def budget_json(found: BudgetPlan) -> dict[str, Any]:
     """Keys: unit, target, left, interval, harm, curve, operators, layers, and merging where that was an option.
 
+    Where it is known, `predicted` says what a harm means to answers: measure, value, interval, num_samples; points of
+    the curve have its value.
+
     Harms are expected squared changes of the model's output per image; shares of cost are of the original's total.
     Layers and their curves are those beside the merging that was chosen.
     """
@@ -34,7 +37,7 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
             }
         )
     merging, reached = found.merging, found.plan.reached
-    document = {
+    document: dict[str, Any] = {
         "unit": found.budget.unit,
         "target": found.budget.target,
         "left": None if reached is None else reached.left,
@@ -44,6 +47,9 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
         "operators": [{"op": op, **entry} for op, entry in by_operator.items()],
         "layers": layers,
     }
+    if (predicted := found.predicted) is not None:
+        document["predicted"] = predicted.to_json(found.loss)
+        document["curve"] = [{**point, "predicted": predicted.at(point["harm"])} for point in document["curve"]]
     if not found.offered:
         return document
     chosen = {"merge_tokens": [], "saving": 0.0, "harm": 0.0} if merging is None else _merging_json(merging)

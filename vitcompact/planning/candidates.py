@@ -24,6 +24,7 @@ from vitcompact.operators import OPERATORS, Candidate
 from vitcompact.operators.sites import SiteLosses
 from vitcompact.planning.combinations import Choice, combinations, most_saved
 from vitcompact.planning.knapsack import Menu, Option
+from vitcompact.planning.predicted import Predicted, predict
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.selection import Selection
 from vitcompact.planning.site_time import SiteTimes
@@ -50,6 +51,7 @@ class Losses:
         costs: by site.
         sites: in forward order.
         times: how long each site takes by its structure; needed for a budget of latency.
+        predicted: what losses mean to answers; None where errors were not weighed.
     """
 
     candidates: dict[str, dict[str, list[Candidate]]]
@@ -57,6 +59,7 @@ class Losses:
     sites: tuple[Site, ...]
     skipped: tuple[Skipped, ...]
     times: SiteTimes | None = None
+    predicted: Predicted | None = None
 
     def choices(self) -> dict[Site, tuple[Choice, ...]]:
         """Everything that can be done to each site."""
@@ -114,7 +117,7 @@ def measure_losses(
         UsageError: `budget` is out of reach.
         DataError: images that give non-finite activations.
     """
-    ops = tuple(ops)
+    ops, every = tuple(ops), images
     images = planning_images(original, images)
     anatomy = inspect(original)
     selection = selection or Selection()
@@ -147,7 +150,9 @@ def measure_losses(
             streams.leave(here)
             progress.advance()
     progress.finish()
-    return Losses(found, costs, tuple(site for name in walker.blocks for site in by_block[name]), anatomy.skipped)
+    ordered = tuple(site for name in walker.blocks for site in by_block[name])
+    predicted = predict(original, ordered, every) if weigh else None
+    return Losses(found, costs, ordered, anatomy.skipped, predicted=predicted)
 
 
 def planning_images(original: nn.Module, images: ImageBatches) -> ImageBatches:

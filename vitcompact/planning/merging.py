@@ -22,7 +22,7 @@ from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.merge import install_merging, num_patches, spread
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.utils.copies import copy_of
-from vitcompact.utils.device import device_of
+from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
 STEPS = 12
@@ -77,14 +77,10 @@ def measure_merging(
     """
     left = _timed(original, latency_batch) if budget.unit == "latency" else _counted(original, budget.unit)
     schedules = [tuple(schedule)] if schedule is not None else _schedules(original, left, budget.target)
-    judged = first_images(images, JUDGED_IMAGES)
-    progress.start("merging tokens", len(schedules))
-    found = []
-    for each in schedules:
-        found.append(Merging(each, left(each), _loss(original, each, judged), _tokens(original, each)))
-        progress.advance()
-    progress.finish()
-    return tuple(found)
+    losses = _losses(original, schedules, first_images(images, JUDGED_IMAGES), progress)
+    return tuple(
+        Merging(each, left(each), loss, _tokens(original, each)) for each, loss in zip(schedules, losses, strict=True)
+    )
 
 
 def _schedules(original: nn.Module, left: Callable[[tuple[int, ...]], float], target: float) -> list[tuple[int, ...]]:
@@ -132,14 +128,23 @@ def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]
 
 
 @torch.no_grad()
-def _loss(original: nn.Module, schedule: Sequence[int], images: ImageBatches) -> float:
-    device = device_of(original)
-    merging, total, seen = _merging(copy_of(original), schedule), 0.0, 0
+def _losses(
+    original: nn.Module, schedules: Sequence[tuple[int, ...]], images: ImageBatches, progress: Progress
+) -> list[float]:
+    """Mean loss increase of each schedule; the original answers once, and its copies share its weights."""
+    device, seen = device_of(original), 0
+    merging = [_merging(frozen_copy(original, device), each) for each in schedules]
+    totals = [0.0] * len(schedules)
+    progress.start("merging tokens", len(schedules) * -(-images.num_samples // MICRO_BATCH))
     for part in rebatched(images, MICRO_BATCH):
         part = part.to(device)
-        total += float(change(answer(original, part), answer(merging, part)).sum())
+        before = answer(original, part)
+        for place, model in enumerate(merging):
+            totals[place] += float(change(before, answer(model, part)).sum())
+            progress.advance()
         seen += len(part)
-    return total / seen
+    progress.finish()
+    return [total / seen for total in totals]
 
 
 def _tokens(original: nn.Module, schedule: Sequence[int]) -> tuple[tuple[float, float], ...]:

@@ -123,7 +123,25 @@ def demo_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     )
     if first["top1"] is not None and last["top1"] is not None:
         lines.append(f"top-1 {last['top1'] - first['top1']:+.2f} points")
-    return [titled("Demo: handwritten digits, top-1 on held-out images", found), Text(", ".join(lines))]
+    title = "Demo: handwritten digits, top-1 on held-out images"
+    return [titled(title, found), *_side_by_side(document), Text(", ".join(lines))]
+
+
+def _side_by_side(document: Mapping[str, Any]) -> list[RenderableType]:
+    """The budget beside the paper's pair of the same MACs; nothing where the pair was not made."""
+    if document.get("pair_speedup") is None:
+        return []
+    first, _, pair, tuned, budget, last = document["stages"]
+    columns = ("original", "the pair", "a budget")
+    found = table("", *columns, right=columns)
+    found.add_row("top-1, nothing trained", *(percent(each["top1"]) for each in (first, pair, budget)))
+    found.add_row("top-1, finetuned", "", percent(tuned["top1"]), "")
+    found.add_row("MACs", *(big(each["macs"], like=first["macs"]) for each in (first, pair, last)))
+    found.add_row("parameters", *(big(each["params"], like=first["params"]) for each in (first, pair, last)))
+    found.add_row("times as fast", "1.00", f"{document['pair_speedup']:.2f}", f"{document['speedup']:.2f}")
+    ends = (interval(document[f"{name}speedup_interval"]) for name in ("pair_", ""))
+    found.add_row("95 % interval", "", *ends)
+    return [titled("Side by side, at the same MACs", found)]
 
 
 def _skipped(document: Mapping[str, Any]) -> str:

@@ -109,6 +109,7 @@ def test_a_file_of_others_is_kept(content: str, vit: nn.Module, images: Tensor, 
         lambda data: next(iter(data["sites"].values())).update(factorize=[[{"op": "factorize", "rank": 8}, "NaN"]]),
         lambda data: next(iter(data["sites"].values())).update(nothing=[[{}, 1.0]]),
         lambda data: data.pop("skipped"),
+        lambda data: data["predicted"].update(num_samples="4"),
     ],
 )
 def test_a_damaged_file_is_said_and_replaced(

@@ -7,8 +7,9 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from vitcompact.errors import UsageError
 from vitcompact.models import inspect
 from vitcompact.models.site_cost import site_costs
 from vitcompact.operators import OPERATORS, Candidate
-from vitcompact.planning.candidates import Losses, measure_losses, planning_images
+from vitcompact.planning.candidates import Losses, measure_losses
+from vitcompact.planning.predicted import Measure, Predicted
 from vitcompact.planning.request import Budget
 from vitcompact.planning.selection import Selection
 from vitcompact.plans.schema import Skipped
@@ -142,6 +144,7 @@ def to_json(losses: Losses) -> dict[str, Any]:
             for site in losses.sites
         },
         "skipped": [[skipped.name, skipped.reason] for skipped in losses.skipped],
+        "predicted": None if losses.predicted is None else asdict(losses.predicted),
     }
 
 
@@ -158,13 +161,25 @@ def from_json(original: nn.Module, data: Mapping[str, Any]) -> Losses:
         for name, by_op in data["sites"].items()
     }
     skipped = tuple(Skipped(str(name), str(reason)) for name, reason in data["skipped"])
-    return Losses(candidates, site_costs(original, sites, resolve_input(original).input_size), sites, skipped)
+    costs = site_costs(original, sites, resolve_input(original).input_size)
+    predicted = None if data["predicted"] is None else _predicted(**data["predicted"])
+    return Losses(candidates, costs, sites, skipped, predicted=predicted)
+
+
+def _predicted(measure: Any, points: Any, num_samples: Any) -> Predicted:
+    if measure not in get_args(Measure) or type(num_samples) is not int:
+        raise ValueError(f"no prediction: {measure!r} of {num_samples!r} images")
+    return Predicted(measure, tuple((_number(loss), _number(likeness)) for loss, likeness in points), num_samples)
 
 
 def _candidate(op: str, spec: Mapping[str, Any], loss: Any) -> Candidate:
-    if not isinstance(loss, (int, float)) or isinstance(loss, bool) or not math.isfinite(loss):
-        raise ValueError(f"a loss is no number: {loss!r}")
-    return Candidate(OPERATORS[op].spec.from_json(spec), float(loss))
+    return Candidate(OPERATORS[op].spec.from_json(spec), _number(loss))
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"no number: {value!r}")
+    return float(value)
 
 
 @torch.no_grad()
@@ -177,7 +192,7 @@ def fingerprint(original: nn.Module, images: ImageBatches, asked: Mapping[str, A
     for name, tensor in original.state_dict(keep_vars=True).items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor))
-    for batch in planning_images(original, images):
+    for batch in images:
         digest.update(_bytes(batch))
     return digest.hexdigest()
 

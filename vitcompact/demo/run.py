@@ -27,6 +27,7 @@ from vitcompact.utils.progress import Progress, silent
 
 BATCH_SIZE = 64
 TRAINING = TrainOptions(steps=100)
+NUM_PAIRS = 30
 NAIVE = "copied heads, plain SVD"
 PAIR, TUNED_PAIR = "the pair", "the pair, finetuned and folded"
 BUDGET, FOLDED = "a budget, nothing trained", "the budget, folded"
@@ -137,7 +138,7 @@ class _Demo:
 
     def _times(self, model: nn.Module, original: nn.Module, after: Stage, before: Stage) -> BenchResult:
         macs = (after.macs, before.macs)
-        return bench(model, original, batch_sizes=(BATCH_SIZE,), num_pairs=30, max_seconds=4, macs=macs)
+        return bench(model, original, batch_sizes=(BATCH_SIZE,), num_pairs=NUM_PAIRS, max_seconds=4, macs=macs)
 
     def _stage(self, name: str, model: nn.Module, began: float) -> Stage:
         seconds = time.monotonic() - began

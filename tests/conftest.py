@@ -36,6 +36,12 @@ def _seed_of_fixtures() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where paths lie that published files name without folders is kept here, not in the user's cache."""
+    os.environ["VITCOMPACT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _heard() -> None:
     """Messages are heard, whatever a script or a verb that ran in this process made of their logger."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -23,6 +23,8 @@ class Results:
         plan: what was done to which layer, also `model.vitcompact_plan`.
         fidelity: likeness to the original, after `convert` with images (`model.vitcompact_fidelity`).
         parity: how exact folding was, after `fold` (`model.vitcompact_parity`).
+        budget: what the plan's budget would have cost at other sizes, after `convert` with a target
+            (`model.vitcompact_budget`).
         merging: what merging tokens does to the outputs, after `fold` where tokens merge (`model.vitcompact_merging`).
     """
 
@@ -30,6 +32,7 @@ class Results:
     fidelity: Fidelity | None = None
     parity: FoldParity | None = None
     merging: MergingEffect | None = None
+    budget: dict[str, Any] | None = field(default=None, repr=False)
 
 
 def results(model: nn.Module) -> Results:
@@ -50,6 +53,7 @@ def results(model: nn.Module) -> Results:
         _attached(model, "vitcompact_fidelity", Fidelity),
         _attached(model, "vitcompact_parity", FoldParity),
         _attached(model, "vitcompact_merging", MergingEffect),
+        _attached(model, "vitcompact_budget", dict),
     )
 
 

@@ -80,12 +80,15 @@ def test_record_and_card_say_what_they_were_given(vit: VisionTransformer, tmp_pa
     assert front["library_name"] == "timm"
     assert front["license"] == "apache-2.0"  # timm's description of the model says so
     assert front["base_model"] == "timm/deit_tiny_patch16_224.fb_in1k"
-    assert "| params | 1,234,567 | 987,654 |" in card
-    assert "| top1 | 93.38 % | not measured |" in card
-    assert "| fidelity.agreement | 0.9877 |" in card
+    assert "| parameters | 1.23 M | 987.7 k | -20.0 % |" in card
+    assert "| top-1 | 93.38 % | not measured |" in card
+    assert "| same top-1 class |  | 0.988 |" in card
+    assert "Accuracy was not measured" in card
+    assert "of `images`" in card
     assert "factorize, 1 layer(s)" in card
     assert 'timm.create_model("local-dir:out", pretrained=True)' in card
     assert "seconds" not in card
+    assert "model-index" not in front
 
 
 def test_the_card_invents_nothing(vit: VisionTransformer, tmp_path: Path) -> None:
@@ -94,9 +97,10 @@ def test_the_card_invents_nothing(vit: VisionTransformer, tmp_path: Path) -> Non
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "unknown"
     assert "base_model" not in front
-    assert "Measured" not in card
+    assert "Before and after" not in card
     assert "SHA-256" not in card
-    assert "before" not in card
+    assert "Limits" not in card  # nothing was done to it
+    assert "How it was made" not in card
 
 
 def test_the_card_names_no_folders(vit: VisionTransformer, tmp_path: Path) -> None:

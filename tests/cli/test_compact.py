@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 
 import vitcompact
 from vitcompact import UsageError
@@ -36,9 +37,17 @@ def test_one_command_to_a_folded_model(run: Run, images: Path, tmp_path: Path) -
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
     assert vitcompact.results(model).plan.form == "folded"
     page = Path(document["report"]).read_text()
-    assert all(part in page for part in ("Before and after", "95 % interval", "Steps", "Budget"))
-    card = (out / "README.md").read_text()
-    assert f"| macs | {document['before']['macs']:,} | {document['after']['macs']:,} |" in card
+    assert all(
+        part in page for part in ("Before and after", "95 % interval", "Steps", "Loss against budget", "Who saves what")
+    )
+    card = ModelCard.load(out / "README.md")
+    assert f"| top-1 | {document['before']['top1']:.2f} % | {document['after']['top1']:.2f} % |" in card.text
+    (score,) = card.data.eval_results or [None]
+    assert score is not None
+    assert (score.metric_value, score.dataset_name) == (document["after"]["top1"], "images")
+    command = ("vitcompact compact test_vit ", "--data-dir images", "--macs 0.75")
+    assert all(part in card.text for part in command)
+    assert "## Limits" in card.text
     record = json.loads((out / "vitcompact.json").read_text())["results"]
     assert record["reached"] == document["reached"]
     assert record["top1"] == {side: document[side]["top1"] for side in ("before", "after")}

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from vitcompact.cli.report.compared import draw_compared
+from vitcompact.reporting import draw
 
 from .commands import Run
 
@@ -28,7 +28,7 @@ def test_from_the_command_line(run: Run, job: Path, images: Path, tmp_path: Path
     assert "Compared with" in shown
     assert "times as fast" in shown
     assert "two or more models" in run("compare", models[0]).error
-    assert "is HTML" in run("compare", *models, "--report", "page.png").error
+    assert "is HTML here" in run("compare", *models, "--report", "page.png").error
 
 
 def test_the_page_without_scores_has_no_plot_and_escapes_names() -> None:
@@ -41,7 +41,7 @@ def test_the_page_without_scores_has_no_plot_and_escapes_names() -> None:
         "latency_ms": 1.0,
     }
     row |= {"speedup": 1.0, "speedup_interval": [0.9, 1.1], "macs": 10, "params": 10, "bytes": 40}
-    text = draw_compared([row, {**row, "name": "y"}])
+    text = draw({"models": [row, {**row, "name": "y"}]})
     assert "<circle" not in text
     assert "&lt;b&gt;" in text
-    assert draw_compared([{**row, "top1": 90.0}, {**row, "top1": 90.0}]).count("<circle") == 2
+    assert draw({"models": [{**row, "top1": 90.0}, {**row, "top1": 90.0}]}).count("<circle") == 2

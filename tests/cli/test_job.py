@@ -348,7 +348,9 @@ def test_a_budget_from_analysis_to_a_folded_model(run: Run, images: Path, tmp_pa
     assert made["budget"] == {"unit": "macs", "target": 0.8, "left": left, "interval": None}
     recorded = tmp_path / "vitcompact-out" / "converted"
     assert json.loads((recorded / "vitcompact.json").read_text())["results"]["budget"] == made["budget"]
-    assert "| budget.target | 0.8 |" in (recorded / "README.md").read_text()
+    card = (recorded / "README.md").read_text()
+    assert "| budget.target | 0.8 |" in card
+    assert "It is in training form" in card
     folded = json.loads(run("fold", "vitcompact-out/converted", "folded", "--json").out)
     assert folded["macs"] == made["macs"]["after"]
     again = run("convert", "test_vit", "again", *SMALL, "--data-dir", images, "--plan", planned["plan_file"], "--json")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vitcompact.analysis.pictures import pictures_of
 from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
+from vitcompact.analysis.savings import savings
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
 from vitcompact.calibration.similarity import weight_similarity
 from vitcompact.data import ImageBatches, check_model, images_for, open_model, resolve_input
+from vitcompact.errors import VitCompactError
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import AttentionSite, FfnSite, Site, family_named
 from vitcompact.models.cost import Cost, count, meta_copy
@@ -33,7 +37,10 @@ from vitcompact.planning.scope import Wanted, check_patterns, wanted_layers
 from vitcompact.planning.selection import Selection, patterns
 from vitcompact.plans.schema import LayerPlan, Plan
 from vitcompact.utils.device import frozen_copy
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks, silent
+
+STEPS = 32
+"""Points of the spectrum of an FFN's output."""
 
 
 def analyze(
@@ -53,7 +60,7 @@ def analyze(
     batch_size: int = 32,
     curves: Curves | None = None,
     device: str | torch.device = "cpu",
-    progress: Progress = silent,
+    progress: Progress = notebooks,
 ) -> AnalysisReport:
     """Measure what `convert` would have to work with; one forward pass over `images`, maps of one batch at a time.
 
@@ -91,25 +98,64 @@ def analyze(
         planned = replace(planned, merge_tokens=given_schedule(model, merge_tokens))
     if planned is not None:
         wanted = _as_planned(model, wanted, planned)
-    layers: list[LayerReport] = []
-    ffn: list[FfnReport] = []
     with torch.no_grad():
         if batches is None:
-            layers += [_from_weights(model, site, amount) for site, amount in wanted.attention]
-            ffn += [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
+            layers = [_from_weights(model, site, amount) for site, amount in wanted.attention]
+            ffn = [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
         else:
             layers, ffn = _from_images(model, wanted, batches, planned, device, progress)
     plan = planned or replace(_plan(model, selection, wanted, layers), merge_tokens=given_schedule(model, merge_tokens))
-    size = resolve_input(model).input_size
+    return _reported(model, wanted, layers, ffn, plan, batches, None if found is None else budget_json(found))
+
+
+def analyze_plan(
+    model: nn.Module,
+    images: ImageBatches,
+    plan: Plan,
+    *,
+    compacted: nn.Module | None = None,
+    budget: dict[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    progress: Progress = silent,
+) -> AnalysisReport:
+    """What `analyze` says of a plan that was made already; one forward pass over `images`.
+
+    Args:
+        model: the original.
+        compacted: what the plan made of it; its attention maps and merged tokens are shown beside the original's.
+        budget: what `budget_json` says of the plan, where it has a budget.
+    """
+    try:
+        wanted = _as_planned(model, wanted_layers(model, Selection(0.5, 0.5)), plan)
+    except VitCompactError:  # nothing but merging tokens can be done here
+        wanted = Wanted((), ())
+    with torch.no_grad():
+        layers, ffn = _from_images(model, wanted, images, plan, device, progress)
+    return _reported(model, replace(wanted, skipped=plan.skipped), layers, ffn, plan, images, budget, compacted)
+
+
+def _reported(
+    model: nn.Module,
+    wanted: Wanted,
+    layers: list[LayerReport],
+    ffn: list[FfnReport],
+    plan: Plan,
+    images: ImageBatches | None,
+    budget: dict[str, Any] | None,
+    compacted: nn.Module | None = None,
+) -> AnalysisReport:
     return AnalysisReport(
         model=str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)),
-        cost=count(model, size),
+        cost=count(model, resolve_input(model).input_size),
         predicted=predicted_cost(model, plan),
         layers=tuple(layers),
         ffn=tuple(ffn),
         skipped=wanted.skipped,
-        num_samples=0 if batches is None else batches.num_samples,
-        budget=None if found is None else budget_json(found),
+        num_samples=0 if images is None else images.num_samples,
+        budget=budget,
+        plan=plan,
+        savings=savings(model, plan),
+        pictures={} if images is None else pictures_of(model, images, wanted, layers, plan, compacted),
     )
 
 
@@ -196,7 +242,7 @@ def _matrix_spectrum(model: nn.Module, site: FfnSite, rank: int) -> FfnReport:
 
 def _spectrum_report(model: nn.Module, site: FfnSite, rank: int, shares: Tensor) -> FfnReport:
     outputs, inputs = matrix(model.get_submodule(site.output))[0].shape
-    steps = tuple(float(shares[: outputs * i // 8].sum()) for i in range(1, 9))
+    steps = tuple(float(shares[: outputs * i // STEPS].sum()) for i in range(1, STEPS + 1))
     return FfnReport(site.name, inputs, outputs, rank, float(shares[:rank].sum()), steps)
 
 

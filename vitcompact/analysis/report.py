@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vitcompact.models.cost import Cost
-from vitcompact.plans.schema import Skipped
+from vitcompact.plans.schema import Plan, Skipped
+from vitcompact.reporting import write_page
+from vitcompact.reporting.measures import measured_of
+from vitcompact.reporting.notebook import fragment
 from vitcompact.utils.text import change, columns
 
 
@@ -48,7 +52,7 @@ class FfnReport:
 
     In the plan of a budget, `rank` is all of the outputs where the matrix stays whole.
 
-    `spectrum` holds the energy shares at an eighth, a quarter, three eighths, ... of the outputs.
+    `spectrum` holds the energy shares at 1, 2, ... 32 parts in 32 of the outputs.
     """
 
     name: str
@@ -63,7 +67,9 @@ class FfnReport:
 class AnalysisReport:
     """The whole analysis.
 
-    `predicted` is the cost of the folded model that `convert` would lead to, `budget` what `budget_json` says.
+    `predicted` is the cost of the folded model that `convert` would lead to, `budget` what `budget_json` says. `plan`,
+    `savings` by block and operator and `pictures` (attention maps, merged tokens) are there for the page that `save`
+    draws; a notebook shows it in short.
     """
 
     model: str
@@ -74,6 +80,9 @@ class AnalysisReport:
     skipped: tuple[Skipped, ...]
     num_samples: int
     budget: dict[str, Any] | None = None
+    plan: Plan | None = field(default=None, repr=False)
+    savings: dict[str, Any] = field(default_factory=dict, repr=False)
+    pictures: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         params, macs = (change(getattr(self.cost, n), getattr(self.predicted, n)) for n in ("params", "macs"))
@@ -99,3 +108,20 @@ class AnalysisReport:
             "num_samples": self.num_samples,
         }
         return document if self.budget is None else {**document, "budget": self.budget}
+
+    def to_page(self) -> dict[str, Any]:
+        """What `reporting.draw` makes a page of: the above, the plan, savings and pictures."""
+        cost = measured_of((asdict(self.cost), asdict(self.predicted)), predicted=True)
+        plan = None if self.plan is None else self.plan.to_json()
+        return {**self.to_json(), "measured": cost, "plan": plan, "savings": self.savings, **self.pictures}
+
+    def save(self, path: str | Path) -> Path:
+        """Draw the analysis into a .html file that loads nothing; a page of ours that is there is replaced.
+
+        Raises:
+            UsageError: no .html file, or one that cannot be written.
+        """
+        return write_page(self.to_page(), path)
+
+    def _repr_html_(self) -> str:
+        return fragment(repr(self)[1:-1], self.to_page())

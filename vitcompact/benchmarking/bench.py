@@ -17,7 +17,7 @@ from vitcompact.benchmarking.timing import interleave
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError, is_out_of_memory
 from vitcompact.options.benchmarking import Backend
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks
 
 NOISY = 1.5
 
@@ -43,7 +43,7 @@ def bench(
     seed: int = 0,
     macs: tuple[int, int] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Progress = silent,
+    progress: Progress = notebooks,
 ) -> BenchResult:
     """Time `model` and `baseline` alternately on the same random images; both are copied, neither is changed.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vitcompact.benchmarking.timing import PairedTimes, quantile, speedup, speedup_interval
 from vitcompact.errors import ThresholdError
-from vitcompact.utils.text import columns
+from vitcompact.utils.text import columns, html_table
 
 SCATTER = 0.03
 """A model against itself reads one within this."""
@@ -149,6 +149,14 @@ class BenchResult:
         ratio = "" if self.macs_ratio is None else f", {self.macs_ratio:.3g} of the MACs"
         what = f"{self.speedup:.3f}x ({low:.3f} to {high:.3f}) at batch size {top.batch_size}: {times}{ratio}"
         return f"<BenchResult {what}; {self.backend}>"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for each in self.batches:
+            low, high = each.speedup_interval
+            times = (f"{side.latency_ms.p50:.2f}" for side in (each.baseline, each.model))
+            rows.append((str(each.batch_size), *times, f"{each.speedup:.3f}", f"{low:.3f} to {high:.3f}"))
+        return html_table(repr(self)[1:-1], ("batch size", "baseline ms", "ms", "times as fast", "95 % interval"), rows)
 
     def __str__(self) -> str:
         """One line for each batch size, and the notes."""

@@ -15,6 +15,7 @@ from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import restored
+from vitcompact.utils.places import PLACES, found, published
 from vitcompact.utils.plain import to_plain
 from vitcompact.utils.reading import read_json
 from vitcompact.version import __version__
@@ -44,7 +45,7 @@ class Record:
     provenance: Provenance | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: _current_versions())
+    versions: Mapping[str, str] = field(default_factory=lambda: current_versions())
     files: tuple[str, ...] = FILES
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +60,11 @@ class Record:
             "plan": self.plan.to_json(),
             "files": list(self.files),
         }
+
+    def published(self, folder: Path) -> dict[str, Any]:
+        """The same without absolute paths, for a file in `folder`; `read_record` finds them again on this machine."""
+        document, places = published(self.to_json(), folder)
+        return {**document, PLACES: places} if places else document
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
@@ -98,14 +104,22 @@ def read_record(directory: str | Path) -> Record:
     if not path.is_file():
         raise UsageError(f"{directory} is not a vitcompact checkpoint: it holds no {RECORD_NAME}")
     try:
-        return Record.from_json(read_json(path))
+        return Record.from_json(_located(read_json(path), path.parent))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
 
 
-def _current_versions() -> dict[str, str]:
+def _located(document: Any, folder: Path) -> Any:
+    """A document of ours in `folder` with the paths that were left out of it, as far as this machine knows them."""
+    if not isinstance(document, dict):
+        return document
+    return found(document, document.get(PLACES), folder)
+
+
+def current_versions() -> dict[str, str]:
+    """Releases of vitcompact, torch, timm and Python that are running."""
     return {
         "vitcompact": __version__,
         "torch": str(torch.__version__),

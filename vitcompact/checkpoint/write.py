@@ -68,7 +68,7 @@ def save(
     record = Record(base, plan, provenance, dict(options or {}), dict(results or {}))
     tensors = _tensors(model, dtype)
     texts = {
-        RECORD_NAME: json_text(record.to_json()),
+        RECORD_NAME: json_text(record.published(out)),
         "README.md": model_card(
             record,
             title=out.name,

@@ -64,7 +64,9 @@ class Own:
     dtype: Literal["float32", "float16", "bfloat16"] | None = option(
         None, "Number format of the weights.", RUN, unset="that of the source; float32 in bench", rare=True
     )
-    report: Path | None = option(None, "Draw the analysis into a .html or .png file.", OUTPUT, "FILE")
+    report: Path | None = option(
+        None, "Draw what was found into a .html file; analyze and compact draw .png too.", OUTPUT, "FILE"
+    )
     export: Literal["onnx", "pt2", "xml", "mlpackage", "pte"] | None = option(
         None, "Also write the folded model for another runtime, into a file beside OUT (see export).", OUTPUT
     )
@@ -143,7 +145,7 @@ VERBS = (
             SelectionOptions,
             LimitOptions,
             SurgeryOptions,
-            _own("method checkpoint eval_data_dir device plan dry_run workdir overwrite dtype"),
+            _own("method checkpoint eval_data_dir device plan dry_run report workdir overwrite dtype"),
         ),
         arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("converted")},
         defaults={"num_samples": 512},
@@ -202,7 +204,7 @@ VERBS = (
         A model without a head is compared with its original, or with --reference, by its features.
 
         Example: vitcompact eval vitcompact-out/folded --data-dir val""",
-        (SourceOptions, DataOptions, MixedPrecision, _own("checkpoint eval_data_dir reference device workdir")),
+        (SourceOptions, DataOptions, MixedPrecision, _own("checkpoint eval_data_dir reference device report workdir")),
         arguments={"source": _MODEL},
         defaults={"amp": False},
     ),

@@ -19,6 +19,10 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from vitcompact.utils.numbers import duration
+
+__all__ = ["BarProgress", "PlainProgress", "duration"]
+
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_WITHOUT_A_WORD = 2.0
 
@@ -158,13 +162,3 @@ def _line(task: _Task, now: float, note: str) -> str:
     if task.total and 0 < task.done <= task.total:
         text += f", about {duration((now - task.started) * (task.total / task.done - 1))} left"
     return text + (f" ({note})" if note else "")
-
-
-def duration(seconds: float) -> str:
-    """Such as `42 s`, `3 min 20 s` or `1 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

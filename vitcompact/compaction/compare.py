@@ -15,7 +15,7 @@ from vitcompact.errors import UsageError
 from vitcompact.evaluation import evaluate
 from vitcompact.models.cost import count
 from vitcompact.utils.intervals import Interval
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def compare(
     max_seconds: float = 20.0,
     device: str | torch.device = "cpu",
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = notebooks,
 ) -> tuple[Compared, ...]:
     """Put models beside each other; the first is what the others are compared with.
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vitcompact.analysis import AnalysisReport, analyze_plan
 from vitcompact.benchmarking import BenchResult, bench
 from vitcompact.compaction.judge import Judge, Verdict
 from vitcompact.compaction.plans import Planner
 from vitcompact.compaction.result import CompactResult, Measures, Step
 from vitcompact.compaction.work import Attempt, Work
-from vitcompact.data import ImageBatches, check_model, images_for, open_model, resolve_input, taken_apart
+from vitcompact.data import (
+    ImageBatches,
+    check_model,
+    first_images,
+    images_for,
+    names_to_show,
+    open_model,
+    resolve_input,
+    taken_apart,
+)
 from vitcompact.errors import UsageError
+from vitcompact.evaluation import MostChanged
 from vitcompact.models.cost import Cost, count
+from vitcompact.models.forward import num_classes
 from vitcompact.options.compaction import CompactionOptions, Preset
 from vitcompact.options.selection import MergeTokens
 from vitcompact.planning.budget_plan import BudgetPlan
@@ -26,7 +39,7 @@ from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.scope import check_patterns
 from vitcompact.planning.selection import patterns
 from vitcompact.utils.device import frozen_copy
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks
 
 logger = logging.getLogger("vitcompact")
 
@@ -37,6 +50,8 @@ USUAL_DROP = 0.5
 BENCH_SECONDS, BENCH_SHARE = 30.0, 0.1
 """Timing takes this long, and no more than this share of the whole time."""
 OVERRUN = 0.05
+LOOKED_AT = 64
+"""Images on which likeness of heads and spectra are measured for pages."""
 SLACK = 0.03
 """How far a measured speed-up may stay below what was asked for, as budgets of latency are met."""
 
@@ -59,7 +74,7 @@ def compact(
     latency_batch: int = 8,
     device: str | torch.device = "cpu",
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = notebooks,
     clock: Callable[[], float] = time.monotonic,
     began: float | None = None,
 ) -> CompactResult:
@@ -153,14 +168,29 @@ def compact(
             progress=progress,
         ),
     )
-    verdict = work.step("judge", lambda: judge.report(folded))
+    changed = MostChanged(bool(num_classes(model)))
+    verdict = work.step("judge", lambda: judge.report(folded, changed))
     if clock() - began > 60 * asked.time * (1 + OVERRUN):
         logger.warning(
             "the job took %.1f minutes, `minutes=%g` were given: a plan, its closed form, folding and timing are "
             "always done",
             *((clock() - began) / 60, asked.time),
         )
-    return _result(folded, asked, found, verdict, times, cost, tuple(work.steps))
+    budget = budget_json(found)
+    analysis = work.step("look inside", lambda: _inside(work, folded, budget))
+    result = _result(folded, asked, verdict, times, cost, tuple(work.steps))
+    config = getattr(evaluation, "config", None) or getattr(batches, "config", None) or resolve_input(model)
+    seen = changed.to_page(config, names_to_show(model, evaluation))
+    return replace(result, budget=budget, analysis=analysis, changed=seen)
+
+
+def _inside(work: Work, folded: nn.Module, budget: dict[str, Any]) -> AnalysisReport:
+    """What pages show of the layers: likeness of heads, spectra, maps, merged tokens."""
+    few = first_images(work.images, LOOKED_AT)
+    plan = getattr(folded, "vitcompact_plan")  # noqa: B009 - timm's modules know tensors and modules only
+    return analyze_plan(
+        work.original, few, plan, compacted=folded, budget=budget, device=work.device, progress=work.progress
+    )
 
 
 def _smallest(planner: Planner, work: Work, max_drop: float) -> tuple[BudgetPlan, Attempt]:
@@ -194,7 +224,6 @@ def _smallest(planner: Planner, work: Work, max_drop: float) -> tuple[BudgetPlan
 def _result(
     folded: nn.Module,
     asked: CompactionOptions,
-    found: BudgetPlan,
     verdict: Verdict,
     times: BenchResult,
     cost: tuple[Cost, Cost],
@@ -239,5 +268,4 @@ def _result(
         missed,
         steps,
         plan,
-        budget_json(found),
     )

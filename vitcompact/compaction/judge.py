@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.data.apart import chosen_of
-from vitcompact.evaluation import evaluate
+from vitcompact.evaluation import Observer, evaluate
 from vitcompact.evaluation.evaluate import as_pairs
 from vitcompact.models.forward import num_classes
 from vitcompact.utils.intervals import Interval
@@ -61,17 +61,19 @@ class Judge:
         """What `model` has lost, on the images that choose."""
         return self._on(0, model)
 
-    def report(self, model: nn.Module) -> Verdict:
-        """What `model` has lost, on the images that did not choose it."""
-        return self._on(1 if self._halves[0].seen != 1 else 0, model)  # a single image does both
+    def report(self, model: nn.Module, observer: Observer | None = None) -> Verdict:
+        """What `model` has lost, on the images that did not choose it; `observer` sees the answers of both."""
+        return self._on(1 if self._halves[0].seen != 1 else 0, model, observer)  # a single image does both
 
-    def _on(self, half: int, model: nn.Module) -> Verdict:
+    def _on(self, half: int, model: nn.Module, observer: Observer | None = None) -> Verdict:
         began = self.clock()
         reference = self._references[half]
         if isinstance(reference, _Recalled):
             reference.rewind()
         batches = self._halves[half]
-        found = evaluate(model, batches, reference=reference, device=self.device, progress=self.progress)
+        found = evaluate(
+            model, batches, reference=reference, device=self.device, progress=self.progress, observer=observer
+        )
         if found.top1_change is None or found.top1_change_interval is None:
             drop, interval = _lost(found.agreement, found.cosine, found.agreement_interval)
         else:

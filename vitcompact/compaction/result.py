@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from vitcompact.analysis import AnalysisReport
 from vitcompact.plans.schema import Plan
+from vitcompact.reporting import write_page
+from vitcompact.reporting.measures import measured_of
+from vitcompact.reporting.notebook import fragment
 from vitcompact.utils.intervals import Interval
 from vitcompact.utils.text import fields
 
@@ -59,7 +64,9 @@ class CompactResult:
         missed: the targets that were given up, each with what was reached.
         steps: what was done, in order.
         plan: what was done to which layer.
-        budget: the budget of the plan in JSON, for reports.
+        budget: the budget of the plan in JSON, for pages.
+        analysis: likeness of heads, spectra, attention maps and merged tokens, for pages.
+        changed: the images whose answers changed most, for pages.
     """
 
     model: nn.Module
@@ -76,6 +83,8 @@ class CompactResult:
     steps: tuple[Step, ...]
     plan: Plan
     budget: dict[str, Any] = field(default_factory=dict, repr=False)
+    analysis: AnalysisReport | None = field(default=None, repr=False)
+    changed: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def reached(self) -> dict[str, Any]:
@@ -107,3 +116,47 @@ class CompactResult:
             "steps": [asdict(step) for step in self.steps],
             "plan": self.plan.to_json(),
         }
+
+    def measured(self) -> dict[str, Any]:
+        """Both models and the intervals, as pages and tables take them."""
+        lost = None if self.drop_interval is None else [-self.drop_interval[1], -self.drop_interval[0]]
+        labelled = self.after.top1 is not None
+        shares = None if labelled or lost is None or self.after.agreement is None else [1 + end / 100 for end in lost]
+        return measured_of(
+            (asdict(self.before), asdict(self.after)),
+            speedup=self.speedup,
+            speedup_interval=list(self.speedup_interval),
+            top1_interval=lost if labelled else None,
+            agreement_interval=shares,
+            batch_size=self.batch_size,
+            num_samples=self.judged,
+        )
+
+    def to_page(self) -> dict[str, Any]:
+        """What `reporting.draw` makes a page of."""
+        inside = {} if self.analysis is None else self.analysis.to_page()
+        done = {
+            "measured": self.measured(),
+            "gave_up": self.missed,
+            "steps": [asdict(step) for step in self.steps],
+            "plan": self.plan.to_json(),
+            "skipped": self.plan.to_json()["skipped"],
+            "budget": self.budget,
+            "changed": self.changed,
+        }
+        return {"model": type(self.model).__name__, **inside, **done, "lead": self._lead()}
+
+    def _lead(self) -> str:
+        kind = "evaluation images" if self.after.top1 is not None else "images"
+        return f"Folded, and compared with the original on {self.judged} {kind}."
+
+    def save(self, path: str | Path) -> Path:
+        """Draw what was found into a .html file that loads nothing; a page of ours that is there is replaced.
+
+        Raises:
+            UsageError: no .html file, or one that cannot be written.
+        """
+        return write_page(self.to_page(), path)
+
+    def _repr_html_(self) -> str:
+        return fragment(repr(self), self.to_page())

@@ -4,7 +4,8 @@ from vitcompact.data.apart import is_apart, taken_apart
 from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor, rebatched
 from vitcompact.data.boundary import check_images, check_model, images_for
 from vitcompact.data.calibration import CalibrationImages
-from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
+from vitcompact.data.classes import names_to_show
+from vitcompact.data.config import InputConfig, as_pixels, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped
 from vitcompact.data.evaluation import EvaluationBatches, evaluation_batches
 from vitcompact.data.fingerprint import fingerprint
@@ -29,6 +30,7 @@ __all__ = [
     "StreamSet",
     "TensorImages",
     "TrainingBatches",
+    "as_pixels",
     "check_images",
     "check_model",
     "eval_transform",
@@ -38,6 +40,7 @@ __all__ = [
     "from_tensor",
     "images_for",
     "is_apart",
+    "names_to_show",
     "normalize",
     "num_distinct",
     "open_dataset",

@@ -85,6 +85,22 @@ def class_names(model: Any) -> dict[str, int]:
     return {**{text: min(indices) for text, indices in others.items() if text and len(indices) == 1}, **found}
 
 
+def names_to_show(model: Any, images: object = None) -> list[str]:
+    """What the model's classes are called, in the order of its outputs; empty where nobody says.
+
+    Args:
+        images: batches of a labelled data set, whose own names do where the model has none and their number is right.
+    """
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    number, names = getattr(model, "num_classes", None), cfg.get("label_names")
+    if isinstance(names, Sequence) and not isinstance(names, str) and len(names) == number:
+        descriptions = cfg.get("label_descriptions")
+        described = descriptions if isinstance(descriptions, Mapping) else {}
+        return [str(described.get(name, name)).partition(",")[0] for name in names]
+    own = getattr(images, "class_names", None) or ()
+    return [str(name) for name in own] if len(own) == number else []
+
+
 def _plain(name: object) -> str:
     return " ".join(str(name).casefold().replace("_", " ").replace("-", " ").split())
 

@@ -95,6 +95,13 @@ def normalize(images: Tensor, config: InputConfig) -> Tensor:
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
+def as_pixels(images: Tensor, config: InputConfig) -> Tensor:
+    """What `normalize` was given: uint8 (batch, channels, height, width)."""
+    mean = torch.tensor(config.mean, device=images.device).view(1, -1, 1, 1)
+    std = torch.tensor(config.std, device=images.device).view(1, -1, 1, 1)
+    return (images.float() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
 def _built_size(model: nn.Module) -> tuple[int, int] | None:
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if isinstance(size, int):

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from vitcompact.data import check_images
 from vitcompact.errors import DataError, UsageError
+from vitcompact.evaluation.changed import Observer
 from vitcompact.evaluation.result import EvalResult
 from vitcompact.models.forward import eval_mode, features, logits, num_classes
 from vitcompact.models.scores import Mean, cosines, neighbour_agreement, same_guess, top_k_hits
 from vitcompact.utils.intervals import Interval, paired_difference, wilson
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks
 
 logger = logging.getLogger("vitcompact")
 
@@ -30,7 +31,8 @@ def evaluate(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     amp_dtype: torch.dtype | None = None,
-    progress: Progress = silent,
+    progress: Progress = notebooks,
+    observer: Observer | None = None,
 ) -> EvalResult:
     """Score `model` on labelled images, and against `reference` on the same images.
 
@@ -49,6 +51,7 @@ def evaluate(
         device: where both run.
         amp_dtype: automatic mixed precision, e.g. `torch.bfloat16`.
         progress: told of each batch.
+        observer: told of each batch and both models' outputs, where there is a reference; `MostChanged` is one.
 
     Raises:
         UsageError: no head and no reference; outputs of both that cannot be compared; or what are no images.
@@ -57,7 +60,7 @@ def evaluate(
     batches = as_pairs(images, labels, batch_size)
     _check_heads(model, reference)
     device = torch.device(device)
-    scorer = _LogitScores(amp_dtype) if num_classes(model) else _FeatureScores(amp_dtype)
+    scorer = (_LogitScores if num_classes(model) else _FeatureScores)(amp_dtype, observer)
     models = [m.to(device) for m in (model, reference) if m is not None]
     seen = 0
     progress.start("evaluate", getattr(images, "num_batches", None) or _length(batches))
@@ -75,8 +78,8 @@ def evaluate(
 
 
 class _LogitScores:
-    def __init__(self, amp_dtype: torch.dtype | None) -> None:
-        self.amp_dtype = amp_dtype
+    def __init__(self, amp_dtype: torch.dtype | None, observer: Observer | None = None) -> None:
+        self.amp_dtype, self.observer = amp_dtype, observer
         self.top1, self.top5, self.agreement, self.cosine = Mean(), Mean(), Mean(), Mean()
         self.reference_top1, self.reference_top5, self.gained, self.lost = Mean(), Mean(), Mean(), Mean()
         self.broken = 0
@@ -90,6 +93,8 @@ class _LogitScores:
             _check_same("logits", output, target)
             self.agreement.add(same_guess(output, target) & finite)
             self.cosine.add(cosines(output, target))
+            if self.observer is not None:
+                self.observer(images, output, target, labels)
         if labels is not None:
             self._score(output, target, labels.to(output.device))
 
@@ -131,8 +136,8 @@ def _share_interval(hits: Mean) -> Interval | None:
 
 
 class _FeatureScores:
-    def __init__(self, amp_dtype: torch.dtype | None) -> None:
-        self.amp_dtype = amp_dtype
+    def __init__(self, amp_dtype: torch.dtype | None, observer: Observer | None = None) -> None:
+        self.amp_dtype, self.observer = amp_dtype, observer
         self.cosine, self.patch_cosine = Mean(), Mean()
         self.pooled: tuple[list[Tensor], list[Tensor]] = ([], [])
         self.broken = 0
@@ -146,6 +151,8 @@ class _FeatureScores:
         if patches is not None and target_patches is not None:
             _check_same("patch tokens", patches, target_patches)
             self.patch_cosine.add(cosines(patches, target_patches))
+        if self.observer is not None:
+            self.observer(images, pooled, target, labels)
         self.pooled[0].append(pooled.cpu())
         self.pooled[1].append(target.cpu())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitcompact.utils.intervals import Interval
-from vitcompact.utils.text import fields
+from vitcompact.utils.text import fields, pairs_html
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,15 @@ class EvalResult:
         """Points of top-1 that the model has more than the reference."""
         return None if self.top1 is None or self.reference_top1 is None else self.top1 - self.reference_top1
 
-    def __repr__(self) -> str:
+    def _shown(self) -> dict[str, Any]:
         shown = {name: value for name, value in self.to_json().items() if not isinstance(value, (dict, list))}
-        return fields("EvalResult", **shown, reference_top1=self.reference_top1)
+        return {**shown, "reference_top1": self.reference_top1}
+
+    def __repr__(self) -> str:
+        return fields("EvalResult", **self._shown())
+
+    def _repr_html_(self) -> str:
+        return pairs_html("EvalResult", self._shown())
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `eval --json`: scores of a classifier, or of a feature extractor.

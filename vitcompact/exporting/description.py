@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from vitcompact.errors import CheckpointError
 from vitcompact.models.cost import count
 from vitcompact.models.forward import num_classes
 from vitcompact.plans.schema import Plan
+from vitcompact.utils.places import found, published
 from vitcompact.version import __version__
 
 KEY = "vitcompact"
@@ -38,6 +40,7 @@ class Description:
         input_name, output_name: in the file.
         original: where the model was made from, or None.
         original_options: how the original is read.
+        places: where paths lie that are named without their folders (`utils.places`).
         version: release of vitcompact that wrote the file.
     """
 
@@ -53,7 +56,25 @@ class Description:
     output_name: str = "outputs"
     original: Provenance | None = None
     original_options: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     version: str = __version__
+
+    def published(self, folder: Path) -> Description:
+        """The same without absolute paths, for a file in `folder`; `located` finds them again on this machine."""
+        told, places = published(self._paths(), folder)
+        return self._with(told, places) if places else self
+
+    def located(self, folder: Path) -> Description:
+        """The description of a file in `folder` with absolute paths again, as far as they are known here."""
+        return self._with(found(self._paths(), self.places, folder), self.places) if self.places else self
+
+    def _paths(self) -> dict[str, Any]:
+        original = None if self.original is None else self.original.to_json()
+        return {"original": original, "original_options": dict(self.original_options)}
+
+    def _with(self, told: Mapping[str, Any], places: Mapping[str, str]) -> Description:
+        original = None if told["original"] is None else Provenance.from_json(told["original"])
+        return replace(self, original=original, original_options=told["original_options"], places=places)
 
     def text(self) -> str:
         """As it stands in a file."""
@@ -94,6 +115,7 @@ class Description:
             plan={str(name): int(count) for name, count in data["plan"].items()},
             original=None if original is None else Provenance.from_json(original),
             original_options=dict(data["original_options"]),
+            places={str(key): str(place) for key, place in dict(data.get("places") or {}).items()},
         )
 
     @property

@@ -26,7 +26,7 @@ from vitcompact.layers.branches import branched
 from vitcompact.options.exporting import ExportOptions
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.files import disk_errors, staged
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks
 
 NOT_RUN = "not run"
 
@@ -46,7 +46,7 @@ def export(
     original: Provenance | None = None,
     original_options: Mapping[str, Any] | None = None,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress = notebooks,
 ) -> ExportResult:
     """Write a folded model, or any timm model, for another runtime; the suffix of `path` says for which.
 
@@ -87,6 +87,7 @@ def export(
     calibration = None if images is None or not int8 else images_for(model, images)
     reference = _reference(model)
     description = describe(reference, options.precision, (input_name, output_name), original, original_options)
+    description = description.published(out.parent)
     job = Job(_prepared(reference, form), options, description, () if calibration is None else calibration)
     probes = _probes(description.input.input_size, calibration, seed)
     progress.start("export", 3)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcompact.utils.text import fields
+from vitcompact.utils.text import fields, pairs_html
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class ExportResult:
 
     def __repr__(self) -> str:
         return fields("ExportResult", **self.to_json())
+
+    def _repr_html_(self) -> str:
+        return pairs_html("ExportResult", self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `export --json`."""

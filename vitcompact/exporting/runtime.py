@@ -22,7 +22,8 @@ class ExportedModel(nn.Module):
 
     def __init__(self, opened: Opened, path: Path) -> None:
         super().__init__()
-        self.description, self.runtime, self.path = opened.description, opened.runtime, path
+        self.description = opened.description.located(path.parent)
+        self.runtime, self.path = opened.runtime, path
         self.num_classes = opened.description.num_classes
         self.pretrained_cfg: Any = opened.description.pretrained_cfg
         self._run = opened.run

@@ -18,7 +18,7 @@ from vitcompact.plans.specs import ALIASES, SPECS, LayerKind, OperatorSpec
 from vitcompact.plans.typed import known, listed, text
 from vitcompact.utils.files import write_file
 from vitcompact.utils.reading import read_json, shortened
-from vitcompact.utils.text import columns
+from vitcompact.utils.text import columns, html_table
 
 PLAN_VERSION = 1
 
@@ -104,6 +104,9 @@ class Plan:
 
     def __str__(self) -> str:
         return _table(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(_line(self), *_rows(self))
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON, which `Plan.load` and `vitcompact convert --plan FILE` read.
@@ -202,15 +205,20 @@ def _read_operator(data: Mapping[str, Any]) -> OperatorSpec:
 
 def _table(plan: Plan) -> str:
     """One line for each operator of each layer, then tokens merged and layers left alone by reason."""
-    rows = [("layer", "operator", "sizes")]
-    rows += [(layer.name, spec.op, _sizes(spec)) for layer in plan.layers for spec in layer.operators]
-    rows += [(layer.name, "", "solved again") for layer in plan.layers if not layer.operators]
-    if plan.merge_tokens:
-        rows.append(("blocks", "merge tokens", ",".join(map(str, plan.merge_tokens))))
-    lines = [_line(plan), "", columns(rows)]
+    head, rows = _rows(plan)
+    lines = [_line(plan), "", columns([head, *rows])]
     reasons = Counter(item.reason for item in plan.skipped)
     lines += ["", "left unchanged:"] if reasons else []
     return "\n".join([*lines, *(f"  {count} x {reason}" for reason, count in reasons.items())])
+
+
+def _rows(plan: Plan) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings, and a row for each operator of each layer."""
+    rows = [(layer.name, spec.op, _sizes(spec)) for layer in plan.layers for spec in layer.operators]
+    rows += [(layer.name, "", "solved again") for layer in plan.layers if not layer.operators]
+    if plan.merge_tokens:
+        rows.append(("blocks", "merge tokens", ",".join(map(str, plan.merge_tokens))))
+    return ("layer", "operator", "sizes"), list(rows)
 
 
 def _line(plan: Plan) -> str:

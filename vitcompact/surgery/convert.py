@@ -16,7 +16,7 @@ from vitcompact.plans.schema import Plan
 from vitcompact.surgery.fidelity import fidelity
 from vitcompact.surgery.job import Asked, Limits, method_of, prepare
 from vitcompact.surgery.reconstruct import ReconstructOptions
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks
 
 
 def convert(
@@ -46,7 +46,7 @@ def convert(
     cache_gb: float = 4.0,
     curves: Curves | None = None,
     device: str | torch.device = "cpu",
-    progress: Progress = silent,
+    progress: Progress = notebooks,
 ) -> nn.Module:
     """Compact a timm model by closed-form surgery; returns a new module in training form, `model` is untouched.
 
@@ -102,10 +102,12 @@ def convert(
         device=device,
         progress=progress,
     )
-    work, done = job.solve(job.measured_plan() if plan is None else plan)
+    chosen, budget = job.measured_plan() if plan is None else (plan, None)
+    work, done = job.solve(chosen)
     for whole in MODEL_OPERATORS:
         whole.install(work, done)
     work.vitcompact_plan = done  # type: ignore[assignment]
+    work.vitcompact_budget = budget  # type: ignore[assignment]
     work.vitcompact_fidelity = None if job.images is None else fidelity(job.original, work, job.images)  # type: ignore[assignment]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -10,11 +10,12 @@ from torch import nn
 
 from vitcompact.calibration.held_out import Parts
 from vitcompact.data import ImageBatches
+from vitcompact.evaluation.changed import Observer
 from vitcompact.models.forward import main_output, num_classes
 from vitcompact.models.scores import Likeness
 from vitcompact.utils.device import device_of
 from vitcompact.utils.intervals import Interval, wilson
-from vitcompact.utils.text import fields
+from vitcompact.utils.text import fields, pairs_html
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,16 @@ class Fidelity:
         return {**asdict(self), "agreement_interval": self.agreement_interval}
 
     def __repr__(self) -> str:
-        return fields("Fidelity", agreement=self.agreement, cosine=self.cosine, num_samples=self.num_samples)
+        return fields("Fidelity", **asdict(self))
+
+    def _repr_html_(self) -> str:
+        return pairs_html("Fidelity", asdict(self))
 
 
 @torch.no_grad()
-def fidelity(original: nn.Module, converted: nn.Module, images: ImageBatches) -> Fidelity:
+def fidelity(
+    original: nn.Module, converted: nn.Module, images: ImageBatches, observer: Observer | None = None
+) -> Fidelity:
     """Compare the outputs of two models on the held-out images (all images where none are held out)."""
     likeness, start, total, device = Likeness(), 0, 0, device_of(original)
     for batch in images:
@@ -50,7 +56,10 @@ def fidelity(original: nn.Module, converted: nn.Module, images: ImageBatches) ->
         for held, part in parts.slices(len(batch)):
             if held or images.num_samples == 1:
                 chosen = batch[part].to(device)
-                likeness.add(main_output(original(chosen)), main_output(converted(chosen)))
+                target, output = main_output(original(chosen)), main_output(converted(chosen))
+                likeness.add(target, output)
+                if observer is not None and output.ndim == 2:
+                    observer(chosen, output, target, None)
                 total += len(chosen)
         start += len(batch)
     return Fidelity(likeness.agreement if num_classes(original) else None, likeness.cosine, total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from vitcompact.operators.replay import replay, site_of
 from vitcompact.options.selection import Allocation
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.allocation import check_allocation, plan_shares
+from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
@@ -92,16 +94,16 @@ class Job:
     curves: Curves | None
     progress: Progress
 
-    def measured_plan(self) -> Plan | None:
+    def measured_plan(self) -> tuple[Plan | None, dict[str, Any] | None]:
         """The plan for a budget or for shares spread by expected loss, measured without converting anything.
 
-        None where every layer gets its share.
+        Beside it what `budget_json` says, of a budget. None where every layer gets its share.
 
         Raises:
             UsageError: the target is out of reach.
         """
         if self.images is None:
-            return None
+            return None, None
         if self.allocation == "global":
             shares = plan_shares(
                 *(self.original, self.images, self.selection),
@@ -110,17 +112,18 @@ class Job:
                 cache_bytes=self.cache_bytes,
                 progress=self.progress,
             )
-            return replace(shares, merge_tokens=self.schedule)
+            return replace(shares, merge_tokens=self.schedule), None
         if self.budget is None:
-            return None
-        return plan_for(
+            return None, None
+        found = plan_for(
             *(self.original, self.images, self.budget),
             selection=self.selection,
             curves=self.curves,
             weigh=self.method.sensitivity,
             cache_bytes=self.cache_bytes,
             progress=self.progress,
-        ).plan
+        )
+        return found.plan, budget_json(found)
 
     @torch.no_grad()
     def solve(self, plan: Plan | None) -> tuple[nn.Module, Plan]:

@@ -14,7 +14,7 @@ from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery.job import Asked, Limits, method_of, prepare
 from vitcompact.surgery.reconstruct import ReconstructOptions
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks
 
 
 def plan(
@@ -42,7 +42,7 @@ def plan(
     cache_gb: float = 4.0,
     curves: Curves | None = None,
     device: str | torch.device = "cpu",
-    progress: Progress = silent,
+    progress: Progress = notebooks,
 ) -> Plan:
     """The plan that `convert` follows with the same arguments; `print` shows it as a table, `Plan.save` keeps it.
 
@@ -75,5 +75,5 @@ def plan(
         device=device,
         progress=progress,
     )
-    found = job.measured_plan()
+    found, _ = job.measured_plan()
     return job.solve(None)[1] if found is None else found

@@ -31,7 +31,7 @@ from vitcompact.training.state import STATE_NAME, load_state
 from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
-from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.progress import Progress, notebooks
 
 logger = logging.getLogger("vitcompact")
 
@@ -46,7 +46,7 @@ def finetune(
     device: str | torch.device = "cpu",
     state_dir: str | Path | None = None,
     resume: Literal["auto"] | str | Path | None = None,
-    progress: Progress = silent,
+    progress: Progress = notebooks,
     clock: Clock = time.monotonic,
 ) -> FinetuneResult:
     """Train a copy of `model` to answer as `teacher` does; labels are not used unless `options.labels` says so.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from vitcompact.errors import UsageError
-from vitcompact.utils.text import fields
+from vitcompact.utils.text import fields, pairs_html
 
 
 class DivergedError(UsageError):
@@ -55,10 +55,16 @@ class FinetuneResult:
     skipped_steps: int = 0
     lr: float | None = None
 
-    def __repr__(self) -> str:
+    def _shown(self) -> dict[str, Any]:
         values = {name: value for name, value in self.to_json().items() if name not in ("top1", "branch_ratio")}
         scores = {"top1_before": self.top1_before, "top1_after": self.top1_after}
-        return fields("FinetuneResult", model=type(self.model).__name__, **values, **scores)
+        return {"model": type(self.model).__name__, **values, **scores}
+
+    def __repr__(self) -> str:
+        return fields("FinetuneResult", **self._shown())
+
+    def _repr_html_(self) -> str:
+        return pairs_html("FinetuneResult", self._shown())
 
     @property
     def top1(self) -> dict[str, float | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 
 
 def big(number: float) -> str:
@@ -30,6 +31,20 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def html_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A title above a table as notebooks show it; all cells are escaped."""
+    top = "".join(f'<th style="text-align:left">{escape(cell)}</th>' for cell in head)
+    lines = ("".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f"<div><strong>{escape(title)}</strong><table><tr>{top}</tr>{body}</table></div>"
+
+
+def pairs_html(name: str, values: Mapping[str, object]) -> str:
+    """Names with values as notebooks show them, without those that are None."""
+    rows = [(key.replace("_", " "), _short(value)) for key, value in values.items() if value is not None]
+    return html_table(name, ("", ""), rows)
 
 
 def _short(value: object) -> str:

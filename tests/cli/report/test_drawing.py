@@ -12,8 +12,8 @@ from PIL import Image
 
 from vitcompact.cli.report import check_report, write_report
 from vitcompact.cli.report.colors import SCALE, shade
-from vitcompact.cli.report.html import draw_html
 from vitcompact.errors import UsageError
+from vitcompact.reporting import draw
 
 MATRIX = [[1.0, 0.25, 0.5], [0.25, 1.0, 0.75], [0.5, 0.75, 1.0]]
 LAYER = {
@@ -29,10 +29,13 @@ ANALYSIS: dict[str, Any] = {
     "params": 1000,
     "macs": 2000,
     "layers": [LAYER],
-    "ffn": [{"name": "blocks.0.mlp", "rank": 8, "energy": 0.9, "hidden": 64, "embed": 16}],
+    "ffn": [
+        {"name": "blocks.0.mlp", "rank": 8, "energy": 0.9, "hidden": 64, "embed": 16, "spectrum": [0.7, 0.9, 0.99, 1.0]}
+    ],
     "skipped": [{"name": "pool", "reason": "one query"}],
     "predicted": {"params": 800, "macs": 1500},
     "num_samples": 16,
+    "measured": {"before": {"params": 1000, "macs": 2000}, "after": {"params": 800, "macs": 1500}, "predicted": True},
 }
 
 
@@ -46,7 +49,7 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag != "meta":
+        if tag not in ("meta", "link", "img", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -57,15 +60,15 @@ class _Reader(HTMLParser):
 
 
 def test_html_is_well_formed_and_needs_nothing() -> None:
-    text = draw_html(ANALYSIS)
+    text = draw(ANALYSIS)
     reader = _Reader()
     reader.feed(text)
     assert reader.open == []
-    assert reader.links == []
-    assert "script" not in reader.tags
-    assert reader.tags.count("svg") == 3  # legend, one matrix, FFN bars
+    assert all(link.startswith("data:") for link in reader.links)
+    assert not {"script", "iframe", "base"} & {*reader.tags}
+    assert reader.tags.count("svg") == 3  # legend, one matrix, spectra
     assert "&lt;b&gt;vit &amp; co&lt;/b&gt;" in text
-    for part in ("1,000", "-20.0 %", "90.0 % at rank 8", "one query", "heads 2 and 1: 0.750"):
+    for part in ("-20.0 %", "rank 8", "10 %", "one query", "heads 2 and 1: 0.750", "Measured on 16 images"):
         assert part in text
 
 
@@ -86,12 +89,12 @@ BUDGET: dict[str, Any] = {
 
 def test_a_budget_is_drawn_with_its_curve_and_its_plan() -> None:
     document = {**ANALYSIS, "budget": BUDGET}
-    text = draw_html(document)
+    text = draw(document)
     _Reader().feed(text)
     for part in ("70 % asked for, 69.9 % left", "qk_dim 24", "hidden 40", "20.00 %", "nothing", "<polyline", "<circle"):
         assert part in text
     assert "69.9 % of the MACs left, loss increase 2.00e-03" in text
-    draw_html({**document, "budget": {**BUDGET, "curve": []}})
+    draw({**document, "budget": {**BUDGET, "curve": []}})
 
 
 def test_a_budget_has_its_curve_in_the_png_too() -> None:
@@ -109,7 +112,7 @@ def test_parts_may_be_absent(change: dict[str, Any]) -> None:
     from vitcompact.cli.report.png import draw_png
 
     document = {**ANALYSIS, **change}
-    draw_html(document)
+    draw(document)
     assert Image.open(io.BytesIO(draw_png(document))).width > 1000
 
 
@@ -120,13 +123,13 @@ def test_any_number_of_heads(heads: int) -> None:
 
     layer = {**LAYER, "num_heads": heads, "matrix": [[0.5] * heads] * heads, "hallucinated": []}
     document = {**ANALYSIS, "layers": [layer] * 7}
-    assert draw_html(document).count("<svg") == 9
+    assert draw(document).count("<svg") == 9  # legend, seven matrices, spectra
     draw_png(document)
 
 
 def test_without_matrices_there_are_bars() -> None:
     layer = {name: value for name, value in LAYER.items() if name != "matrix"}
-    assert "0.75" in draw_html({**ANALYSIS, "layers": [layer]})
+    assert "0.75" in draw({**ANALYSIS, "layers": [layer]})
 
 
 def test_files_are_replaced_as_a_whole(tmp_path: Path) -> None:

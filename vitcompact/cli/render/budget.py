@@ -9,11 +9,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.render.common import interval, number, pairs, table, titled
-from vitcompact.operators import OPERATORS
-from vitcompact.operators import describe as operator_label
 from vitcompact.operators.merge import schedule_text
+from vitcompact.reporting.budget import UNITS, label_of, target_text
 
-UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 LOSS = "loss increase"
 MEASURES = {"agreement": "same top-1 class, predicted", "cosine": "cosine of features, predicted"}
 
@@ -29,18 +27,6 @@ def target_rows(budget: Mapping[str, Any] | None) -> list[Group]:
     if budget is None or budget.get("left") is None:
         return []
     return [pairs("Target", [(UNITS[budget["unit"]], target_text(budget))])]
-
-
-def target_text(budget: Mapping[str, Any]) -> str:
-    """What was asked for and what is left: `80 % asked for, 79.6 % left (95 % interval 78.9 % to 80.4 %)`."""
-    interval = budget.get("interval")
-    between = f" (95 % interval {100 * interval[0]:.1f} % to {100 * interval[1]:.1f} %)" if interval else ""
-    return f"{100 * budget['target']:.3g} % asked for, {100 * budget['left']:.1f} % left{between}"
-
-
-def describe(operator: Mapping[str, Any]) -> str:
-    """One operator of a plan in a few words."""
-    return f"{operator['op']} {operator_label(OPERATORS[operator['op']], operator, short=True)}"
 
 
 def _curve(budget: Mapping[str, Any]) -> Group:
@@ -94,6 +80,6 @@ def _operators(budget: Mapping[str, Any]) -> Group:
 def _layers(budget: Mapping[str, Any]) -> Group:
     found = table("layer", "what", "saves", LOSS, right=("saves", LOSS), whole=("layer",), fold=("what",))
     for layer in budget["layers"]:
-        what = ", ".join(describe(operator) for operator in layer["operators"]) or "nothing"
+        what = ", ".join(label_of(operator) for operator in layer["operators"]) or "nothing"
         found.add_row(Text(layer["name"]), what, f"{100 * layer['saving']:.2f} %", f"{layer['harm']:.2e}")
     return titled("Layer by layer", found)

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitcompact.cli.render.budget import UNITS
 from vitcompact.cli.report.colors import ACCENT, GREY, SCALE, is_dark
+from vitcompact.reporting.budget import UNITS
 
 _DPI = 120
 _WIDTH = 12.0

@@ -8,7 +8,7 @@ from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.analysis import analysis_tables
-from vitcompact.cli.report import check_report, write_report
+from vitcompact.cli.report import check_report, heading, write_report
 from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
@@ -51,7 +51,10 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
     space.record(selection={name: getattr(options, name) for name in inputs.SELECTION_NAMES})
     space.write_document(space.analysis_file, common.plain(document))
     if options.report is not None:
-        write_report(report.to_json(), options.report)
+        page = report.to_page()
+        for side, cost in (("before", document), ("after", document["predicted"])):
+            page["measured"][side]["bytes"] = cost["bytes"]
+        write_report({**page, **heading("analyze", options, given, original)}, options.report)
         console.note(f"drawn into {options.report}")
     console.result(document, *analysis_tables(document))
     if not document["layers"]:

@@ -12,14 +12,17 @@ import torch
 from torch import nn
 
 from vitcompact.attached import results as attached
-from vitcompact.checkpoint import LoadedModel, Provenance, check_out, save
+from vitcompact.checkpoint import LoadedModel, Provenance, check_out, read_record, save
+from vitcompact.checkpoint.card_sections import COMMAND, MEASURED, measured_in
 from vitcompact.checkpoint.provenance import DIR_PREFIX
 from vitcompact.checkpoint.stored import weight_bytes
 from vitcompact.cli import images, inputs
 from vitcompact.cli.console import Console
+from vitcompact.cli.report.conversion import measured_in_conversion
 from vitcompact.cli.spoken import flagged
 from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import resolve_input
+from vitcompact.errors import UsageError
 from vitcompact.exporting import ExportedModel
 from vitcompact.models.cost import Cost, count
 from vitcompact.plans.schema import Plan
@@ -122,9 +125,17 @@ def save_model(
     provenance: Provenance | None,
     original: Mapping[str, Any],
     dtype: torch.dtype,
+    measured: Mapping[str, Any],
+    command: str,
 ) -> None:
-    """Write a model with the options and results of this run, and with how its original is read."""
+    """Write a model with the options and results of this run, and with how its original is read.
+
+    Args:
+        measured: both models for the card, as `reporting.measures` has them.
+        command: what was typed, for the card.
+    """
     recorded = {**inputs.effective(options), inputs.ORIGINAL: dict(original)}
+    results = {**results, MEASURED: measured, COMMAND: command}
     save(
         model,
         out,
@@ -136,8 +147,10 @@ def save_model(
     )
 
 
-def write_converted(model: nn.Module, options: Any, original: inputs.Original, out: Path) -> dict[str, Any]:
-    """Write a converted model, and say what it has become."""
+def write_converted(
+    model: nn.Module, options: Any, original: inputs.Original, out: Path, command: str
+) -> dict[str, Any]:
+    """Write a converted model, and say what it has become; `command` is what was typed."""
     results = before_after(cost_of(original.model), cost_of(model))
     found = attached(model)
     if found.fidelity is not None:
@@ -146,7 +159,11 @@ def write_converted(model: nn.Module, options: Any, original: inputs.Original, o
     dtype = saved_dtype(options, original.loaded)
     sizes = weight_bytes(original.model, original.loaded.dtype), weight_bytes(model, dtype)
     results["bytes"] = dict(zip(("before", "after"), sizes, strict=True))
-    save_model(model, out, options, results, original.provenance, original.record.options, dtype)
+    save_model(
+        *(model, out, options, results, original.provenance, original.record.options, dtype),
+        measured=measured_in_conversion(results),
+        command=command,
+    )
     return {**results, "plan": found.plan.to_json(), "out": str(out), "options": inputs.effective(options)}
 
 
@@ -163,6 +180,14 @@ def record_converted(
 def budget_of(plan: Plan) -> dict[str, Any]:
     """What was asked of a budget and what its plan leaves; nothing where there was none."""
     return {} if plan.reached is None else plain({"budget": plan.reached})
+
+
+def measured_before(directory: str) -> dict[str, Any]:
+    """What the model that a verb continues from recorded of itself and its original; nothing is known of others."""
+    try:
+        return measured_in(read_record(directory.removeprefix("local-dir:")))
+    except UsageError:
+        return {"before": {}, "after": {}}
 
 
 def saved_dtype(options: Any, loaded: LoadedModel) -> torch.dtype:

@@ -17,10 +17,10 @@ from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.images import training_set
 from vitcompact.cli.render.compact import compact_tables
-from vitcompact.cli.report import check_report, write_report
+from vitcompact.cli.report import check_report, command_of, heading, write_report
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
-from vitcompact.compaction import CompactResult, compact
+from vitcompact.compaction import compact
 from vitcompact.data import (
     Augment,
     CalibrationImages,
@@ -49,8 +49,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     asked = of_kind(CompactionOptions, options)
     images.require_images(options, "compact")
     open_device(options.device)
-    report = _report_file(options, space)
     out = common.out_for(options, space, "fold", held)
+    report = _report_file(options, space, out)
     exported = _exported_file(options, out)
     original = inputs.open_original(options, given, space, console)
     evaluation = images.optional_evaluation_set(options, console)
@@ -83,17 +83,21 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     sizes = weight_bytes(original.model, original.loaded.dtype), weight_bytes(result.model, dtype)
     for side, size in zip(("before", "after"), sizes, strict=True):
         document[side]["bytes"] = size
+    page = result.to_page()
+    for side in ("before", "after"):
+        page["measured"][side]["bytes"] = document[side]["bytes"]
     common.save_model(
-        result.model, out, options, _recorded(document), original.provenance, original.record.options, dtype
+        *(result.model, out, options, _recorded(document), original.provenance, original.record.options, dtype),
+        measured=page["measured"],
+        command=command_of("compact", options, given),
     )
     if space is not None:
         common.record_inputs(space, original, options)
         space.write_document(space.plan_file, result.plan.to_json())
         space.record_stage("fold", out)
-    if report is not None:
-        write_report(_drawn(result, document, options), report)
-        console.note(f"drawn into {report}")
-    document |= {"report": None if report is None else str(report), "out": str(out)}
+    write_report({**page, **heading("compact", options, given, original)}, report)
+    console.note(f"drawn into {report}")
+    document |= {"report": str(report), "out": str(out)}
     if exported is not None:
         written = export(
             result.model,
@@ -131,10 +135,11 @@ def _exported_file(options: Options, out: Path) -> Path | None:
     return check_file(path, form, options.overwrite)
 
 
-def _report_file(options: Options, space: Workspace | None) -> Path | None:
+def _report_file(options: Options, space: Workspace | None, out: Path) -> Path:
+    """`--report`, or a page in the workspace, or where both model and output were given, beside OUT."""
     path: Path | None = options.report
     if path is None:
-        return None if space is None else space.path / "report.html"
+        path = out.with_name(f"{out.name}.report.html") if space is None else space.path / "report.html"
     check_report(path)
     return path
 
@@ -145,20 +150,3 @@ def _recorded(document: dict[str, Any]) -> dict[str, Any]:
     measures = {name: dict(zip(("before", "after"), (side[name] for side in sides), strict=True)) for name in sides[0]}
     told = {name: value for name, value in measures.items() if value["before"] is not None}
     return {**told, "reached": document["reached"], "num_samples": document["num_samples"], "steps": document["steps"]}
-
-
-def _drawn(result: CompactResult, document: dict[str, Any], options: Options) -> dict[str, Any]:
-    """The document that reports are drawn from."""
-    before, after = document["before"], document["after"]
-    return {
-        "model": str(options.source or options.model),
-        "params": before["params"],
-        "macs": before["macs"],
-        "predicted": {"params": after["params"], "macs": after["macs"]},
-        "layers": [],
-        "ffn": [],
-        "skipped": document["plan"]["skipped"],
-        "num_samples": document["num_samples"],
-        "budget": result.budget,
-        "compacted": document,
-    }

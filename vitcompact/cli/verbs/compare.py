@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from vitcompact.benchmarking.setup import open_device
@@ -12,13 +11,11 @@ from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.compare import compare_tables
-from vitcompact.cli.report import check_report
-from vitcompact.cli.report.compared import draw_compared
+from vitcompact.cli.report import check_report, distinct, made_by, write_report
 from vitcompact.cli.verbs import common
 from vitcompact.compaction import compare
 from vitcompact.data import evaluation_batches
 from vitcompact.errors import UsageError
-from vitcompact.utils.files import write_file
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -29,9 +26,7 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         raise UsageError("compare takes two or more models, each once: vitcompact compare A B")
     open_device(options.device)
     if options.report is not None:
-        if Path(options.report).suffix.lower() not in (".html", ".htm"):
-            raise UsageError("the page of compare is HTML: give --report a name that ends in .html")
-        check_report(options.report)
+        check_report(options.report, png=False)
     loaded = {source: load_source(source, SourceOptions(img_size=options.img_size)) for source in sources}
     data = None
     if images.has_images(options) or options.eval_data_dir is not None:
@@ -48,7 +43,9 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
     models = [{**common.plain(each.to_json()), **_stored(loaded[each.name])} for each in found]
     document: dict[str, Any] = {"models": models, "options": inputs.effective(options)}
     if options.report is not None:
-        write_file(Path(options.report).expanduser(), draw_compared(models))
+        named = [{**model, "name": name} for model, name in zip(models, distinct(sources), strict=True)]
+        page = {"title": f"{len(models)} models beside each other", "models": named}
+        write_report({**page, "made": made_by("compare", options, given, None)}, options.report)
         console.note(f"drawn into {options.report}")
     console.result(document, *compare_tables(document))
 

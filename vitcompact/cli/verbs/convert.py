@@ -13,6 +13,8 @@ from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.convert import convert_tables, plan_tables, targets_table
+from vitcompact.cli.report import check_report, command_of, heading, write_report
+from vitcompact.cli.report.conversion import conversion_page
 from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.verbs.within import run_within
@@ -46,6 +48,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         inputs.check_selection(one, plan)
     of_kind(SurgeryOptions, options)
     open_device(options.device)
+    _check_report(options, wanted)
     outs = [] if options.dry_run else [common.out_for(one, space, "convert", held) for one in wanted]
     plan_file = _plan_file(options, space) if options.dry_run else None
     original = inputs.open_original(options, given, space, console)
@@ -57,7 +60,13 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     documents = []
     for one, out in zip(wanted, outs, strict=True):
         arguments = {**_arguments(one, calibration, console), "plan": plan, "seed": options.seed, "curves": curves}
-        documents.append(common.write_converted(convert(original.model, **arguments), one, original, out))
+        model = convert(original.model, **arguments)
+        typed = command_of("convert", one, given)
+        documents.append(common.write_converted(model, one, original, out, typed))
+        if options.report is not None:
+            page = conversion_page(original.model, model, calibration, documents[0], options.device)
+            write_report({**page, **heading("convert", options, given, original)}, options.report)
+            console.note(f"drawn into {options.report}")
     if len(wanted) > 1:
         console.result({"budgets": documents}, targets_table(documents))
         console.note(
@@ -67,6 +76,23 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     common.record_converted(space, original, options, documents[0], outs[0])
     console.result(documents[0], *convert_tables(documents[0]))
     console.note(f"written to {outs[0]}; next: {common.follow(options, 'finetune', space=space)}")
+
+
+def _check_report(options: Options, wanted: list[Options]) -> None:
+    """Refuse a report of a plan only, or of several conversions.
+
+    Raises:
+        UsageError: see above and `check_report`.
+    """
+    if options.report is None:
+        return
+    if options.dry_run:
+        raise UsageError("--report draws what was converted: leave out --dry-run, or let analyze draw the plan")
+    if len(wanted) > 1:
+        raise UsageError(
+            "--report draws one conversion: give one share, and put the results beside each other by compare"
+        )
+    check_report(options.report, png=False)
 
 
 def _each_target(options: Options, space: Workspace | None) -> list[Options]:

@@ -12,12 +12,14 @@ from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import eval_tables
+from vitcompact.cli.report import check_report, made_by, name_of, write_report
+from vitcompact.cli.report.comparison import comparison_page
 from vitcompact.cli.spoken import spoken
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
 from vitcompact.data import DataOptions, evaluation_batches
 from vitcompact.errors import DataError, VitCompactError
-from vitcompact.evaluation import evaluate
+from vitcompact.evaluation import MostChanged, evaluate
 from vitcompact.models.forward import num_classes
 
 
@@ -25,6 +27,8 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Score MODEL, and compare it with a reference."""
     options = inputs.given_source(options)
     open_device(options.device)
+    if options.report is not None:
+        check_report(options.report, png=False)
     taken = options.source is None
     space = Workspace(options.workdir)
     if taken:
@@ -35,6 +39,9 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
     loaded = inputs.open_original(options, given, None, console).loaded
     reference = _reference(options, space if taken else None, loaded.model, console)
     batches = evaluation_batches(loaded.model, data)
+    observer = None
+    if options.report is not None and reference is not None:
+        observer = MostChanged(bool(num_classes(loaded.model)))
     result = evaluate(
         loaded.model,
         batches,
@@ -42,6 +49,7 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         device=options.device,
         amp_dtype=common.amp_dtype(options),
         progress=console.progress,
+        observer=observer,
     )
     document = {
         **result.to_json(),
@@ -51,6 +59,11 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         "images": batches.description,
         "options": inputs.effective(options),
     }
+    if options.report is not None:
+        page = comparison_page(loaded, reference, result, observer, batches, options.device)
+        made = made_by("eval", options, given, loaded.provenance)
+        write_report({"title": name_of(options.source), **page, "made": made}, options.report)
+        console.note(f"drawn into {options.report}")
     console.result(document, *eval_tables(document))
 
 

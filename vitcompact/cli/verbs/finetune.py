@@ -12,10 +12,12 @@ from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import finetune_table
+from vitcompact.cli.report import command_of
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import Augment, evaluation_batches, training_loader
 from vitcompact.errors import Interrupted
+from vitcompact.reporting.measures import measured_of
 from vitcompact.training import TrainOptions, finetune
 from vitcompact.training.state import STATE_NAME, is_state
 from vitcompact.utils.files import json_text, write_file
@@ -74,7 +76,15 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     measured = common.plain(result.to_json())
     provenance, original = inputs.lineage(str(options.source))
     dtype = common.saved_dtype(options, loaded)
-    common.save_model(result.model, out, options, measured, provenance or teacher.provenance, original, dtype)
+    card = common.measured_before(str(options.source))
+    scores = {"top1": result.top1_after, "agreement": result.agreement, "cosine": result.cosine}
+    costs = {name: card["after"][name] for name in ("params", "macs", "bytes") if name in card["after"]}
+    card = measured_of((card["before"], {**costs, **{k: v for k, v in scores.items() if v is not None}}))
+    common.save_model(
+        *(result.model, out, options, measured, provenance or teacher.provenance, original, dtype),
+        measured=card,
+        command=command_of("finetune", options, given),
+    )
     if space is not None:
         recorded = images.recorded_images(options)
         space.record(data={**space.state.data, **recorded}, images=images.fingerprint_of(options))

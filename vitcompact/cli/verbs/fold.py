@@ -14,6 +14,7 @@ from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import fold_table
+from vitcompact.cli.report import command_of
 from vitcompact.cli.verbs import common
 from vitcompact.data import CalibrationImages
 from vitcompact.folding import fold
@@ -53,7 +54,14 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         results |= common.plain({"merging": attached(folded).merging})
     provenance, original = inputs.lineage(str(options.source))
     results["bytes"] = weight_bytes(folded, dtype)
-    common.save_model(folded, out, options, results, provenance or loaded.provenance, original, dtype)
+    card = common.measured_before(str(options.source))
+    costs = {name: results[name] for name in ("params", "macs", "bytes")}
+    scores = {} if merging and options.merge_tokens is not None else card["after"]  # folding itself changes nothing
+    common.save_model(
+        *(folded, out, options, results, provenance or loaded.provenance, original, dtype),
+        measured={**card, "after": {**scores, **costs}},
+        command=command_of("fold", options, given),
+    )
     if space is not None:
         space.record_stage("fold", out)
     document = {**results, "out": str(out), "options": inputs.effective(options)}

@@ -9,6 +9,8 @@ from vitcompact.cli import images, inputs
 from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.convert import convert_tables, within_table
+from vitcompact.cli.report import check_report, command_of, heading, write_report
+from vitcompact.cli.report.conversion import conversion_page
 from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
@@ -36,6 +38,8 @@ def run_within(
     images.require_images(options, flags()[limit])
     of_kind(SurgeryOptions, options)
     open_device(options.device)
+    if options.report is not None:
+        check_report(options.report, png=False)
     out = common.out_for(options, space, "convert", held)
     evaluation = images.evaluation_set(options) if limit == "max_drop" else None
     if limit == "max_drop" and evaluation is None:
@@ -55,7 +59,13 @@ def run_within(
         progress=console.progress,
         **{name: getattr(options, name) for name in names},
     )
-    document = common.write_converted(found.model, options, original, out) | {"within": common.plain(found.to_json())}
+    typed = command_of("convert", options, given)
+    document = common.write_converted(found.model, options, original, out, typed)
+    document["within"] = common.plain(found.to_json())
+    if options.report is not None:
+        page = conversion_page(original.model, found.model, calibration, document, options.device)
+        write_report({**page, **heading("convert", options, given, original)}, options.report)
+        console.note(f"drawn into {options.report}")
     common.record_converted(space, original, options, document, out)
     console.result(document, within_table(document["within"]), *convert_tables(document))
     if not found.held:

@@ -16,6 +16,7 @@ Every function takes timm modules and normalised images, changes neither, and re
     bench(model, baseline)                latency, throughput and memory, interleaved
     compare({name: model, ...})           several models beside each other
     results(model)                        the plan and the measurements that a compacted model carries
+    plain_attention(model)                attention that builds its maps, and which heads are hallucinated
     save(model, path), load(path)         a directory in timm's hub layout, safetensors
     push(path, "ORG/NAME")                such a directory to the Hugging Face hub
     load_source(source)                   a model of a timm name, a hub name, a directory or a weights file

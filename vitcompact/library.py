@@ -18,6 +18,7 @@ from vitcompact.errors import (
 from vitcompact.evaluation import EvalResult, evaluate
 from vitcompact.exporting import ExportResult, export, open_exported
 from vitcompact.folding import FoldParity, MergingEffect, fold
+from vitcompact.layers.plain import plain_attention
 from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery import Fidelity, convert, plan
@@ -38,6 +39,7 @@ __all__ = [  # noqa: RUF022 - in the order of a job
     "bench",
     "compare",
     "results",
+    "plain_attention",
     "save",
     "load",
     "load_source",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -132,6 +133,11 @@ def test_class_map_problems_are_named(image_folder: Path, tmp_path: Path) -> Non
         opened(image_folder, class_map="nowhere.txt")
     with pytest.raises(DataError, match=r"map\.json"):
         opened(image_folder, class_map=str(tmp_path / "map.json"))
+    for path in (image_folder, None):  # of a data set of columns likewise
+        (tmp_path / "map.pkl").write_bytes(pickle.dumps({"dog": 0}))
+        options: dict[str, Any] = {} if path else {"dataset": "hfds/some/set"}
+        with pytest.raises(DataError, match=r"a \.txt file with one class name a line.*pickled ones are not opened"):
+            open_dataset(DataOptions(data_dir=path, class_map=str(tmp_path / "map.pkl"), **options), "train")
 
 
 def test_missing_package_is_an_error_and_stdout_stays_clean(
@@ -147,11 +153,25 @@ def test_missing_package_is_an_error_and_stdout_stays_clean(
     assert capsys.readouterr().out == ""
 
 
+class Table:
+    """A Hugging Face data set of one row."""
+
+    def __init__(self, **row: object) -> None:
+        self.row = row
+        self.column_names = list(row)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        return self.row
+
+
 @pytest.mark.parametrize("columns", [["image"], ["image", "label"]])
 def test_hub_data_set_with_and_without_labels(columns: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     class Reader:
         image_key, label_key, remap_class = "image", "label", False
-        dataset = SimpleNamespace(column_names=columns)
+        dataset = Table(**dict(zip(columns, ({"bytes": b"x"}, 7), strict=False)))
 
         def __len__(self) -> int:
             return 1
@@ -170,10 +190,10 @@ def test_hub_data_set_with_and_without_labels(columns: list[str], monkeypatch: p
 def test_columns_are_named_and_a_missing_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def create(*_: object, target_key: str = "label", **kwargs: Any) -> SimpleNamespace:
-        seen.update(kwargs)
-        columns = SimpleNamespace(column_names=["photo", "species"])
-        return SimpleNamespace(reader=SimpleNamespace(label_key=target_key, image_key="photo", dataset=columns))
+    def create(*_: object, target_key: str = "label", input_key: str = "image", **kwargs: Any) -> SimpleNamespace:
+        seen.update(kwargs, input_key=input_key)
+        table = Table(photo={"path": "a.png"}, species=3)
+        return SimpleNamespace(reader=SimpleNamespace(label_key=target_key, image_key=input_key, dataset=table))
 
     monkeypatch.setattr(opening, "create_dataset", create)
     monkeypatch.setattr(opening, "_not_empty", lambda images: images)
@@ -184,6 +204,10 @@ def test_columns_are_named_and_a_missing_one_is_refused(monkeypatch: pytest.Monk
     assert seen["input_key"] == "photo"
     with pytest.raises(DataError, match=r"no column 'kind' \(`target_key`\); it has: photo, species"):
         open_dataset(replace(options, target_key="kind"), "train")
+    with pytest.raises(
+        DataError, match=r"no images in a column 'image' \(`input_key`\); other columns: photo, species"
+    ):
+        open_dataset(replace(options, input_key=None), "train")
 
 
 def test_torchvision_data_set_that_is_not_there(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import Weights
+from vitcompact.checkpoint.sizes import pair
 from vitcompact.errors import UsageError
 from vitcompact.options.source import SourceOptions
 from vitcompact.utils.plain import to_plain
@@ -49,7 +50,7 @@ def build_from(
         fitted = fit(weights, name, architecture, given, facts, headless=options.num_classes is not None)
     args = dict(fitted.args)
     channels, *size = cfg.get("input_size", (3, 224, 224))
-    found_size = args.get("img_size") or facts.args.get("img_size") or tuple(size)
+    found_size = pair(args.get("img_size")) or pair(facts.args.get("img_size")) or (size[0], size[1])
     # What the checkpoint is, as opposed to what the model shall be: timm resamples from the one to the other.
     overlay: dict[str, Any] = {"input_size": (args.get("in_chans", channels), *found_size)}
     overlay |= {key: value for key, value in facts.cfg.items() if key != "label_names"}
@@ -94,10 +95,9 @@ def of_the_file(options: SourceOptions) -> dict[str, Any]:
 
 
 def _say_what_was_used(name: str, weights: Weights, facts: Facts, used: dict[str, Any], key: str) -> None:
-    recorded = {**facts.args, **facts.cfg}
     told = ", ".join(
         f"{argument}={value if argument != 'label_names' else f'{len(value)} names'}"
-        + (f" (recorded in {facts.origin})" if argument in recorded else "")
+        + (f" (recorded in {facts.origins[argument]})" if argument in facts.origins else "")
         for argument, value in used.items()
     )
     where = f" ({key})" if key else ""

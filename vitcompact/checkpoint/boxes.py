@@ -54,12 +54,20 @@ def select_box(boxes: Mapping[str, StateDict], key: str, label: str) -> StateDic
         rest = key if not name else key.removeprefix(f"{name}.")
         if name and rest == key:
             continue
-        prefix = rest.rstrip(".") + "."
-        found = {name[len(prefix) :]: tensor for name, tensor in boxes[name].items() if name.startswith(prefix)}
-        if found:
+        if found := _below(boxes[name], rest):
             return found
+    inside = {name: _below(box, key) for name, box in boxes.items()}
+    matching = [found for found in inside.values() if found]
+    if len(matching) == 1:  # what its names begin with, the key before it left out
+        return matching[0]
     known = ", ".join(repr(name) for name in sorted(boxes) if name) or "none: all tensors are at the top"
     raise UsageError(f"{label} holds no state dict {key!r} (`state_key`); it has: {known}")
+
+
+def _below(box: StateDict, key: str) -> StateDict:
+    """The tensors whose names begin with `key.`, without it."""
+    prefix = key.rstrip(".") + "."
+    return {name[len(prefix) :]: tensor for name, tensor in box.items() if name.startswith(prefix)}
 
 
 def _boxes(content: Mapping[Any, Any], key: str, depth: int) -> Iterator[tuple[str, StateDict]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,6 +38,7 @@ class Layout:
         prefix: what stood before the names of the model in the file.
         outside: what does not begin with it, by the names in the file.
         share: share of the architecture's names that are there.
+        dropped: modules of the file of which timm's conversion takes nothing.
         rivals: other prefixes behind which there are as many of them: the file holds several models.
     """
 
@@ -46,6 +47,7 @@ class Layout:
     outside: Mapping[str, Tensor] = field(default_factory=dict)
     share: float = 0.0
     rivals: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 def find_filter(base: str) -> FilterFn | None:
@@ -79,9 +81,24 @@ def to_layout(state_dict: Mapping[str, Tensor], base: str, model: nn.Module) -> 
         for prefix, share in shares.items()
         if share == shares[best] and prefix != best and best and not prefix.startswith(best)
     )
-    converted = _converted(_below(state_dict, best), rename, model)
+    below = _below(state_dict, best)
+    converted = _converted(below, rename, model)
     outside = {name: tensor for name, tensor in state_dict.items() if not name.startswith(best)}
-    return Layout(converted, best, outside, shares[best], tuple(rivals))
+    return Layout(converted, best, outside, shares[best], tuple(rivals), _dropped(below, converted))
+
+
+def _dropped(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Names of tensors in those modules of which no memory is left: text towers, decoders, other heads."""
+    kept = {tensor.untyped_storage().data_ptr() for tensor in after.values() if tensor.layout == torch.strided}
+    modules: dict[str, list[str]] = defaultdict(list)
+    used = set()
+    for name, tensor in before.items():
+        module, dot, _ = name.partition(".")
+        if dot:
+            modules[module].append(name)
+        if tensor.layout != torch.strided or tensor.untyped_storage().data_ptr() in kept:
+            used.add(module)
+    return tuple(name for module, names in modules.items() if module not in used for name in names)
 
 
 def _module_of(base: str) -> ModuleType:

@@ -17,6 +17,7 @@ from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import read_weights, weights_file_of
+from vitcompact.checkpoint.unfinished import check_no_adapters
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.files import restored
 from vitcompact.utils.plain_yaml import parse_yaml
@@ -89,6 +90,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """
     if not directory.is_dir():
         raise UsageError(f"no such directory: {directory}")
+    check_no_adapters(directory)
     if not is_hub_directory(directory):
         raise UsageError(
             f"{directory} holds no config.json, so it is no model directory; for bare weights give the file itself"

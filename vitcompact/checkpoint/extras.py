@@ -33,7 +33,18 @@ _PARTS = {
     ),
     *("head", "head_dist", "fc", "classifier", "adapter", "adapters", "prompt", "prompts", "prompt_embeddings"),
 }
-_LONE = ("mask_token", "logit_scale", "logit_bias", "queue", "queue_ptr", "center", "temperature", "step", "initted")
+_LONE = (
+    "mask_token",
+    "logit_scale",
+    "logit_bias",
+    "queue",
+    "queue_ptr",
+    "center",
+    "temperature",
+    "step",
+    "initted",
+    "n_averaged",
+)
 _CLASSIFIERS = ("head", "fc", "classifier", "linear")
 _PRETRAINING = ("decoder", "lm_head.")
 _SHOWN, _SHOWN_GROUPS = 4, 12
@@ -50,7 +61,7 @@ def split_extras(layout: Layout, model: nn.Module) -> tuple[StateDict, str]:
     buffers = {name for name, _ in model.named_buffers()}
     own = {name.partition(".")[0] for name in expected} | _PARTS
     kept: StateDict = {}
-    left_out = list(layout.outside)
+    left_out = [*layout.outside, *layout.dropped]
     for name, tensor in layout.state_dict.items():
         if name in expected:
             kept[name] = tensor

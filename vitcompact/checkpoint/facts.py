@@ -26,19 +26,18 @@ class Facts:
         architecture: its name, in timm or elsewhere.
         args: arguments of `timm.create_model`: `num_classes`, `in_chans`, `img_size`, `global_pool` and others.
         cfg: entries of timm's `pretrained_cfg`: how images are prepared, names of the classes.
-        origin: where that was found, for messages.
+        origins: where each of these was found, for messages.
     """
 
     architecture: str | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     cfg: Mapping[str, Any] = field(default_factory=dict)
-    origin: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def over(self, other: Facts) -> Facts:
         """These, and what only the other ones tell."""
-        origins = " and ".join(dict.fromkeys(name for name in (self.origin, other.origin) if name))
         name = self.architecture or other.architecture
-        return Facts(name, {**other.args, **self.args}, {**other.cfg, **self.cfg}, origins)
+        return Facts(name, {**other.args, **self.args}, {**other.cfg, **self.cfg}, {**other.origins, **self.origins})
 
 
 def facts_of(content: Mapping[Any, Any], folder: Path) -> Facts:
@@ -75,7 +74,8 @@ def _with_labels(facts: Facts, class_map: Path) -> Facts:
     if not class_map.is_file() or class_map.stat().st_size > _MAX_BYTES:
         return facts
     lines = [line.strip() for line in class_map.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return replace(facts, cfg={**facts.cfg, "label_names": tuple(line for line in lines if line)})
+    cfg = {**facts.cfg, "label_names": tuple(line for line in lines if line)}
+    return replace(facts, cfg=cfg, origins={**facts.origins, "label_names": class_map.name})
 
 
 def _document(path: Path) -> Mapping[str, Any]:
@@ -90,7 +90,7 @@ def _document(path: Path) -> Mapping[str, Any]:
 def _read(settings: Mapping[Any, Any], origin: str, folder: Path) -> Facts:
     name = next((settings[key] for key in _ARCHITECTURES if _is_text(settings.get(key))), None)
     args, cfg = _args(settings), _cfg(settings)
-    facts = Facts(name, args, cfg, origin if name or args or cfg else "")
+    facts = Facts(name, args, cfg, dict.fromkeys((*args, *cfg), origin))
     class_map = settings.get("class_map")
     return _with_labels(facts, folder / Path(class_map).name) if isinstance(class_map, str) and class_map else facts
 

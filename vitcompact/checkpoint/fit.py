@@ -23,6 +23,7 @@ from vitcompact.checkpoint.facts import Facts
 from vitcompact.checkpoint.implied import implied_args
 from vitcompact.checkpoint.infer import meta_model
 from vitcompact.checkpoint.read import Weights
+from vitcompact.checkpoint.unfinished import check_finished
 from vitcompact.errors import UsageError
 
 logger = logging.getLogger("vitcompact")
@@ -65,6 +66,7 @@ def fit(weights: Weights, name: str, base: str, given: Mapping[str, Any], facts:
     label = str(weights.path)
     model = meta_model(name, **{key: value for key, value in given.items() if key != "global_pool"})
     key, layout = _best_layout(weights, base, model, label)
+    check_finished(weights.boxes[key], label)
     layout = with_classifier(layout, model)
     recorded = {key: value for key, value in facts.args.items() if key not in _SHAPES}
     known = {**_by_origin(weights.boxes[key]), **_accepted_facts(name, recorded), **given}

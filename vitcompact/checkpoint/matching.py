@@ -20,6 +20,7 @@ logger = logging.getLogger("vitcompact")
 
 Shape = tuple[int, ...]
 _SHOWN = 3
+_TABLES = ("pos_embed", "relative_position_bias_table", "rel_pos_h", "rel_pos_w")
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,22 @@ def fill(model: nn.Module, state_dict: Mapping[str, Tensor], *, base: str, label
         model.load_state_dict(dict(state_dict), strict=True)
         return
     if not (resized or replaced or channels):
-        raise CheckpointError(f"{label} does not fit {base}: {diff.summary()}")
+        raise CheckpointError(f"{label} does not fit {base}: {diff.summary()}{_way_out(diff, model)}")
     leftover = _fill_converted(model, state_dict, find_filter(base))
     if leftover is None or not leftover.without(replaced).fits:
         raise CheckpointError(f"{label} does not fit {base}: {(leftover or diff).without(replaced).summary()}")
     _say_what_changed(model, label, state_dict, expected, replaced)
+
+
+def _way_out(diff: KeyDiff, model: nn.Module) -> str:
+    """What to give where nothing but tables of positions have another size, which they do not tell."""
+    names = [name for name, _, _ in diff.mismatched]
+    if diff.missing or diff.unexpected or not all(name.endswith(_TABLES) for name in names):
+        return ""
+    cfg: Any = model.pretrained_cfg
+    height = width = int(cfg["input_size"][-1])
+    given = f"img_size=({height},{width // 2})"
+    return f": of images of another size, which these do not tell: give it, such as `model_kwargs='{given}'`"
 
 
 def as_weights(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:

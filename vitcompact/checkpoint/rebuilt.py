@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from vitcompact.checkpoint.quiet import quiet_timm, timm_errors
 from vitcompact.checkpoint.timm_entry import build as entrypoint
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError, VerificationError
-from vitcompact.models.forward import eval_mode
+from vitcompact.models.forward import eval_mode, tensors_in
 
 TOLERANCE, OTHER_DEVICES = 1e-5, 1e-3
 """Largest difference of an output over the largest output: the same arithmetic; only the CPU repeats it to the bit."""
@@ -60,7 +59,7 @@ def check_written(model: nn.Module, folder: Path, tensors: Mapping[str, Tensor])
     images = torch.randn(_IMAGES, *resolve_input(model).input_size, generator=generator).to(device)
     what = "this model does not run on images of its own size"
     with timm_errors(UsageError, what), eval_mode(reference), torch.no_grad():
-        expected, found = list(_flat(reference(images))), list(_flat(again(images)))
+        expected, found = list(tensors_in(reference(images))), list(tensors_in(again(images)))
     difference = _difference(expected, found)
     if difference > (TOLERANCE if device.type == "cpu" else OTHER_DEVICES):
         raise VerificationError(
@@ -82,18 +81,6 @@ def _as_written(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     rounded = copy.deepcopy(model).float()
     rounded.load_state_dict(dict(tensors))
     return rounded
-
-
-def _flat(output: Any) -> Iterator[Tensor]:
-    """The tensors in an output, whatever holds them."""
-    if isinstance(output, Tensor):
-        yield output.float()
-    elif isinstance(output, Mapping):
-        for key in sorted(output):
-            yield from _flat(output[key])
-    elif isinstance(output, (list, tuple)):
-        for item in output:
-            yield from _flat(item)
 
 
 def _difference(expected: list[Tensor], found: list[Tensor]) -> float:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vitcompact.data.decode import UnreadableImageError, decode, decode_planes, is_rotated
 from vitcompact.data.planes import Planes
+from vitcompact.errors import DataError, VitCompactError
 
 NO_LABEL = -1
 
@@ -177,8 +178,18 @@ class StreamSet:
 
     def stream(self, shuffle_seed: int | None = None) -> Iterator[StreamedImage]:
         """One pass; a damaged record is dropped by timm's reader, which logs it."""
-        for position, (image, target) in enumerate(self._open(shuffle_seed)):
+        items = enumerate(self._open(shuffle_seed))
+        while (found := self._next(items)) is not None:
+            position, (image, target) = found
             yield StreamedImage(position, image, mapped(as_label(target), self.label_map))
+
+    def _next(self, items: Iterator[tuple[int, Any]]) -> tuple[int, Any] | None:
+        try:
+            return next(items, None)
+        except (VitCompactError, MemoryError):
+            raise
+        except Exception as error:  # of timm's readers, or of the library behind them
+            raise DataError(f"{self.description} cannot be read: {str(error) or type(error).__name__}") from error
 
 
 def mapped(label: int, label_map: Sequence[int]) -> int:

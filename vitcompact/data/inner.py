@@ -146,7 +146,7 @@ def open_model(model: Any, name: str = "model") -> Opened:
 
 def is_timm(module: nn.Module) -> bool:
     """Whether a module is a whole model of timm's."""
-    return hasattr(module, "forward_features")
+    return hasattr(type(module), "forward_features")  # adapters around a model hand its attributes on
 
 
 def _inside(model: nn.Module) -> dict[str, nn.Module]:

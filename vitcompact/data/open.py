@@ -36,6 +36,7 @@ def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
         raise DataError("no images given: pass `data_dir` with a folder of images or a .tar of class folders")
     if not prefix:
         return _open_files(options, split)
+    _check_class_map(options, Path(str(options.data_dir or ".")).expanduser())
     if prefix not in MAP_STYLE:
         return _open_stream(options, split)
     dataset = _create(options, split)
@@ -43,6 +44,7 @@ def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
     if prefix == "torch":
         names = tuple(str(name) for name in getattr(dataset, "classes", ()))
         return _not_empty(DecodedSet(dataset, description, names))
+    _check_image_column(dataset.reader, description)
     labelled = _has_label_column(dataset.reader)
     if options.target_key is not None and not labelled:
         columns = ", ".join(dataset.reader.dataset.column_names)
@@ -121,7 +123,10 @@ def _create(options: DataOptions, split: str, root: str | None = None, **kwargs:
 def _columns(options: DataOptions) -> dict[str, str]:
     """Which columns hold images and labels, where that was said and there are columns."""
     given = {"input_key": options.input_key, "target_key": options.target_key}
-    has_columns = options.dataset.partition("/")[0].lower() not in ("", "torch")
+    prefix = options.dataset.partition("/")[0].lower()
+    has_columns = prefix not in ("", "torch")
+    if prefix == "wds" and options.input_key is not None:  # timm decodes it to `jpg`, and looks for its own name then
+        given["input_key"] = f"{options.input_key};jpg"
     return {name: key for name, key in given.items() if key is not None} if has_columns else {}
 
 
@@ -138,6 +143,18 @@ def _open_stream(options: DataOptions, split: str) -> StreamSet:
 
     dataset = open_pass(None)
     return StreamSet(open_pass, f"{options.dataset} ({split})", _class_names(dataset.reader), len(dataset))
+
+
+def _check_image_column(reader: Any, description: str) -> None:
+    """timm casts the column of images to images, which makes an empty one of a column that is not there."""
+    if not len(reader.dataset):
+        return
+    first = reader.dataset[0].get(reader.image_key)
+    if first is None or not (first.get("bytes") or first.get("path")):
+        columns = ", ".join(name for name in reader.dataset.column_names if name != reader.image_key)
+        raise DataError(
+            f"{description} has no images in a column {reader.image_key!r} (`input_key`); other columns: {columns}"
+        )
 
 
 def _has_label_column(reader: Any) -> bool:
@@ -175,8 +192,11 @@ def _check_class_map(options: DataOptions, root: Path) -> None:
     path = Path(options.class_map)
     if not path.is_file() and not (root / path).is_file():
         raise DataError(f"no such class map: {path} (nor inside {root})")
-    if path.suffix.lower() not in (".txt", ".pkl"):
-        raise DataError(f"a class map is a .txt file with one class name a line, got {path}")
+    if path.suffix.lower() != ".txt":
+        raise DataError(
+            f"a class map is a .txt file with one class name a line, in the order of the model's outputs, got {path}"
+            + (": pickled ones are not opened" if path.suffix.lower() == ".pkl" else "")
+        )
 
 
 def _nothing_found(root: Path, options: DataOptions, error: DataError) -> DataError:

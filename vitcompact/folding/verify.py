@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vitcompact.errors import VerificationError
-from vitcompact.models.forward import num_classes
+from vitcompact.models.forward import main_output, num_classes, tensors_in
 from vitcompact.models.scores import Likeness, same_guess
 from vitcompact.utils.copies import copy_of
 
@@ -54,7 +54,7 @@ def merging_effect(
 ) -> MergingEffect:
     """Compare a model that merges tokens with one that does not, on `images`."""
     likeness = Likeness()
-    likeness.add(reference(images), merging(images))
+    likeness.add(main_output(reference(images)), main_output(merging(images)))
     agreement = likeness.agreement if num_classes(reference) else None
     return MergingEffect(schedule, agreement, likeness.cosine, len(images))
 
@@ -66,11 +66,13 @@ def compare(reference: nn.Module, other: nn.Module, images: Tensor) -> tuple[flo
     Raises:
         VerificationError: outputs that are not finite.
     """
-    first, second = reference(images).flatten(1), other(images).flatten(1)
+    outputs = reference(images), other(images)
+    guesses = [main_output(output).float().flatten(1) for output in outputs]
+    first, second = (torch.cat([tensor.flatten() for tensor in tensors_in(output)]) for output in outputs)
     if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
         raise VerificationError("fold verification: the model's outputs are not finite")
     difference = float((first - second).abs().max())
-    agreement = float(same_guess(first, second).double().mean())
+    agreement = float(same_guess(guesses[0], guesses[1]).double().mean())
     return difference, difference / max(float(first.abs().max()), 1e-30), agreement
 
 

@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
-from vitcompact.layers.backends import BACKENDS, choose
+from vitcompact.layers.backends import BACKENDS, attend_as_fastest
 from vitcompact.layers.calls import AttentionInputs, Grid, TokenCall
 from vitcompact.layers.filters import MapFilter, ValueFilter
 from vitcompact.layers.layout import HeadLayout
-from vitcompact.layers.masks import allowed_mean, causal_alone, logit_mask
+from vitcompact.layers.masks import allowed_mean, causal_alone, logit_mask, masked_logits, part_of_mask
 from vitcompact.layers.position import Rotary
+
+# Lengths, and whether there is a mask, are not known while FX traces.
+for _name in ("attend_as_fastest", "part_of_mask", "masked_logits"):
+    torch.fx.wrap(_name)
 
 __all__ = ["CompactAttention", "HeadLayout", "allowed_mean"]
 
@@ -194,7 +199,7 @@ class CompactAttention(nn.Module):
         for group in self.packing:
             source = inputs.x if "q" in group else inputs.context
             pieces = getattr(self, group)(source).split([self.width(part) for part in group], dim=-1)
-            made.update(zip(group, pieces, strict=True))
+            made.update({part: pieces[i] for i, part in enumerate(group)})
         q, k, v = (made[part] for part in "qkv")
         q, k = (t.unflatten(-1, (-1, self.qk_dim)).transpose(1, 2) for t in (q, k))
         q, k = self.q_norm(q), self.k_norm(k)
@@ -239,6 +244,8 @@ class CompactAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
         """`A_p V` for every value head under its map, one call for each run of equally wide maps."""
+        if self.backend == "plain":
+            return self._attend_plainly(q, k, v, inputs)
         batch, keys, _ = v.shape
         dropout = self.attn_drop.p if self.training else 0.0
         mask, causal = logit_mask(inputs, q.dtype), causal_alone(inputs)
@@ -247,12 +254,20 @@ class CompactAttention(nn.Module):
             width = heads * self.v_dim
             values = v[..., start : start + count * width].reshape(batch, keys, count, width).transpose(1, 2)
             queries, keys_ = q[:, first : first + count], k[:, first : first + count]
-            part = mask[:, first : first + count] if mask is not None and _per_map(mask) else mask
-            run = BACKENDS[choose(queries, values) if self.backend == "auto" else self.backend]
+            part = part_of_mask(mask, first, count)
+            run = attend_as_fastest if self.backend == "auto" else BACKENDS[self.backend]
             out = run(queries, keys_, values, scale=self.scale, mask=part, causal=causal, dropout=dropout)
             outs.append(out.transpose(1, 2).reshape(batch, q.shape[-2], count * width))
             first, start = first + count, start + count * width
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
+
+    def _attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
+        """The same with the maps of all heads, in the original order, through `softmax` and `attn_drop`."""
+        logits = (q * self.scale) @ k.transpose(-2, -1)
+        logits = masked_logits(logits, logit_mask(inputs, q.dtype), causal_alone(inputs))
+        maps = self.attn_drop(logits[:, self.layout.map_of_head].softmax(dim=-1))
+        values = v.unflatten(-1, (self.num_heads, self.v_dim)).transpose(1, 2)
+        return (maps[:, list(self.layout.heads)] @ values).transpose(1, 2).flatten(2)
 
     def allowed_terms(self, terms: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the paths `identity`, `mean` and `conv` that a hallucinated map of this layer can have.
@@ -344,7 +359,3 @@ class CompactAttention(nn.Module):
         full = torch.ones(self.num_heads, dtype=alpha.dtype, device=alpha.device)
         index = torch.tensor(self.layout.hallucinated, device=alpha.device)
         return full.index_put((index,), alpha).repeat_interleave(self.v_dim)
-
-
-def _per_map(mask: Tensor) -> bool:
-    return mask.dim() == 4 and mask.shape[1] > 1

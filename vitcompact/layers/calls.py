@@ -99,7 +99,7 @@ class FeatureMapCall(TokenCall):
     """`forward(x)` on a feature map `(batch, dim, height, width)`."""
 
     def forward(self, x: Tensor) -> AttentionInputs:  # type: ignore[override]
-        return AttentionInputs(x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]), shape=tuple(x.shape))
+        return AttentionInputs(x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]), shape=x.shape)
 
     def leave(self, out: Tensor, inputs: AttentionInputs) -> Tensor:
         batch, _, height, width = inputs.shape

@@ -57,7 +57,7 @@ class BlocksCall(TokenCall):
     """`forward(x)` on `(batch, blocks, tokens, dim)`: attention inside each block (timm/models/nest.py)."""
 
     def forward(self, x: Tensor) -> AttentionInputs:  # type: ignore[override]
-        return AttentionInputs(x.flatten(0, 1), shape=tuple(x.shape))
+        return AttentionInputs(x.flatten(0, 1), shape=x.shape)
 
     def restore(self, out: Tensor, inputs: AttentionInputs) -> Tensor:
         return out.unflatten(0, inputs.shape[:2])

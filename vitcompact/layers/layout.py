@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.fx
 from torch import Tensor
 
 
@@ -37,6 +38,13 @@ class HeadLayout:
         return [i for i, head in enumerate(self.heads) if head in self.maps]
 
     @property
+    def map_of_head(self) -> list[int]:
+        """For each head in the original order, the position of the map that it uses."""
+        families = zip(self.maps, self.children, strict=True)
+        used = {head: i for i, (own, rest) in enumerate(families) for head in (own, *rest)}
+        return [used[head] for head in sorted(used)]
+
+    @property
     def groups(self) -> tuple[tuple[int, int], ...]:
         """Runs of `(number of maps, value heads per map)`: one attention call each."""
         runs: list[list[int]] = []
@@ -53,6 +61,14 @@ class HeadLayout:
         A tensor without an axis of heads, or with one entry for all of them, stays as it is.
         """
         heads = len(self.heads)
-        if values.dim() < 3 or values.shape[-3] != heads or self.maps == tuple(range(heads)):
-            return values
-        return torch.stack([values[..., head, :, :] for head in self.maps], dim=-3)
+        return values if self.maps == tuple(range(heads)) else chosen_heads(values, self.maps, heads)
+
+
+def chosen_heads(values: Tensor, maps: tuple[int, ...], heads: int) -> Tensor:
+    """Some of `heads` entries along the third axis from the end, all where there is no such axis."""
+    if values.dim() < 3 or values.shape[-3] != heads:
+        return values
+    return torch.stack([values[..., head, :, :] for head in maps], dim=-3)
+
+
+torch.fx.wrap("chosen_heads")  # whether there is such an axis is not known while FX traces

@@ -91,9 +91,19 @@ def match_tokens(keys: Tensor, r: int, num_prefix_tokens: int) -> Match:
     """
     metric = F.normalize(keys[:, num_prefix_tokens:], dim=-1)
     similarity, partner = (metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)).max(dim=-1)
-    order = similarity.argsort(dim=-1, descending=True, stable=True)
+    order = _ranked(similarity)
     merged, kept = order[:, :r], order[:, r:].sort(dim=-1).values
     return Match(num_prefix_tokens, kept, merged, partner.gather(1, merged))
+
+
+def _ranked(similarity: Tensor) -> Tensor:
+    """Positions along the last axis, the largest first; of equals the first first.
+
+    ONNX has no stable sort, but its TopK puts the lower index first among equals.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return similarity.topk(similarity.shape[-1], dim=-1).indices
+    return similarity.argsort(dim=-1, descending=True, stable=True)
 
 
 def merge_tokens(x: Tensor, groups: Groups, match: Match) -> tuple[Tensor, Groups]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from vitcompact.errors import UsageError
 from vitcompact.layers.merge import Groups, match_tokens, merge_tokens
@@ -42,6 +43,15 @@ class KeyTap:
         return keys
 
 
+def _refuse_tracing(x: object) -> None:
+    """FX takes a model apart without knowing how many tokens there are, and they decide how many merge."""
+    if isinstance(x, Proxy):
+        raise UsageError(
+            "token merging: FX cannot trace this model; hook its blocks, call forward_intermediates, use torch.export,"
+            " or fold it again with merge_tokens=0"
+        )
+
+
 class MergingBlock(nn.Module):
     """`x + attention(x)`, then `r` pairs of tokens merged, then `x + ffn(x)`: the parts are a plain block's own.
 
@@ -75,6 +85,7 @@ class MergingBlock(nn.Module):
         return f"r={self.r}, num_prefix_tokens={self.num_prefix_tokens}"
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        _refuse_tracing(x)
         if attn_mask is not None or is_causal:
             raise UsageError("token merging does not work with attention masks: fold again with merge_tokens=0")
         groups: Groups | None = getattr(x, _GROUPS, None)
@@ -110,6 +121,7 @@ class MergingBlocks(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        _refuse_tracing(x)
         blocks = list(self.children())
         if not all(isinstance(block, MergingBlock) and not block.is_watched for block in blocks):
             out: Tensor = super().forward(x)

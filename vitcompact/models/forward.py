@@ -60,6 +60,18 @@ def main_output(output: Any) -> Any:
     return output
 
 
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """All tensors in what a model returns, in the order in which they are there."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping):
+        for item in output.values():
+            yield from tensors_in(item)
+    elif isinstance(output, (list, tuple)):
+        for item in output:
+            yield from tensors_in(item)
+
+
 def features(model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor | None]:
     """Pooled features, float32 (batch, channels), and patch tokens (batch, patches, channels), None where it has none.
 

@@ -13,6 +13,7 @@ from vitcompact.checkpoint.foreign.preprocessing import FILE, preparation
 from vitcompact.checkpoint.foreign.registry import BY_TYPE
 from vitcompact.checkpoint.json_files import read_json
 from vitcompact.checkpoint.read import read_weights, weights_file_of
+from vitcompact.checkpoint.unfinished import check_finished
 from vitcompact.errors import CheckpointError
 
 
@@ -42,7 +43,13 @@ class ForeignDirectory:
         """
         found = preparation(self.path)
         prepare, prepared_size = found if found is not None else ({}, None)
+        if self.config.data.get("quantization_config") is not None:
+            raise CheckpointError(
+                f"{self.path} ({self.layout.title}) is quantised (quantization_config): give the checkpoint"
+                " from before that"
+            )
         tensors: Tensors = read_weights(self.weights).state_dict
+        check_finished(tensors, str(self.path))
         try:
             described = self.layout.describe(self.config, tensors, size or prepared_size)
         except (KeyError, IndexError, RuntimeError) as error:  # tensors that the layout needs are missing, or misshaped

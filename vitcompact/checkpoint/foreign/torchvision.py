@@ -17,6 +17,7 @@ from vitcompact.checkpoint.overrides import Override
 from vitcompact.errors import CheckpointError
 
 _HEAD_WIDTHS = {768: 64, 1024: 64, 1280: 80}  # of vit_b, vit_l and vit_h: shapes do not tell the number of heads
+_SIGNS = ("encoder.pos_embedding", "features.0.0.weight")
 _VIT_LAYER = r"encoder\.layers\.encoder_layer_(\d+)\."
 _VIT = (
     (r"class_token", "cls_token"),
@@ -50,6 +51,7 @@ def torchvision_model(tensors: Mapping[str, Tensor]) -> Described | None:
     Raises:
         CheckpointError: of torchvision's by its names, but not by its shapes.
     """
+    tensors = _without_prefix(tensors)
     try:
         if "encoder.pos_embedding" in tensors and "conv_proj.weight" in tensors:
             return _vit(tensors)
@@ -58,6 +60,16 @@ def torchvision_model(tensors: Mapping[str, Tensor]) -> Described | None:
     except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(f"weights with torchvision's names, but damaged or changed: {error}") from error
     return None
+
+
+def _without_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Only what is behind a module around the model (`model.conv_proj.weight`), where there is one."""
+    for sign in _SIGNS:
+        prefixes = [name.removesuffix(sign) for name in tensors if name.endswith(f".{sign}")]
+        if len(prefixes) == 1:
+            start = len(prefixes[0])
+            return {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(prefixes[0])}
+    return tensors
 
 
 def _vit(tensors: Mapping[str, Tensor]) -> Described:

@@ -2,7 +2,8 @@
 
     python benchmarks/family_coverage.py coverage.jsonl                  # goes on where it stopped
     python benchmarks/family_coverage.py coverage.jsonl --shard 0/2      # every second model, for two processes
-    python benchmarks/family_coverage.py coverage.jsonl --markdown docs/families.md   # the counts, between the markers
+    python benchmarks/family_coverage.py coverage.jsonl --keep           # into benchmarks/results
+    python benchmarks/family_coverage.py --markdown docs/families.md     # the counts of results, between the markers
 
 Models are built and run on the meta device while softmaxes and attention kernels are watched: which module class calls
 them, on tensors of which shape. A class runs a softmax over tokens for each head if the table of attention classes says
@@ -12,6 +13,7 @@ that it is of that kind; of the others that call a softmax it says what they are
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import sys
 import warnings
@@ -34,7 +36,8 @@ from vitcompact.utils.files import write_file
 
 SECTION = "coverage"
 MOST_PARAMS = 100_000_000
-WANTED = 0.97
+COVERAGE, SWEEP = (Path(__file__).parent / "results" / f"family-{kind}.jsonl.gz" for kind in ("coverage", "sweep"))
+"""What was run so far."""
 CONVOLUTIONAL = (
     *("resnet", "resnetv2", "efficientnet", "regnet", "nfnet", "mobilenetv3", "densenet", "vgg", "dla", "res2net"),
     *("hrnet", "cspnet", "resnest", "sknet", "tresnet", "vovnet", "ghostnet", "hgnet", "inception_resnet_v2", "dpn"),
@@ -107,9 +110,18 @@ OTHER_SOFTMAX = (
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a file by model; later ones replace earlier ones."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {row["model"]: row for row in map(json.loads, lines)}
+    """The rows of a file (maybe `.gz`) by model; later ones replace earlier ones."""
+    if not path.exists():
+        return {}
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
+    return {row["model"]: row for row in map(json.loads, text.splitlines())}
+
+
+def keep(source: Path, kept: Path) -> None:
+    """Put the last row of each model of a file into `benchmarks/results`, where rows of other models stay."""
+    rows = read(kept) | read(source)
+    text = "".join(json.dumps(rows[name]) + "\n" for name in sorted(rows))
+    kept.write_bytes(gzip.compress(text.encode(), mtime=0))
 
 
 def order(name: str) -> tuple[bool, bool, str]:
@@ -119,49 +131,77 @@ def order(name: str) -> tuple[bool, bool, str]:
     return module in CONVOLUTIONAL and "hybrid" not in name, large, name
 
 
-def markdown(rows: list[dict[str, Any]], registered: int) -> str:
-    """The counts, and the names of what is left over."""
-    built = [row for row in rows if "error" not in row]
-    small = [row for row in built if row["params"] <= MOST_PARAMS]
+def wanted(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows up to `MOST_PARAMS` that run a token softmax for each head, and those of the others with FFNs."""
+    small = [row for row in rows if row.get("params", MOST_PARAMS + 1) <= MOST_PARAMS]
     softmax = [row for row in small if any(map(is_token_softmax, row["softmax"]))]
-    others = [row for row in small if row not in softmax and row["ffn"]]
+    names = {row["model"] for row in softmax}
+    return softmax, [row for row in small if row["model"] not in names and row["ffn"]]
+
+
+def markdown(rows: list[dict[str, Any]], jobs: dict[str, dict[str, Any]], registered: int) -> str:
+    """The counts, and the names of what is left over.
+
+    Args:
+        rows: what each architecture runs and what of it can be compacted.
+        jobs: of those that went through `family_sweep.py`, what came of it.
+    """
+    softmax, others = wanted(rows)
     left = [row for row in softmax if not row["attention"]]
+    passed = {name for name, job in jobs.items() if "error" not in job}
+    millions = f"{MOST_PARAMS // 1_000_000} M"
+    small = sum(row.get("params", MOST_PARAMS + 1) <= MOST_PARAMS for row in rows)
+    done = [sum(row["model"] in passed for row in group) for group in (softmax, others)]
     lines = [
-        f"timm {timm.__version__}: {len(rows)} of {registered} architectures were run, {len(small)} of them of up to "
-        f"{MOST_PARAMS // 1_000_000} M parameters.",
+        f"timm {timm.__version__}: {len(rows)} of {registered} architectures were run, {small} of them of up to "
+        f"{millions} parameters.",
         "",
         f"- {len(softmax)} of those run a softmax over tokens for each head (pooling and class attention aside); heads "
         f"of {len(softmax) - len(left)} are hallucinated ({1 - len(left) / max(len(softmax), 1):.1%}).",
-        f"- {len(others)} of the others have FFNs that compact.",
-        "",
-        "Left over, by the classes that run the softmax:",
-        "",
+        f"- {len(others)} of the others have FFNs, which compact.",
+        f"- {done[0]} of the former and {done[1]} of the latter went through the whole job themselves so far, cut down "
+        "to two blocks a stage, narrow and on small images: convert, a training step, perturbed, folded (2e-4), "
+        "reloaded bit for bit, exported to `.pt2`.",
     ]
+    failed = {name: job["error"] for name, job in jobs.items() if "error" in job}
+    lines += [f"- `{name}` fails there: {error}" for name, error in sorted(failed.items())]
+    lines += ["", "Left over, by the classes that run the softmax:", ""]
     groups: dict[str, list[str]] = defaultdict(list)
     for row in left:
         groups[", ".join(sorted(name for name in row["softmax"] if is_token_softmax(name)))].append(row["model"])
-    for classes, names in sorted(groups.items(), key=lambda item: -len(item[1])):
+    for classes, names in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
         first = attention_table().attention.get(classes.split(", ", maxsplit=1)[0])
         reason = "not classified" if first is None else first.reason
-        lines.append(f"- `{classes}`: {reason}. {', '.join(f'`{name}`' for name in names)}")
-    failed = [row for row in rows if "error" in row]
-    if failed:
-        lines += ["", "Not run: " + ", ".join(f"`{row['model']}` ({row['error']})" for row in failed) + "."]
+        lines.append(f"- `{classes}`: {reason}. {', '.join(f'`{name}`' for name in sorted(names))}")
+    missing = [row for row in rows if "error" in row]
+    if missing:
+        lines += ["", "Not run: " + ", ".join(f"`{row['model']}` ({row['error']})" for row in missing) + "."]
     return "\n".join(lines) + "\n"
+
+
+def recorded(registered: int) -> str:
+    """The counts of what is kept in `benchmarks/results`."""
+    rows = sorted(read(COVERAGE).values(), key=lambda row: row["model"])
+    return markdown(rows, read(SWEEP), registered)
 
 
 def main() -> None:
     """Look at the models that are missing in the file, or write the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="JSON lines, one a model")
+    parser.add_argument("file", type=Path, nargs="?", help="JSON lines, one a model")
     parser.add_argument("--models", nargs="+", metavar="NAME")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th model, beginning with I")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the counts of the file into this one")
+    parser.add_argument("--keep", action="store_true", help="only put the file's rows into benchmarks/results")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the counts of results into this one")
     args = parser.parse_args()
     if args.markdown:
-        counts = markdown(list(read(args.file).values()), len(registered_models()))
+        counts = recorded(len(registered_models()))
         write_file(args.markdown, replaced(args.markdown.read_text(encoding="utf-8"), SECTION, counts))
         return
+    if args.file is None:
+        parser.error("which file?")
+    if args.keep:
+        return keep(args.file, COVERAGE)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     shard, of = map(int, args.shard.split("/"))

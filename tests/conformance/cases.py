@@ -63,12 +63,23 @@ CASES += (
     _case("mvit", small_models.vitcompact_small_mvit.__name__),
     _case("efficientformer_v2", "efficientformerv2_s0", {**EFFICIENTFORMER_V2, "img_size": 64}),
 )
+SHARED = {**SMALL, "attn_type": "rope", "qkv_fused": False, "num_kv_heads": 2}
+CASES += (
+    _case("botnet", small_models.vitcompact_small_botnet.__name__, features=(0, 1)),
+    _case("halonet", small_models.vitcompact_small_halonet.__name__, features=(0, 1)),
+    _case("mobilenet_hybrid", small_models.vitcompact_small_hybrid.__name__, features=(0, 1)),
+    _case("differential", "vit_dlittle_patch16_reg1_gap_256", {**SMALL, "qk_norm": True}),
+    _case("grouped_queries", "vit_small_patch16_rope_224", {**SHARED, "qk_norm": True}),
+)
+EFFICIENTVIT = {"widths": (8, 16, 16, 32, 32), "depths": (1, 1, 1, 1, 1), "head_dim": 8, "head_widths": (32, 32)}
 FFN_CASES: tuple[Case, ...] = (
     _case("swiftformer", "swiftformer_xs", STAGES_OF_16),
     _case("repvit", "repvit_m0_9", {"embed_dim": (16, 16, 32, 32), "depth": (1, 1, 1, 1), "drop_path_rate": None}),
     _case("fasternet", "fasternet_t0", {"embed_dim": 32, "depths": (1, 1, 1, 1)}),
     _case("convnext_v2", "convnextv2_atto", {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}),
     _case("parallel", "vit_base_patch16_xp_224", SMALL),
+    _case("parallel_differential", "vit_dpwee_patch16_reg1_gap_256", SMALL),
+    _case("efficientvit_mit", "efficientvit_b0", {**EFFICIENTVIT, "drop_path_rate": None}),
     _case("inception_next", "inception_next_atto", {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}),
 )
 SLOW_FFN_CASES: tuple[Case, ...] = (

@@ -148,10 +148,11 @@ def test_what_a_low_rank_product_can_be_absorbed_into() -> None:
         absorbs[name] = (core.fixed_qk_dim is None, core.fixed_v_dim is None)
     assert {name for name, (thin_qk, _) in absorbs.items() if not thin_qk} == {
         *("swin_v2", "eva_fused", "eva_split", "dinov3", "rope_mixed", "pe", "rope_split", "swin_cr", "sam"),
-        "mvit",
+        *("mvit", "botnet", "halonet", "mobilenet_hybrid", "differential", "grouped_queries"),
     }
     assert {name for name, (_, thin_vo) in absorbs.items() if not thin_vo} == {
-        *("eva_split", "levit", "levit_conv", "mvit", "efficientformer_v2")
+        *("eva_split", "levit", "levit_conv", "mvit", "efficientformer_v2", "convit"),
+        *("botnet", "halonet", "mobilenet_hybrid", "differential", "grouped_queries"),
     }
 
 
@@ -168,14 +169,61 @@ def test_unknown_parts_and_foreign_forwards_are_refused(name: str) -> None:
     assert family.refuse(layer) == f"Changed is a {family.attention.__name__} with a forward of its own"
 
 
-def test_keys_shared_between_heads_are_left_alone() -> None:
-    shared = {**ROPE, "attn_type": "rope", "qkv_fused": False, "num_kv_heads": 2}
+@pytest.mark.parametrize(
+    ("name", "layout", "keys", "values"),
+    [
+        ("grouped_queries", HeadLayout((1, 3), ((0,), (2,))), 2, 2),
+        ("grouped_queries", HeadLayout((0, 1), ((2,), (3,))), 1, 2),  # both kept maps read the first key head
+        ("grouped_queries", HeadLayout((2,), ((0, 1, 3),)), 1, 2),
+        ("mobilenet_hybrid", HeadLayout((3, 1), ((0,), (2,))), 1, 1),
+        ("differential", HeadLayout((0, 2, 4, 6), ((1,), (3,), (5,), (7,))), 4, 4),
+    ],
+)
+@torch.no_grad()
+def test_shared_keys_and_values_are_stored_once(name: str, layout: HeadLayout, keys: int, values: int) -> None:
+    """And a head that takes the map of a parent is one whose queries (and own keys) are the parent's."""
+    model = model_of(name)
+    site = inspect(model).attention[0]
+    args, kwargs, _ = calls(model, torch.randn(3, 3, *MODELS[name][2]))[site.name]
+    parts = family_named(site.family).parts(model.get_submodule(site.name))
+    core = build_core(parts, layout, scale=output_scale(model, site.scale))
+    assert len(core.rows("k")[0]) == keys * core.qk_dim
+    assert len(core.rows("v")[0]) == values * core.v_dim
+    whole = whole_core(model, site)
+    inputs = whole.inputs(*args, **kwargs)
+    q, k, v = whole.project(inputs)
+    parents = list(range(whole.num_heads))
+    for parent, children in zip(layout.maps, layout.children, strict=True):
+        for child in children:
+            parents[child] = parent
+    mixed = whole.inner_norm(whole.mix(q[:, parents], k[:, parents], v, inputs))
+    wanted = whole.call.leave(whole.proj(whole.call.restore(mixed, inputs)), inputs)
+    torch.testing.assert_close(core(*args, **kwargs), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_shared_heads_whose_outputs_are_normalised_are_left_alone() -> None:
+    shared = {**ROPE, "attn_type": "rope", "qkv_fused": False, "num_kv_heads": 2, "scale_attn_inner": True}
     anatomy = inspect(timm.create_model("vit_small_patch16_rope_224", **shared))
     assert not anatomy.attention
-    assert len(anatomy.ffn) == 2
     assert {item.reason for item in anatomy.skipped} == {
-        "keys and values are shared between heads (grouped-query attention)"
+        "keys and values are shared between heads whose outputs are normalised"
     }
+
+
+@torch.no_grad()
+def test_heads_without_a_projection_are_solved_into_their_values() -> None:
+    """A block for each head in the original order, whatever the order in which they are stored."""
+    model = model_of("halonet")
+    site = inspect(model).attention[0]
+    args, kwargs, _ = calls(model, torch.randn(3, 3, 64, 64))[site.name]
+    core = build_core(family_named(site.family).parts(model.get_submodule(site.name)), HeadLayout((3, 1), ((0,), (2,))))
+    before = core(*args, **kwargs)
+    blocks = torch.randn(4, core.v_dim, core.v_dim)
+    bias = torch.randn(core.attn_dim)
+    core.load_projection(torch.block_diag(*blocks) @ core.proj.weight, bias)
+    by_head = before.unflatten(1, (4, -1))
+    wanted = torch.einsum("hoi,bhiyx->bhoyx", blocks, by_head).flatten(1, 2) + bias[:, None, None]
+    torch.testing.assert_close(core(*args, **kwargs), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["pvt_v2", "twins_local", "nextvit", "swin", "eva_split", "beit", "visformer"])

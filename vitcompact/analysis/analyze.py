@@ -196,7 +196,7 @@ def _from_images(
 
 
 def _layer(site: AttentionSite, amount: int, watch: AttentionWatch, planned: Plan | None) -> LayerReport:
-    costs = watch.costs.matrix(watch.core.proj.weight)
+    costs = watch.costs.matrix(watch.core.head_projection)
     parents = shortlist(costs, amount, 1)[0] if planned is None else parents_in(planned.layer(site.name))
     divergence = watch.similarity.jensen_shannon
     energy = float(watch.outputs.gram.trace())

@@ -85,6 +85,8 @@ def drift_sites(targets: BlockTargets, sites: list[Site]) -> set[str]:
     return known
 
 
-def _scaled(output: Tensor, model: nn.Module, site: Site) -> Tensor:
+def _scaled(output: Tensor | tuple[Tensor, Any], model: nn.Module, site: Site) -> Tensor:
+    """A layer's output, the first of several, with its LayerScale applied."""
+    output = output[0] if isinstance(output, tuple) else output
     gamma = output_scale(model, site.scale)
     return output if gamma is None else output * along(gamma, site.channel_dim).to(output.dtype)

@@ -48,7 +48,7 @@ def weight_similarity(parts: AttentionParts) -> Tensor:
     Uses `<W_q^T W_k, W_q'^T W_k'> = trace((W_q' W_q^T) (W_k W_k'^T))`, so no `(dim, dim)` matrix is built.
     """
     query = parts.query.detach().double().unflatten(0, (parts.num_heads, -1))
-    key = parts.key.detach().double().unflatten(0, (parts.num_heads, -1))
+    key = parts.key_of_each_head.detach().double()
     left = torch.einsum("hid,pjd->hpij", query, query)
     right = torch.einsum("hid,pjd->hpij", key, key)
     inner = (left * right).sum(dim=(2, 3))

@@ -15,7 +15,10 @@ from vitcompact.layers.calls import AttentionInputs, Grid, TokenCall
 from vitcompact.layers.filters import MapFilter, ValueFilter
 from vitcompact.layers.layout import HeadLayout
 from vitcompact.layers.masks import allowed_mean, causal_alone, logit_mask, masked_logits, part_of_mask
+from vitcompact.layers.no_projection import NoProjection
+from vitcompact.layers.paired_heads import PairedHeads
 from vitcompact.layers.position import Rotary
+from vitcompact.layers.shared_heads import SharedHeads
 
 # Lengths, and whether there is a mask, are not known while FX traces.
 for _name in ("attend_as_fastest", "part_of_mask", "masked_logits"):
@@ -43,10 +46,13 @@ class CompactAttention(nn.Module):
 
     Args:
         packing: which projections share a linear layer: `("qkv",)`, `("q", "kv")`, `("q", "k", "v")`; each group is an
-            attribute of that name, its rows in the order of its letters.
+            attribute of that name, its rows in the order of its letters. Without a "q", `call` hands over the queries.
         biases: the letters of the projections that have a bias.
+        key_heads, value_heads: where several heads share one; 0: each has its own.
+        projected: whether there is an output projection.
         norm: of the reduced tokens, before keys and values.
-        query_pool, key_pool, value_pool: `(x, grid) -> (x, grid)`, fewer of them than tokens.
+        value_reduction: makes the tokens of the values, where they are others than the keys'.
+        query_pool, key_pool, value_pool: `(x, grid) -> (x, grid)`, other ones than one a token.
         value_path: `(v, key_grid) -> (batch, queries, channels)`, added to the heads' outputs.
         residual_queries: every head's pooled queries are added to its output, so that no head's queries go.
         query_position_bias: `(q, grid, key_grid) -> (batch, maps, queries, keys)`, logits that depend on the queries.
@@ -67,7 +73,11 @@ class CompactAttention(nn.Module):
         packing: tuple[str, ...] = ("qkv",),
         biases: str = "qkv",
         call: TokenCall | None = None,
+        key_heads: int = 0,
+        value_heads: int = 0,
+        projected: bool = True,
         reduction: nn.Module | None = None,
+        value_reduction: nn.Module | None = None,
         norm: nn.Module | None = None,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
@@ -104,7 +114,13 @@ class CompactAttention(nn.Module):
         self.backend = "auto"
 
         self.call = call or TokenCall()
+        self.shared = (
+            SharedHeads.of(layout, key_heads or self.num_heads, value_heads or self.num_heads)
+            if key_heads or value_heads
+            else None
+        )
         self.reduction, self.norm, self.residual_queries = reduction, norm, residual_queries
+        self.value_reduction = value_reduction
         self.query_pool, self.key_pool, self.value_pool = query_pool, key_pool, value_pool
         self.value_path = value_path
         self._check_paths(identity, conv, gate, filter_rank)
@@ -118,7 +134,11 @@ class CompactAttention(nn.Module):
         self.attn_drop = nn.Dropout(attention_dropout)
         self.inner_norm = inner_norm or nn.Identity()
         self.gate = nn.Linear(dim, self.attn_dim, bias=gate_bias) if gate else None
-        self.proj = nn.Linear(self.attn_dim, dim_out or dim)
+        self.proj: nn.Linear | NoProjection = (
+            nn.Linear(getattr(self.inner_norm, "out_features", self.attn_dim), dim_out or dim)
+            if projected
+            else NoProjection(layout, v_dim)
+        )
         self.proj_drop = output_dropout or nn.Identity()
 
         children = len(layout.hallucinated)
@@ -170,6 +190,9 @@ class CompactAttention(nn.Module):
         if self.reduction is not None:
             context, inputs.key_grid = self.reduction(inputs.x, inputs.grid)
             inputs.context = context if self.norm is None else self.norm(context)
+        inputs.context_grid = inputs.key_grid
+        if self.value_reduction is not None:
+            inputs.value_context, _ = self.value_reduction(inputs.x, inputs.grid)
         return inputs
 
     @property
@@ -182,6 +205,8 @@ class CompactAttention(nn.Module):
         """Rows that make the queries ("q"), keys ("k") or values ("v") of the stored heads."""
         if part == "q" and self.residual_queries:
             return self.num_heads * self.qk_dim
+        if self.shared is not None and part != "q":
+            return self.shared.values * self.v_dim if part == "v" else len(self.shared.keys) * self.qk_dim
         return self.attn_dim if part == "v" else self.num_maps * self.qk_dim
 
     def rows(self, part: str) -> tuple[Tensor, Tensor | None]:
@@ -198,16 +223,22 @@ class CompactAttention(nn.Module):
         made: dict[str, Tensor] = {}
         for group in self.packing:
             source = inputs.x if "q" in group else inputs.context
+            if group == "v" and inputs.value_context is not None:
+                source = inputs.value_context
             pieces = getattr(self, group)(source).split([self.width(part) for part in group], dim=-1)
             made.update({part: pieces[i] for i, part in enumerate(group)})
+        if inputs.query is not None:
+            made["q"] = inputs.query.unflatten(-1, (-1, self.qk_dim))[..., list(self.layout.maps), :].flatten(-2)
         q, k, v = (made[part] for part in "qkv")
         q, k = (t.unflatten(-1, (-1, self.qk_dim)).transpose(1, 2) for t in (q, k))
         q, k = self.q_norm(q), self.k_norm(k)
+        if self.shared is not None:
+            k, v = self.shared.keys_of_maps(k), self.shared.values_of_heads(v)
         inputs.query_grid = inputs.grid
         if self.query_pool is not None:
             q, inputs.query_grid = self.query_pool(q, inputs.grid)
         if self.key_pool is not None:
-            k, inputs.key_grid = self.key_pool(k, inputs.grid)
+            k, inputs.key_grid = self.key_pool(k, inputs.context_grid)
         if self.residual_queries:
             inputs.residual = q.transpose(1, 2).flatten(2)
             q = q[:, self.layout.own]
@@ -219,7 +250,7 @@ class CompactAttention(nn.Module):
         if self.alpha is not None:
             v = v * self._per_channel(self.alpha)
         if self.value_pool is not None:
-            pooled, _ = self.value_pool(v.unflatten(-1, (-1, self.v_dim)).transpose(1, 2), inputs.grid)
+            pooled, _ = self.value_pool(v.unflatten(-1, (-1, self.v_dim)).transpose(1, 2), inputs.context_grid)
             v = pooled.transpose(1, 2).flatten(2)
         return q, k, v
 
@@ -272,10 +303,11 @@ class CompactAttention(nn.Module):
     def allowed_terms(self, terms: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the paths `identity`, `mean` and `conv` that a hallucinated map of this layer can have.
 
-        With a norm between the heads and `proj` none is additive; with reduced keys or queries no query is a key; a
-        filter does not commute with a gate. Whether the model tells the grid that `conv` needs is not looked at.
+        With a norm between the heads and `proj` none is additive, and without `proj` none is solved; with reduced keys
+        or queries no query is a key; a filter does not commute with a gate. Whether the model tells the grid that
+        `conv` needs is not looked at.
         """
-        if not isinstance(self.inner_norm, nn.Identity):
+        if not isinstance(self.inner_norm, nn.Identity) or isinstance(self.proj, NoProjection):
             return ()
         terms = tuple(term for term in terms if term == "mean" or self.aligned)
         return terms if self.gate is None else tuple(term for term in terms if term != "conv")
@@ -310,8 +342,18 @@ class CompactAttention(nn.Module):
             self.alpha = nn.Parameter(self.proj.weight.new_ones(len(self.layout.hallucinated)))
 
     @property
+    def head_projection(self) -> Tensor:
+        """`proj` by the head whose output it reads, `(outputs, heads * v_dim)`, whatever norm stands between."""
+        weight = self.proj.weight
+        return self.inner_norm.of_heads(weight) if isinstance(self.inner_norm, PairedHeads) else weight
+
+    @property
     def fixed_qk_dim(self) -> str | None:
         """Why queries and keys cannot be narrowed by absorbing a projection into their weights, or None."""
+        if self.shared is not None:
+            return "keys and values are shared between heads"
+        if not any("q" in group for group in self.packing):
+            return "queries come from outside the layer"
         if not (isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity)):
             return "queries and keys are normalised"
         if self.query_pool is not None:
@@ -325,6 +367,10 @@ class CompactAttention(nn.Module):
     @property
     def fixed_v_dim(self) -> str | None:
         """Why values cannot be narrowed by absorbing a projection into their weights, or None."""
+        if self.shared is not None:
+            return "keys and values are shared between heads"
+        if isinstance(self.proj, NoProjection):
+            return "there is no projection behind the heads"
         if self.gate is not None:
             return "a gate multiplies the heads' outputs"
         if not isinstance(self.inner_norm, nn.Identity):
@@ -334,17 +380,36 @@ class CompactAttention(nn.Module):
         return None
 
     @torch.no_grad()
+    def load_projection(self, weight: Tensor, bias: Tensor) -> None:
+        """Copy values `(outputs, heads * v_dim)` into `proj`; without one, each head's block goes into its V."""
+        self.proj.bias.copy_(bias)
+        if isinstance(self.proj, nn.Linear):
+            self.proj.weight.copy_(weight)
+            return
+        blocks = self.proj.blocks(weight)
+        for rows in self.rows("v"):
+            if rows is not None:
+                by_head = rows.double().unflatten(0, (self.num_heads, self.v_dim))
+                rows.copy_(torch.einsum("hoi,hi...->ho...", blocks.to(by_head), by_head).flatten(0, 1))
+
+    @torch.no_grad()
     def fuse(self) -> CompactAttention:
         """Fold `alpha` into V's rows and drop paths that are zero, in place; a second call does nothing.
+
+        Where heads share V, `alpha` goes into `proj`, or into the sums of heads before it.
 
         Returns itself: timm's `reparameterize_model` puts what `fuse` returns in the module's place.
         """
         if self.alpha is not None:
             scale = self._per_channel(self.alpha).double()
-            weight, bias = self.rows("v")
-            weight.copy_(weight.double() * scale[:, None])
-            if bias is not None:
-                bias.copy_(bias.double() * scale)
+            if isinstance(self.inner_norm, PairedHeads):
+                self.inner_norm.weight.mul_(self._per_head(self.alpha))
+            elif self.shared is not None:
+                self.proj.weight.copy_(self.proj.weight.double() * scale)
+            else:
+                for rows in self.rows("v"):
+                    if rows is not None:
+                        rows.copy_(rows.double() * scale.view(-1, *[1] * (rows.dim() - 1)))
             self.alpha = None
         if self.beta is not None and not self.beta.is_meta and not self.beta.any():
             self.beta = None
@@ -355,7 +420,15 @@ class CompactAttention(nn.Module):
         return self
 
     def _per_channel(self, alpha: Tensor) -> Tensor:
-        """`alpha` of the hallucinated heads, one of the others, on every value channel."""
+        """The same on every value channel."""
+        return self._per_head(alpha).repeat_interleave(self.v_dim)
+
+    def _per_head(self, alpha: Tensor) -> Tensor:
+        """`alpha` of the hallucinated heads, one of the others."""
         full = torch.ones(self.num_heads, dtype=alpha.dtype, device=alpha.device)
         index = torch.tensor(self.layout.hallucinated, device=alpha.device)
-        return full.index_put((index,), alpha).repeat_interleave(self.v_dim)
+        return full.index_put((index,), alpha)
+
+
+def _per_map(mask: Tensor) -> bool:
+    return mask.dim() == 4 and mask.shape[1] > 1

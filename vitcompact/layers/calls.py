@@ -23,12 +23,15 @@ class AttentionInputs:
     Attributes:
         x: tokens that ask, `(batch, queries, dim)`; windows are part of the batch.
         context: tokens that answer, `(batch, keys, dim)`; `x` itself unless keys are reduced.
+        query: queries of all heads that come from outside the layer, `(batch, queries, heads * qk_dim)`; or None.
+        value_context: tokens that the values are made of, where they are others than `context`; or None.
         mask: who may see whom, boolean or additive, broadcast to `(batch, 1 or maps, queries, keys)`; or None.
         bias: added to the logits of each map, broadcast to `(batch, maps, queries, keys)`; or None.
         query_position_bias: the same, made from the queries by the layer itself.
         causal: each query sees the keys up to its own position.
         rope: sine and cosine side by side, `(..., tokens, 2 * qk_dim)`; or None.
         grid, key_grid: height and width of the token and key grids where the call tells.
+        context_grid: that of `context`, which keys may then be pooled over.
         query_grid: that of the queries, where they are pooled.
         residual: what is added to the heads' outputs besides, `(batch, queries, heads * v_dim)`; or None.
         shape: of the tensor that the block handed over.
@@ -36,6 +39,8 @@ class AttentionInputs:
 
     x: Tensor
     context: Tensor = field(default=None)  # type: ignore[assignment]
+    query: Tensor | None = None
+    value_context: Tensor | None = None
     mask: Tensor | None = None
     bias: Tensor | None = None
     query_position_bias: Tensor | None = None
@@ -43,6 +48,7 @@ class AttentionInputs:
     rope: Tensor | None = None
     grid: Grid | None = None
     key_grid: Grid | None = None
+    context_grid: Grid | None = None
     query_grid: Grid | None = None
     residual: Tensor | None = None
     shape: tuple[int, ...] = ()

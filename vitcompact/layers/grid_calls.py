@@ -126,10 +126,22 @@ class SubsampledCall(TokenCall):
 
 
 class GlobalQueryCall(TokenCall):
-    """`forward(x, q_global=None)` of layers that do not use global queries (timm/models/gcvit.py)."""
+    """`forward(x, q_global=None)` on windows, image after image (timm/models/gcvit.py).
+
+    Args:
+        uses: whether the queries are `q_global`, those of one window for all windows of an image.
+    """
+
+    def __init__(self, uses: bool) -> None:
+        super().__init__()
+        self.uses = uses
+        self.aligned = not uses
 
     def forward(self, x: Tensor, q_global: Tensor | None = None) -> AttentionInputs:  # type: ignore[override]
-        return AttentionInputs(x)
+        if not self.uses or q_global is None:
+            return AttentionInputs(x)
+        each = q_global.flatten(1, -2)
+        return AttentionInputs(x, query=each.repeat_interleave(x.shape[0] // each.shape[0], dim=0))
 
 
 class ConvolvedCall(TokenCall):

@@ -24,13 +24,16 @@ class AttentionParts:
         value: weight `(num_heads * v_dim, dim)`.
         query_bias, key_bias, value_bias: their biases, or None.
         scale: factor of the logits.
-        proj_weight, proj_bias: output projection `(dim_out, num_heads * v_dim)`, and its bias or None.
+        proj_weight, proj_bias: output projection `(dim_out, num_heads * v_dim)`, or None where there is none; and its
+            bias or None.
         training: whether the layer is in training mode.
         attention_dropout: probability with which an entry of a map is dropped in training.
         output_dropout: module after `proj`.
         packing: which projections the core keeps in one linear layer (see `CompactAttention`).
         call: the calling convention of the blocks around the layer.
         reduction: makes fewer keys and values than queries, or None.
+        key_heads, value_heads: heads of `key` and of `value` where several heads share one; 0: as many as `num_heads`.
+        value_reduction: makes the tokens of the values, where `reduction` makes those of the keys only; or None.
         reduced_norm: normalisation of the reduced tokens, over the last axis, or None.
         query_norm, key_norm: normalisation over `qk_dim` (`nn.Identity` where there is none).
         query_pool, key_pool, value_pool: make fewer of them than tokens, or None.
@@ -52,7 +55,7 @@ class AttentionParts:
     key_bias: Tensor | None
     value_bias: Tensor | None
     scale: float
-    proj_weight: Tensor
+    proj_weight: Tensor | None
     proj_bias: Tensor | None
     training: bool
     attention_dropout: float
@@ -60,6 +63,9 @@ class AttentionParts:
     packing: tuple[str, ...] = ("qkv",)
     call: TokenCall = field(default_factory=TokenCall)
     reduction: nn.Module | None = None
+    key_heads: int = 0
+    value_heads: int = 0
+    value_reduction: nn.Module | None = None
     reduced_norm: nn.Module | None = None
     query_norm: nn.Module = field(default_factory=nn.Identity)
     key_norm: nn.Module = field(default_factory=nn.Identity)
@@ -83,7 +89,18 @@ class AttentionParts:
     @property
     def v_dim(self) -> int:
         """Width of one head's value."""
-        return self.value.shape[0] // self.num_heads
+        return self.value.shape[0] // (self.value_heads or self.num_heads)
+
+    @property
+    def key_of_each_head(self) -> Tensor:
+        """Key weights `(num_heads, qk_dim, dim)`, shared ones once for each head that reads them."""
+        keys = self.key.unflatten(0, (-1, self.qk_dim))
+        return keys.repeat_interleave(self.num_heads // keys.shape[0], dim=0)
+
+    @property
+    def dim_out(self) -> int:
+        """Width of the layer's output."""
+        return self.num_heads * self.v_dim if self.proj_weight is None else self.proj_weight.shape[0]
 
     @property
     def dim(self) -> int:

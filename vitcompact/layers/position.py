@@ -180,15 +180,30 @@ class DecomposedBias(nn.Module):
         (height, width), (key_height, key_width) = grid, key_grid
         prefix = self.num_prefix_tokens
         image = q[:, :, prefix:].unflatten(2, (height, width))
-        down = torch.einsum("bmyxc,ykc->bmyxk", image, _distances(self.rows, height, key_height))
-        along = torch.einsum("bmyxc,xkc->bmyxk", image, _distances(self.columns, width, key_width))
+        down = torch.einsum("bmyxc,ykc->bmyxk", image, self.distances(self.rows, height, key_height))
+        along = torch.einsum("bmyxc,xkc->bmyxk", image, self.distances(self.columns, width, key_width))
         both = down[..., :, None] + along[..., None, :]
         bias = both.flatten(4, 5).flatten(2, 3)
         return nn.functional.pad(bias, (prefix, 0, prefix, 0)) if prefix else bias
 
+    def distances(self, table: Tensor, queries: int, keys: int) -> Tensor:
+        """Rows of a table of relative positions by query and key along one axis, `(queries, keys, channels)`."""
+        return _distances(table, queries, keys)
+
+
+class OffsetBias(DecomposedBias):
+    """The same where queries and keys are equally fine and the first query lies at the first key (arXiv 2101.11605).
+
+    Keys may go on past the queries: windows with a halo (arXiv 2103.12731).
+    """
+
+    def distances(self, table: Tensor, queries: int, keys: int) -> Tensor:
+        """Row `key - query + keys - 1`."""
+        q, k = (torch.arange(count, device=table.device) for count in (queries, keys))
+        return table[k - q[:, None] + keys - 1]
+
 
 def _distances(table: Tensor, queries: int, keys: int) -> Tensor:
-    """Rows of a table of relative positions by query and key along one axis, `(queries, keys, channels)`."""
     size = 2 * max(queries, keys) - 1
     if table.shape[0] != size:
         table = nn.functional.interpolate(table.T[None].float(), size=size, mode="linear")[0].T.to(table.dtype)

@@ -46,12 +46,16 @@ def build_core(
         layout,
         parts.qk_dim,
         parts.v_dim,
-        dim_out=parts.proj_weight.shape[0],
+        dim_out=parts.dim_out,
+        key_heads=parts.key_heads,
+        value_heads=parts.value_heads,
+        projected=parts.proj_weight is not None,
         scale=parts.scale,
         packing=parts.packing,
         biases="".join(part for part, bias in biases.items() if bias is not None),
         call=copy.deepcopy(parts.call),
         reduction=copy.deepcopy(parts.reduction),
+        value_reduction=copy.deepcopy(parts.value_reduction),
         norm=copy.deepcopy(parts.reduced_norm),
         query_norm=of_heads(parts.query_norm, maps),
         key_norm=of_heads(parts.key_norm, maps),
@@ -63,7 +67,7 @@ def build_core(
         rotary=copy.deepcopy(parts.rotary),
         position_bias=None if parts.position_bias is None else of_heads(parts.position_bias, maps),
         query_position_bias=None if parts.query_position_bias is None else of_heads(parts.query_position_bias, maps),
-        inner_norm=copy.deepcopy(parts.inner_norm),
+        inner_norm=of_heads(parts.inner_norm, heads),
         gate=parts.gate is not None,
         gate_bias=parts.gate is not None and parts.gate.bias is not None,
         attention_dropout=parts.attention_dropout,
@@ -121,12 +125,15 @@ def _copy_values(
     scale: Tensor | None,
 ) -> None:
     maps, heads = list(layout.maps), list(layout.heads)
+    shared = core.shared
     picks = {
         "q": (parts.query, heads if parts.residual_queries else maps, parts.qk_dim),
-        "k": (parts.key, maps, parts.qk_dim),
-        "v": (parts.value, heads, parts.v_dim),
+        "k": (parts.key, maps if shared is None else list(shared.keys), parts.qk_dim),
+        "v": (parts.value, heads if shared is None else list(range(shared.values)), parts.v_dim),
     }
     for part, (values, index, width) in picks.items():
+        if not any(part in group for group in parts.packing):
+            continue
         weight, bias = core.rows(part)
         weight.copy_(take_heads(values, index, width))
         if bias is not None:  # a layer shared with a biased part has one, which is zero here
@@ -136,9 +143,10 @@ def _copy_values(
         core.gate.weight.copy_(take_heads(parts.gate.weight, heads, parts.v_dim))
         if core.gate.bias is not None:
             core.gate.bias.copy_(take_heads(parts.gate.bias, heads, parts.v_dim))
-    weight, bias = scaled(scale, parts.proj_weight, parts.proj_bias)
-    core.proj.weight.copy_(take_heads(weight.T, heads, parts.v_dim).T)
-    core.proj.bias.copy_(bias)
+    if parts.proj_weight is not None:
+        weight, bias = scaled(scale, parts.proj_weight, parts.proj_bias)
+        in_order = weight.shape[1] != core.attn_dim
+        core.load_projection(weight if in_order else take_heads(weight.T, heads, parts.v_dim).T, bias)
 
 
 def take_heads(rows: Tensor, heads: list[int], width: int) -> Tensor:

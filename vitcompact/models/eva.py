@@ -6,6 +6,7 @@ from typing import Any
 
 from timm.layers import AttentionRope
 from timm.models.eva import EvaAttention
+from torch import nn
 
 from vitcompact.layers.calls import RotaryCall
 from vitcompact.layers.parts import AttentionParts
@@ -26,8 +27,8 @@ class RopeAttention(AttentionFamily):
     known_parts = SHARED
 
     def refuse(self, module: Any) -> str | None:
-        if getattr(module, "num_kv_groups", 1) > 1:
-            return "keys and values are shared between heads (grouped-query attention)"
+        if getattr(module, "num_kv_groups", 1) > 1 and not isinstance(module.norm, nn.Identity):
+            return "keys and values are shared between heads whose outputs are normalised"
         return super().refuse(module)
 
     def parts(self, module: Any) -> AttentionParts:
@@ -35,6 +36,7 @@ class RopeAttention(AttentionFamily):
             **around(module),
             **self._projections(module),
             call=RotaryCall(),
+            **_shared(module),
             rotary=Rotary(int(module.num_prefix_tokens), bool(getattr(module, "rotate_half", False))),
             query_norm=module.q_norm,
             key_norm=module.k_norm,
@@ -59,3 +61,10 @@ class Eva(RopeAttention):
         if module.qkv is None:
             return separate(module.q_proj, module.k_proj, module.v_proj)
         return fused_without_key_bias(module.qkv, module.q_bias, module.v_bias)
+
+
+def _shared(module: Any) -> dict[str, Any]:
+    """How many key and value heads there are, where several heads share one."""
+    if getattr(module, "num_kv_groups", 1) == 1:
+        return {}
+    return {"key_heads": int(module.num_kv_heads), "value_heads": int(module.num_kv_heads)}

@@ -9,6 +9,7 @@ from timm.models import (
     cpubone,
     efficientformer_v2,
     efficientvim,
+    efficientvit_mit,
     efficientvit_msra,
     fasternet,
     fastvit,
@@ -77,8 +78,15 @@ FFNS: tuple[FfnClass, ...] = (
     FfnClass(fasternet.MLPBlock, "mlp.3", fixed=MIXED, site="mlp"),
     FfnClass(lowformer.LowFormerBlock, "mlp.main.3", fixed=MIXED, site="mlp.main"),
     FfnClass(cpubone.CPUBoneBlock, "total.0.1.main.3", fixed=MIXED, site="total.0.1.main"),
+    FfnClass(
+        efficientvit_mit.EfficientVitBlock,
+        "local_module.main.point_conv.conv",
+        fixed=MIXED,
+        site="local_module.main.point_conv.conv",
+    ),
     FfnClass(vision_transformer.ParallelScalingBlock, "mlp_out_proj", fixed=MIXED, site="mlp_out_proj"),
-    FfnClass(vision_transformer.DiffParallelScalingBlock, "mlp_out_proj", fixed=MIXED, site="mlp_out_proj"),
+    FfnClass(vision_transformer.ParallelScalingBlock, "out_proj", fixed=MIXED, site="out_proj"),
+    FfnClass(vision_transformer.DiffParallelScalingBlock, "out_proj", fixed=MIXED, site="out_proj"),
 )
 """The classes in the order in which a module is compared with them."""
 
@@ -87,8 +95,21 @@ TOKENWISE: tuple[type[nn.Module], ...] = (Mlp, GluMlp, SwiGLU, ConvMlp, MlpWithD
 
 
 def ffn_class(module: nn.Module) -> FfnClass | None:
-    """The entry for a module's class, or None where it is no FFN that is known."""
-    return next((known for known in FFNS if isinstance(module, known.cls)), None)
+    """The entry for a module's class, or None where it is no FFN that is known.
+
+    Of several, the first whose output layer there is.
+    """
+    entries = [known for known in FFNS if isinstance(module, known.cls)]
+    return next((known for known in entries if _child(module, known.output) is not None), next(iter(entries), None))
+
+
+def _child(module: nn.Module, path: str) -> nn.Module | None:
+    for name in path.split("."):
+        found = getattr(module, name, None)
+        if not isinstance(found, nn.Module):
+            return None
+        module = found
+    return module
 
 
 def refuse_ffn(module: nn.Module, known: FfnClass) -> str | None:

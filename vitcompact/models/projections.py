@@ -61,6 +61,12 @@ def query_and_rest(query: nn.Module, rest: nn.Module) -> dict[str, Any]:
     return {**named(rows_of(query), key, value), "packing": ("q", "kv")}
 
 
+def keys_and_values(layer: nn.Module) -> dict[str, Any]:
+    """One layer for keys and values; the queries are channels of what the layer is handed."""
+    key, value = _chunks(rows_of(layer), 2)
+    return {**named((torch.eye(len(key[0])).to(key[0]), None), key, value), "packing": ("kv",)}
+
+
 def query_key_and_value(query_and_key: nn.Module, value: nn.Module) -> dict[str, Any]:
     """One layer for queries and keys, one for the values."""
     query, key = _chunks(rows_of(query_and_key), 2)

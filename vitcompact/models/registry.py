@@ -8,16 +8,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from timm.layers import AttentionPoolLatent, LayerScale, LayerScale2d, RelPosMlp
+from timm.layers.ml_decoder import TransformerDecoderLayerOptimal
 from torch import nn
 
 from vitcompact.errors import NothingToCompactError
 from vitcompact.layers.pointwise import channel_dim
+from vitcompact.models.attention2d import MapAttention, MultiQueryMapAttention
 from vitcompact.models.attention_classes import attention_class, is_unclassified
 from vitcompact.models.base import Anatomy, AttentionFamily, AttentionSite, FfnSite
 from vitcompact.models.beit import BeitAttention
+from vitcompact.models.byoanet import BottleneckAttention, HaloAttention
 from vitcompact.models.changed import users_own
-from vitcompact.models.convit import ConvitAttention
+from vitcompact.models.convit import ConvitAttention, ConvitPositionalAttention
 from vitcompact.models.davit import DaVitAttention
+from vitcompact.models.diff import DifferentialAttention
 from vitcompact.models.efficientformer import EfficientFormerDownsampling
 from vitcompact.models.eva import Eva, RopeAttention
 from vitcompact.models.fastvit import FastVitAttention
@@ -38,6 +42,7 @@ from vitcompact.models.swin import SwinAttention, SwinV2Attention
 from vitcompact.models.swin_cr import SwinCrAttention
 from vitcompact.models.tiny_vit import EfficientFormerAttention, TinyVitAttention
 from vitcompact.models.tnt import TntAttention
+from vitcompact.models.torch_attention import TorchAttention
 from vitcompact.models.twins import TwinsLocalAttention
 from vitcompact.models.visformer import VisformerAttention
 from vitcompact.models.vit import PlainAttention
@@ -79,10 +84,17 @@ FAMILIES: tuple[AttentionFamily, ...] = (
     CpuBoneAttention(),
     MvitAttention(),
     EfficientFormerDownsampling(),
+    BottleneckAttention(),
+    HaloAttention(),
+    MultiQueryMapAttention(),
+    MapAttention(),
+    DifferentialAttention(),
+    ConvitPositionalAttention(),
+    TorchAttention(),
 )
 
-POOLING = (AttentionPoolLatent,)
-"""Attention pooling has one learned query and no block around it: it is left alone."""
+POOLING = (AttentionPoolLatent, TransformerDecoderLayerOptimal)
+"""Attention pooling has learned queries and no block around it: it is left alone."""
 
 NO_FFN = (RelPosMlp,)
 """What holds an `Mlp` that is no FFN: it makes position biases from coordinates."""

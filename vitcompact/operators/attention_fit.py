@@ -12,6 +12,7 @@ from vitcompact.calibration.regularisation import best_ridge, share_drift
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.calls import AttentionInputs
 from vitcompact.layers.masks import allowed_mean
+from vitcompact.layers.no_projection import NoProjection
 
 SWEEPS = 3
 """Alternations between `proj` and the paths' coefficients; the error has settled by then."""
@@ -39,8 +40,7 @@ class AttentionFit:
     @torch.no_grad()
     def load_into(self, core: CompactAttention) -> None:
         """Copy the values into a core."""
-        core.proj.weight.copy_(self.weight)
-        core.proj.bias.copy_(self.bias)
+        core.load_projection(self.weight, self.bias)
         if core.beta is not None and "identity" in self.paths:
             core.beta.copy_(self.paths["identity"])
         if core.gamma is not None and "mean" in self.paths:
@@ -88,6 +88,26 @@ def fit(split: Split, channels: int, terms: tuple[str, ...], prior: Tensor | Non
     best = share_drift(_project(plain, paths), _project(full, paths), _project(judge, paths), ridge, prior)
     named = dict(zip(terms, paths, strict=True))
     return AttentionFit(best.solution[:-1].T, best.solution[-1], named, best.error, ridge, best.drift_share)
+
+
+def fit_heads(split: Split, proj: NoProjection) -> AttentionFit:
+    """Each head's own outputs from its own values, where there is no `proj`: blocks that go into V, and a bias."""
+    channels, size = proj.in_features, proj.v_dim
+    weight = torch.zeros(channels, channels, dtype=torch.float64, device=proj.bias.device)
+    bias, prior = weight.new_zeros(channels), torch.eye(size + 1, size, dtype=torch.float64, device=weight.device)
+    found, energy = [], []
+    for place, head in enumerate(proj.layout.heads):
+        rows, columns = (slice(i * size, (i + 1) * size) for i in (head, place))
+        index = torch.arange(columns.start, columns.stop, device=weight.device)
+        fit, judge = split.fit.select(index), split.judge.select(index)
+        full, judge = (problem.outputs(channels + rows.start, channels + rows.stop) for problem in (fit, judge))
+        plain = fit.outputs(rows.start, rows.stop)
+        best = share_drift(plain, full, judge, best_ridge(full, judge, prior), prior)
+        weight[rows, columns], bias[rows] = best.solution[:-1].T, best.solution[-1]
+        found.append(best)
+        energy.append(float(judge.energy.sum()))
+    error = sum(best.error * share for best, share in zip(found, energy, strict=True)) / max(sum(energy), 1e-300)
+    return AttentionFit(weight, bias, {}, error, found[0].ridge, found[0].drift_share)
 
 
 def _project(statistics: LeastSquares, paths: Tensor) -> LeastSquares:

@@ -15,6 +15,7 @@ from vitcompact.calibration.similarity import weight_similarity
 from vitcompact.calibration.ties import lower
 from vitcompact.errors import UsageError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.layers.no_projection import NoProjection
 from vitcompact.models import AttentionSite, Site
 from vitcompact.models.cores import build_core, grid_size_of, parts_of, whole_core
 from vitcompact.models.layer_scale import output_scale, remove_scale
@@ -193,6 +194,8 @@ class Hallucinate(Operator[HallucinateSpec]):
         assert isinstance(site, AttentionSite)
         core = whole_core(model, site)
         if not isinstance(core.inner_norm, nn.Identity):  # paths are not additive behind a norm
+            return []
+        if isinstance(core.proj, NoProjection):  # losses are predicted for a projection that is solved
             return []
         return sorted({max(1, core.num_heads // 4), core.num_heads // 2})
 

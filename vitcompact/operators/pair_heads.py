@@ -44,7 +44,7 @@ def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) ->
     for _, _, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
         _, _, v = core.project(inputs)
         costs.add(maps, _per_head(v, core))
-    found = costs.matrix(core.proj.weight)
+    found = costs.matrix(core.head_projection)
     check_finite(site.name, found)
     return leading_digits(found)
 

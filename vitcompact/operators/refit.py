@@ -9,6 +9,7 @@ from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.streams import Streams
 from vitcompact.calibration.ties import lower
 from vitcompact.layers.attention import CompactAttention
+from vitcompact.layers.no_projection import NoProjection
 from vitcompact.models import AttentionSite
 from vitcompact.operators import attention_fit
 from vitcompact.operators.attention_fit import AttentionFit
@@ -48,7 +49,9 @@ def _fit(streams: Streams, site: AttentionSite, core: CompactAttention, prior: T
     for got, target in streams.inputs(site, site.name):
         phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), terms)
         split.add(phi, target, got.parts)
-    return attention_fit.fit(split, core.attn_dim, terms, prior=prior), split.fit.rows
+    if isinstance(core.proj, NoProjection):
+        return attention_fit.fit_heads(split, core.proj), split.fit.rows
+    return attention_fit.fit(split, core.proj.in_features, terms, prior=prior), split.fit.rows
 
 
 def _filters(streams: Streams, site: AttentionSite, core: CompactAttention, drift_share: float) -> Tensor:

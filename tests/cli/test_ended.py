@@ -68,7 +68,7 @@ def test_a_signal_that_is_ignored_stays_ignored(run: Run, monkeypatch: pytest.Mo
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize(("name", "fault"), [("save_file", full), ("tempfile.TemporaryDirectory", no_folder)])
+@pytest.mark.parametrize(("name", "fault"), [("save_file", full), ("scratch", no_folder)])
 def test_no_room_for_activations(
     name: str, fault: Callable[..., None], run: Run, images: Path, spilled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -62,3 +63,21 @@ def test_recomputation_updates_statistics_once() -> None:
     checkpoint(twice.train(), x, use_reentrant=False).sum().backward()
     for (name, first), second in zip(once.named_buffers(), twice.buffers(), strict=True):
         torch.testing.assert_close(first, second, msg=name)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_made_with_branches_is_what_grows_them(training: bool) -> None:
+    made, grown = FactorizedLinear(12, 8, 4, 2), FactorizedLinear(12, 8, 4)
+    grown.train(training).grow(2)
+    assert all(module.training is training for module in grown.modules())
+    shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (made, grown)]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_ratio_of_branches_is_that_of_norms() -> None:
+    reduce = trained().reduce
+    assert isinstance(reduce, BranchedLinear)
+    branches = torch.stack([branch.merged()[0] for branch in reduce.branches]).sum(0)  # type: ignore[operator]
+    assert reduce.branch_ratio() == pytest.approx(
+        float((branches.norm() / reduce.main.weight.double().norm()).detach())
+    )

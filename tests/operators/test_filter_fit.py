@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from vitcompact.calibration.held_out import Parts, is_held_out
 from vitcompact.errors import DataError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
-from vitcompact.operators import filter_fit
+from vitcompact.operators import filter_fit, refit
 from vitcompact.operators.filter_fit import FilterMoments
 
 LAYOUT = HeadLayout((1, 0), ((2,), ()))
@@ -75,3 +79,19 @@ def test_nan_names_the_layer() -> None:
     x[0, 3, 0] = float("nan")
     with pytest.raises(DataError, match=r"blocks\.3\.attn"):
         moments_of(core, x, torch.zeros(2, PREFIX + 12, 10), "blocks.3.attn")
+
+
+@torch.no_grad()
+def test_held_out_images_do_not_shape_the_filters() -> None:
+    """Targets of the held-out ones are nonsense: the filters are those that all other images ask for."""
+    core, x = made(), torch.randn(64, PREFIX + 12, 24)
+    target, wanted = core(x), filters(core).clone()
+    held = torch.tensor([is_held_out(i, 64) for i in range(64)])
+    target[held] = 1e3
+    filters(core).zero_()
+
+    seen = SimpleNamespace(args=(x,), kwargs={}, parts=Parts.of(0, 64, 64))
+    images: Any = SimpleNamespace(inputs=lambda *_: [(seen, torch.cat((target, target), dim=-1))])
+    layer: Any = SimpleNamespace(name="blocks.0.attn")
+    found = refit._filters(images, layer, core, 0.5)
+    torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)

@@ -16,6 +16,7 @@ from vitcompact.errors import UsageError
 from vitcompact.models import inspect
 from vitcompact.operators import neurons
 from vitcompact.operators.neurons import keep_units, removal_order
+from vitcompact.operators.steps import size_steps
 
 
 def rows(seed: int, *shape: int) -> Tensor:
@@ -110,3 +111,9 @@ def test_normalised_units_are_refused() -> None:
     model = timm.create_model("test_vit", scale_mlp_norm=True)
     with pytest.raises(UsageError, match="hidden units are normalised"):
         keep_units(model, inspect(model).ffn[0], torch.arange(8))
+
+
+@pytest.mark.parametrize(("full", "step"), [(1536, 64), (800, 32), (400, 16), (100, 8), (8, 8)])
+def test_sizes_rise_in_equal_steps_of_whole_eights(full: int, step: int) -> None:
+    assert size_steps(full) == list(range(step, full, step))
+    assert all(isinstance(size, int) for size in size_steps(full))

@@ -59,6 +59,17 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 }
 
 
+def test_a_description_is_long_unless_it_is_asked_to_be_short() -> None:
+    told = set()
+    for name, data in EXAMPLES.items():
+        operator = OPERATORS[name]
+        spec = operator.spec.from_json(data)
+        assert describe(operator, data) == operator.label(spec)
+        assert describe(operator, data, short=True) == operator.short_label(spec)
+        told.add(operator.label(spec) == operator.short_label(spec))
+    assert False in told
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_specs_are_read_back_and_described(name: str) -> None:
     spec = SPECS[name].from_json(EXAMPLES[name])

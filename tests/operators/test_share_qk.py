@@ -7,6 +7,7 @@ import torch
 
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.operators.share_qk import GroupMoments
+from vitcompact.operators.thin import QkMoments
 
 HEADS, SIZE = 5, 6
 
@@ -44,3 +45,20 @@ def test_logits_are_the_weighted_mean(packing: tuple[str, ...]) -> None:
         gap = got[:, place] - wanted
         assert (gap - gap.mean(-1, keepdim=True)).abs().max() < 1e-3 * wanted.abs().max()
     assert torch.equal(core.rows("q")[0][2 * SIZE :], own)  # a map of one head stays what it is
+
+
+@torch.no_grad()
+def test_what_is_kept_is_weighed_as_the_mean_is() -> None:
+    """Where the group does not fit into one head's width, what goes is what counts least in the weighted mean."""
+    torch.manual_seed(0)
+    layout = HeadLayout((2, 0), ((1,), (3,)))
+    core = CompactAttention(24, layout, SIZE, 4)
+    q, k = torch.randn(3, 4, 40, SIZE), torch.randn(3, 4, 40, SIZE)
+    moments, direct = GroupMoments(core, 0.9), QkMoments()
+    moments.add(q, k)
+    direct.add(torch.cat((0.9 * q[:, [2, 0]], 0.1 * q[:, [1, 3]]), -1), torch.cat((k[:, [2, 0]], k[:, [1, 3]]), -1))
+    found, wanted = moments.moments[2].subspaces(), direct.subspaces()
+    torch.testing.assert_close(found[2], wanted[2])
+    for got, expected in zip(found[:2], wanted[:2], strict=True):
+        kept, best = got[..., :SIZE], expected[..., :SIZE]
+        torch.testing.assert_close(kept @ kept.mT, best @ best.mT)

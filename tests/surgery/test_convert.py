@@ -21,6 +21,7 @@ from vitcompact.folding.verify import perturbed
 from vitcompact.layers.branches import BranchedLinear
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.neurons import NeuronsSpec
+from vitcompact.operators.thin import ThinVoSpec
 from vitcompact.plans.schema import LayerPlan, Plan
 from vitcompact.surgery import job
 
@@ -210,3 +211,14 @@ def test_too_few_images_are_said_and_survived(vit: VisionTransformer, caplog: py
     caplog.clear()
     vitcompact.convert(vit, images=torch.randn(96, 3, 64, 64), plan=plan)
     assert "few calibration" not in caplog.text
+
+
+def test_how_few_images_there_are_is_counted_right(vit: VisionTransformer, caplog: pytest.LogCaptureFixture) -> None:
+    """Tokens of the images that are not held out, over the inputs of the layer that is solved."""
+    specs = {"blocks.1.mlp": (NeuronsSpec(96),), "blocks.1.attn": (ThinVoSpec(8),)}
+    attention, tokens = vit.blocks[1].attn, vit.patch_embed.num_patches + vit.num_prefix_tokens
+    for name, unknowns in (("blocks.1.mlp", 96), ("blocks.1.attn", 8 * attention.num_heads)):
+        caplog.clear()
+        plan = Plan((LayerPlan(name, "ffn" if "mlp" in name else "attention", specs[name]),))
+        vitcompact.convert(vit, images=torch.randn(2, 3, 64, 64), plan=plan)
+        assert f"{name} has {tokens / unknowns:.1f} tokens for each unknown" in caplog.text

@@ -15,7 +15,7 @@ import pytest
 
 from vitcompact.errors import UsageError
 from vitcompact.utils import files
-from vitcompact.utils.files import beside, claimed, publish, replace_file, restored, staged, write_file
+from vitcompact.utils.files import beside, claimed, publish, publish_files, replace_file, restored, staged, write_file
 from vitcompact.utils.locks import exclusive
 
 CAN_EXCHANGE = [pytest.param(True, id="exchange"), pytest.param(False, id="rename")]
@@ -125,6 +125,58 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
         assert [item.name for item in tmp_path.iterdir()] == ["state.json"], f"killed before event {event}"
         event += 1
     assert event > 8
+
+
+def write_pair(path: Path, content: str, weights: bool = True) -> None:
+    with claimed(path), staged(path) as folder:
+        (folder / path.name).write_text(content)
+        if weights:
+            (folder / f"{path.name}.data").write_text(content)
+        publish_files(folder, path, [path.with_name(f"{path.name}.data")])
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, True), (True, False)])
+def test_files_that_need_each_other_are_never_mixed(before: bool, after: bool, tmp_path: Path) -> None:
+    """With weights in a second file, or without, before and after."""
+    path, event = tmp_path / "model", 0
+    write_pair(path, "old", before)
+    while killed_before(event, lambda: write_pair(path, "new", after)):
+        if path.exists() and (tmp_path / "model.data").exists() and path.read_text() == "new":
+            assert (tmp_path / "model.data").read_text() == ("new" if after else "old")
+        content = restored(path).read_text()
+        assert (tmp_path / "model.data").exists() is (before if content == "old" else after)
+        assert {item.read_text() for item in tmp_path.iterdir() if item.is_file() and item.name[0] != "."} == {content}
+        write_pair(path, "old", before)
+        names = ["model", "model.data"] if before else ["model"]
+        assert sorted(item.name for item in tmp_path.iterdir()) == names, f"killed before event {event}"
+        event += 1
+    assert event > 8
+
+
+@pytest.mark.parametrize(("failing", "left"), [(1, False), (2, True)])
+def test_files_that_cannot_all_be_moved(
+    failing: int, left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All as before where nothing has moved yet; else what is ready is finished by whoever comes next."""
+    path, replace, calls = tmp_path / "model", Path.replace, []
+    write_pair(path, "old")
+
+    def refused(self: Path, *target: Path, **_: bool) -> Path:
+        calls.append(self)
+        if len(calls) == failing:
+            raise OSError(5, "Input/output error")
+        return replace(self, *target)
+
+    with monkeypatch.context() as patched:
+        if failing == 2:
+            patched.setattr(Path, "replace", refused)
+        else:
+            patched.setattr(files, "_take_places", refused)
+        with pytest.raises((OSError, UsageError), match="Input/output error"):
+            write_pair(path, "new")
+    assert (beside(path, "ready").exists()) is left
+    assert restored(path).read_text() == ("new" if left else "old")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["model", "model.data"]
 
 
 def test_what_was_moved_aside_comes_back(tmp_path: Path) -> None:

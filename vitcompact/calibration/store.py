@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitcompact.errors import UsageError
+from vitcompact.utils.scratch import scratch
 
 
 class ActivationStore:
@@ -25,16 +25,16 @@ class ActivationStore:
         self.peak_bytes = 0
         self.spilled = 0
         self._memory: dict[tuple[str, int], Tensor] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._held = ExitStack()
 
     def __enter__(self) -> ActivationStore:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._memory.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        self._folder = None
+        self._held.close()
 
     def put(self, kind: str, batch: int, tensor: Tensor) -> None:
         """Keep `tensor` under `(kind, batch)`, replacing what was there."""
@@ -70,8 +70,8 @@ class ActivationStore:
 
     def _path(self, kind: str, batch: int) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="vitcompact-")
-        return Path(self._folder.name) / f"{kind}-{batch}.safetensors"
+            self._folder = self._held.enter_context(scratch())
+        return self._folder / f"{kind}-{batch}.safetensors"
 
 
 @contextmanager

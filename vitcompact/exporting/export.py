@@ -17,7 +17,7 @@ from vitcompact.data import ImageBatches, check_model, images_for
 from vitcompact.errors import DataError, UsageError, VitCompactError, is_out_of_memory
 from vitcompact.exporting.base import Format, Job
 from vitcompact.exporting.description import describe
-from vitcompact.exporting.output import check_file, publish_files
+from vitcompact.exporting.output import check_file, publish_export
 from vitcompact.exporting.parity import BATCH_SIZES, Parity, compare
 from vitcompact.exporting.registry import format_of
 from vitcompact.exporting.result import ExportResult
@@ -97,7 +97,7 @@ def export(
         progress.advance(1, "compare with PyTorch")
         parity, runtime = _checked(form, folder / out.name, reference, probes, options)
         check_file(path, form, overwrite)  # again: something may have appeared meanwhile
-        num_bytes = publish_files(folder, out, form)
+        num_bytes = publish_export(folder, out, form)
         progress.advance(1)
     progress.finish()
     return ExportResult(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from torch import nn
 
 from vitcompact.errors import UsageError
 from vitcompact.exporting.export import export
 from vitcompact.exporting.registry import FORMATS
 from vitcompact.exporting.runtime import ExportedModel, open_exported
+from vitcompact.utils.scratch import scratch
 
 RUNTIMES = {"onnxruntime": ".onnx", "openvino": ".xml"}
 """Runtimes other than PyTorch that a model can be handed to, with the format that each reads."""
@@ -39,5 +37,5 @@ def hosted(model: nn.Module, name: str) -> ExportedModel:
         if runtime_of(model) != name:
             raise UsageError(f"{model.path} runs on {model.runtime}, not on `backend='{name}'`")
         return model
-    with tempfile.TemporaryDirectory(prefix="vitcompact-") as folder:
-        return open_exported(export(model, Path(folder) / f"model{RUNTIMES[name]}").out)
+    with scratch() as folder:
+        return open_exported(export(model, folder / f"model{RUNTIMES[name]}").out)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from vitcompact.errors import UsageError
 from vitcompact.exporting.base import Format
-from vitcompact.utils.files import publish, sync
+from vitcompact.utils.files import publish, publish_files
 
 
 def check_file(path: str | Path, form: Format, overwrite: bool) -> Path:
@@ -33,27 +32,14 @@ def check_file(path: str | Path, form: Format, overwrite: bool) -> Path:
     return out
 
 
-def publish_files(folder: Path, out: Path, form: Format) -> int:
-    """Give what was written in `folder` its final name; returns its size in bytes.
-
-    The named file comes last and an older one goes first, so it never stands beside weights of another model.
-    """
+def publish_export(folder: Path, out: Path, form: Format) -> int:
+    """Give what was written in `folder` its final name; returns its size in bytes."""
     written = folder / out.name
     total = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
     if written.is_dir():
         publish(written, out)
-        return total
-    for item in folder.iterdir():
-        sync(item)
-    others = [each for each in _beside(out, form) if each.exists() or (folder / each.name).exists()]
-    if others and out.exists():
-        out.unlink()
-    for other in others:
-        other.unlink(missing_ok=True)
-        if (folder / other.name).exists():
-            shutil.move(folder / other.name, other)
-    written.replace(out)
-    sync(out.parent)
+    else:
+        publish_files(folder, out, _beside(out, form))
     return total
 
 

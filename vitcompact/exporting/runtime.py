@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vitcompact.errors import CheckpointError, DataError, UsageError
 from vitcompact.exporting.base import Opened
 from vitcompact.exporting.registry import format_of
+from vitcompact.utils.files import restored
 
 READABLE = (".onnx", ".xml", ".pt2")
 
@@ -56,7 +57,7 @@ def open_exported(path: str | Path) -> ExportedModel:
         UsageError: no such file, a format whose files are not read back, or its runtime is not installed.
         CheckpointError: damaged, hostile, or not written by vitcompact.
     """
-    path = Path(path).expanduser()
+    path = restored(Path(path).expanduser())
     form = format_of(path)
     if form.suffix not in READABLE:
         raise UsageError(f"{path}: {form.title} files are not read back; {', '.join(READABLE)} are")

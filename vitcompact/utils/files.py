@@ -13,16 +13,18 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from vitcompact.errors import UsageError
 from vitcompact.utils.locks import beside, exclusive
+from vitcompact.utils.postponed import uninterrupted, whole
 from vitcompact.utils.reading import name_errors
 
-NEW, OLD = "new", "old"
+NEW, OLD, READY = "new", "old", "ready"
+_GONE = ".vitcompact-gone"
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -43,8 +45,11 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def settle(path: Path) -> None:
-    """Remove what a killed process left beside `path`, and bring back what it had moved aside; `path` is held."""
-    old = beside(path, OLD)
+    """Remove what a killed process left beside `path`, bring back what it had moved aside, and finish what it had
+    written whole; `path` is held."""
+    old, ready = beside(path, OLD), beside(path, READY)
+    if ready.exists():
+        _take_places(ready, path)
     if old.exists() and not path.exists():
         old.rename(path)
     for left in (old, beside(path, NEW)):
@@ -53,9 +58,9 @@ def settle(path: Path) -> None:
 
 
 def restored(path: Path) -> Path:
-    """`path`, brought back first where a killed process had moved it aside."""
+    """`path`, brought back first where a killed process had moved it aside, or not finished to replace it."""
     with name_errors(path):
-        moved = not path.exists() and beside(path, OLD).exists()
+        moved = beside(path, READY).exists() or (not path.exists() and beside(path, OLD).exists())
     if moved:
         with claimed(path):
             pass
@@ -67,29 +72,71 @@ def staged(path: Path) -> Iterator[Path]:
     """A new hidden folder beside `path`, which is held meanwhile; the folder is gone afterwards unless published."""
     with claimed(path):
         folder = beside(path.resolve(), NEW)
-        folder.mkdir()
-        try:
+        with whole(folder.mkdir, lambda: shutil.rmtree(folder, ignore_errors=True)):
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(folder: Path, path: Path) -> None:
     """Give a staged folder its final name; what was there is complete until then, and gone afterwards."""
     for item in (*folder.iterdir(), folder):
         sync(item)
-    if not path.exists():
-        folder.rename(path)
-    elif not exchange(folder, path):
-        old = beside(path, OLD)
-        path.rename(old)
-        try:
+    with uninterrupted():
+        if not path.exists():
             folder.rename(path)
-        except BaseException:
-            old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        elif not exchange(folder, path):
+            old = beside(path, OLD)
+            path.rename(old)
+            try:
+                folder.rename(path)
+            except BaseException:
+                old.rename(path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        sync(path.parent)
+
+
+def publish_files(folder: Path, path: Path, others: Iterable[Path] = ()) -> None:
+    """Give the files of a staged folder their places beside `path`, which is one of them and needs the others.
+
+    From one moment on the new files are what there is, also where the process ends before all of them are in place:
+    the next one that writes or reads `path` finishes it. No file of that name stands beside others of another one.
+
+    Args:
+        others: names that may hold files of the one before; those that are not written anew go.
+    """
+    for other in others:
+        if other.exists() and not (folder / other.name).exists():
+            (folder / f"{other.name}{_GONE}").touch()
+    for item in (*folder.iterdir(), folder):
+        sync(item)
+    with uninterrupted():
+        ready = beside(path, READY)
+        folder.rename(ready)
+        count = len([*ready.iterdir()])
+        try:
+            _take_places(ready, path)
+        except OSError as error:
+            if len([*ready.iterdir()]) == count and (count == 1 or path.exists()):
+                ready.rename(folder)  # all is as it was
+                raise
+            raise UsageError(
+                f"cannot finish {path}: {error.strerror}; the new files lie in {ready}, and the next command that "
+                "reads or writes this name moves them here"
+            ) from error
+
+
+def _take_places(ready: Path, path: Path) -> None:
+    """Move the files of a folder that is complete to where they belong; begun before, it is gone on with."""
+    if (ready / path.name).exists() and len([*ready.iterdir()]) > 1:
+        path.unlink(missing_ok=True)
+    for item in sorted(ready.iterdir(), key=lambda item: item.name == path.name):
+        if item.name.endswith(_GONE):
+            path.with_name(item.name.removesuffix(_GONE)).unlink(missing_ok=True)
+            item.unlink()
+        else:
+            item.replace(path.with_name(item.name))
     sync(path.parent)
+    ready.rmdir()
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -102,8 +149,9 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         temporary = folder / path.name
         write(temporary)
         sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with uninterrupted():
+            temporary.replace(path)
+            sync(path.parent)
 
 
 def write_file(path: Path, content: str | bytes) -> None:

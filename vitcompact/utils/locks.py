@@ -12,16 +12,18 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitcompact.errors import UsageError
+from vitcompact.utils.postponed import whole
 
 try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -29,6 +31,15 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 class _Held:
     descriptor: int | None
     depth: int = 1
+
+
+@dataclass
+class _Taken:
+    """What one entry into `exclusive` took: the lock, if for the first time, and the folders made for it."""
+
+    held: bool = False
+    outermost: bool = False
+    made: list[Path] = field(default_factory=list)
 
 
 _held: dict[Path, _Held] = {}
@@ -50,29 +61,32 @@ def exclusive(path: Path) -> Iterator[bool]:
         UsageError: another process holds it.
         OSError: the folder above cannot be made or written.
     """
-    path = path.resolve()
+    path, taken = path.resolve(), _Taken()
+    with whole(lambda: _take(path, taken), lambda: _give_back(path, taken)):
+        yield taken.outermost
+
+
+def _take(path: Path, taken: _Taken) -> None:
     with _guard:
-        outermost = path not in _held
-        if outermost:
-            made = _make_folders(path.parent)
-            try:
-                _held[path] = _Held(_acquire(path))
-            except BaseException:
-                _remove_empty(made)
-                raise
-        else:
+        if path in _held:
             _held[path].depth += 1
-    try:
-        yield outermost
-    finally:
-        with _guard:
+        else:
+            taken.outermost = True
+            _make_folders(path.parent, taken.made)
+            _held[path] = _Held(_acquire(path))
+        taken.held = True
+
+
+def _give_back(path: Path, taken: _Taken) -> None:
+    with _guard:
+        if taken.held:
             held = _held[path]
             held.depth -= 1
             if not held.depth:
                 del _held[path]
                 _release(path, held.descriptor)
-                if outermost:
-                    _remove_empty(made)
+        if taken.outermost:
+            _remove_empty(taken.made)
 
 
 def _acquire(path: Path) -> int | None:
@@ -80,7 +94,7 @@ def _acquire(path: Path) -> int | None:
         return None
     lock = beside(path, "lock")
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | _NO_LINK | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, lock):
@@ -110,11 +124,10 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _make_folders(folder: Path) -> list[Path]:
-    """Make `folder` and what is missing above it; returns what was made, innermost first."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+def _make_folders(folder: Path, made: list[Path]) -> None:
+    """Make `folder` and what is missing above it; `made` takes what that is, innermost first."""
+    made += [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    return missing
 
 
 def _remove_empty(folders: list[Path]) -> None:

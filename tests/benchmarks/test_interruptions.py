@@ -1,0 +1,34 @@
+"""A sample of `benchmarks/interruptions.py`: ends, refusals and signals in the middle of `save` over an older model."""
+
+from __future__ import annotations
+
+import pytest
+from interruptions import Trial
+from interruptions_cases import CASES, Memory
+from interruptions_events import can_tear
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    work = tmp_path_factory.mktemp("interruptions")
+    return Trial("save in Python, over", CASES["save in Python, over"], work, Memory(work / "memory"))
+
+
+def test_the_changes_of_the_disk_are_all_seen(trial: Trial) -> None:
+    names = [event.name for event in trial.events]
+    assert {"open", "os.mkdir", "native.write", "vitcompact.exchange", "os.remove", "os.rmdir"} <= set(names)
+    assert sum(can_tear(event) for event in trial.events) >= 5  # four files, the weights twice
+
+
+@pytest.mark.parametrize("kind", ["kill", "tear", "SIGINT", "EIO", "two"])
+def test_nothing_is_lost_or_left(trial: Trial, kind: str) -> None:
+    """At the exchange and about it, where there is most to lose; and somewhere before."""
+    swap = next(i for i, event in enumerate(trial.events) if event.name == "vitcompact.exchange")
+    torn = [i for i, event in enumerate(trial.events) if can_tear(event)]
+    places = {"kill": [2, swap, swap + 1], "tear": [torn[1], torn[-1]], "SIGINT": [3, swap + 1]}
+    for number in places.get(kind, [swap]):
+        if kind == "two":
+            trial.twice(number)
+        else:
+            trial.interrupt(kind, number)
+    assert trial.outcome.wrong == []

@@ -1,0 +1,42 @@
+"""Folders for temporary files, which do not outlive their processes for long."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vitcompact.errors import UsageError
+from vitcompact.utils.locks import beside, exclusive
+from vitcompact.utils.postponed import whole
+
+_PREFIX = "vitcompact-"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A new folder where the system keeps temporary files (TMPDIR), for this user alone; gone afterwards.
+
+    It is locked while it is in use. Those that killed processes left are found by locks which nobody holds, and go
+    first.
+
+    Raises:
+        OSError: there is no such place, or it cannot be written.
+    """
+    root = Path(tempfile.gettempdir())
+    _sweep(root)
+    path = root / f"{_PREFIX}{secrets.token_hex(8)}"
+    with exclusive(path), whole(lambda: path.mkdir(mode=0o700), lambda: shutil.rmtree(path, ignore_errors=True)):
+        yield path
+
+
+def _sweep(root: Path) -> None:
+    pattern = beside(root / f"{_PREFIX}*", "lock").name
+    for lock in root.glob(pattern):
+        path = root / lock.name.removesuffix(".vitcompact-lock")[1:]
+        with suppress(OSError, UsageError), exclusive(path) as nobodys:  # of another user, or in use
+            if nobodys:
+                shutil.rmtree(path, ignore_errors=True)

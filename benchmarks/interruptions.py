@@ -13,7 +13,8 @@ in turn, in a process forked from one that has loaded everything:
 - `two`: a second run of the same command while the first stands still before the change.
 
 After it, everything has to be as before or as it was to become, and whole. A command that was not killed has left
-nothing unfinished and said one thing in at most three lines, with exit code 2 or 130. After the next run, all is as if
+nothing unfinished and said one thing in at most three lines, with exit code 2 or 130 (but for a file whose removal was refused, and for files
+that it says the next command moves). After the next run, all is as if
 nothing had happened. The table has one line a command; faults follow it, and the exit code is 1 where there are any.
 """
 
@@ -192,7 +193,8 @@ class Trial:
             found = ended.faults((130, 0))
         else:
             found = ended.faults((2, 0))
-        clean = kind in SIGNALS or (kind in FAULTS and event.name not in ("os.remove", "os.rmdir"))
+        told = "moves them here" in ended.said  # by the next command
+        clean = kind in SIGNALS or (kind in FAULTS and event.name not in ("os.remove", "os.rmdir") and not told)
         self._judge(kind, self_said, found, clean)
 
     def at_line(self, number: int) -> None:

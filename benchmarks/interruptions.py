@@ -13,9 +13,9 @@ in turn, in a process forked from one that has loaded everything:
 - `two`: a second run of the same command while the first stands still before the change.
 
 After it, everything has to be as before or as it was to become, and whole. A command that was not killed has left
-nothing unfinished and said one thing in at most three lines, with exit code 2 or 130 (but for a file whose removal was refused, and for files
-that it says the next command moves). After the next run, all is as if
-nothing had happened. The table has one line a command; faults follow it, and the exit code is 1 where there are any.
+nothing unfinished and said one thing in at most three lines, with exit code 2 or 130 (but for a file whose removal was
+refused, and for files that it says the next command moves). After the next run, all is as if nothing had happened. The
+table has one line a command; what was wrong is printed as it is found, and the exit code is 1 where anything was.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ CASES: dict[str, Case] = {
 def run(words: str, case: Case) -> int:
     """Run one command of a case in the current folder; returns its exit code."""
     if case.spills:
-        calibrated.ActivationStore = lambda limit: store.ActivationStore(0)  # type: ignore[assignment,misc,return-value]
+        calibrated.ActivationStore = lambda limit: store.ActivationStore(0)  # type: ignore[assignment,misc]
     if words.startswith("python"):
         return _saved(words.split())
     return main([*shlex.split(words), "--quiet", "--json"])
@@ -224,7 +224,7 @@ class Memory:
             for name, content in files.items():
                 (path.parent / name).write_bytes(content)
 
-        Onnx.write = again  # type: ignore[method-assign]
+        Onnx.write = again  # type: ignore[method-assign,assignment]
 
     def _of(self, name: str, compute: Callable[[], Any]) -> Any:
         if self.off:

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from vitcompact.errors import UsageError
 from vitcompact.models.cost import Cost
 from vitcompact.planning import budget_plan
 from vitcompact.planning.candidates import Losses, measure_losses
-from vitcompact.planning.latency_target import ATTEMPTS, MOST_READINGS, TOLERANCE, plan_latency
+from vitcompact.planning.latency_target import ATTEMPTS, MOST_READINGS, TOLERANCE, _Search, _Tried, plan_latency
 from vitcompact.planning.request import Budget
 from vitcompact.planning.site_time import SiteTimes
 from vitcompact.utils.timing import Reading
@@ -162,3 +163,12 @@ def test_counted_budgets_say_what_they_reach(vit: nn.Module, losses: Losses) -> 
     assert (reached.unit, reached.target, reached.interval) == ("params", 0.8, None)
     assert reached.left == found.after.params / found.before.params <= 0.8
     assert "reached" not in found.plan.to_json()
+
+
+def test_a_plan_that_takes_just_the_target_is_on_the_side_that_meets_it() -> None:
+    search, found = _Search(0.5, 0.1), []
+    for number, share in enumerate((0.6, 0.5, 0.4)):
+        plan: Any = number
+        search.tried[plan] = _Tried(share, plan, Reading((share,) * ROUNDS))
+        found.append(search.tried[plan])
+    assert search._ends() == (found[0], found[1])

@@ -20,6 +20,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from timm.models._hub import save_for_hf
 from torch import nn
 
 import vitcompact
@@ -30,6 +31,7 @@ from vitcompact.exporting.onnx_file import Onnx
 from vitcompact.surgery import calibrated
 
 NEW = "source"
+SIZES = {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 4}
 JOB = (f"analyze {NEW} --data-dir images --method pair", "convert --ratio 0.5")
 LESS = "--ratio 0.5 --rank-ratio 0.3"
 
@@ -86,10 +88,10 @@ CASES: dict[str, Case] = {
         (f"analyze {NEW} --data-dir images --method pair --report report.html",),
         again=f"analyze {NEW} --data-dir images {LESS} --report report.html",
     ),
-    "compact": Case(f"compact {NEW} --data-dir images --macs 0.9 --export onnx"),
+    "compact": Case("compact plain --data-dir images --macs 0.9 --export onnx"),
     "compact over": Case(
-        f"compact {NEW} --data-dir images --macs 0.8 --export onnx --overwrite",
-        (f"compact {NEW} --data-dir images --macs 0.9 --export onnx",),
+        "compact plain --data-dir images --macs 0.8 --export onnx --overwrite",
+        ("compact plain --data-dir images --macs 0.9 --export onnx",),
     ),
     "export .onnx": Case(f"export {NEW} model.onnx"),
     "export .onnx over": Case(
@@ -149,9 +151,7 @@ def _saved(words: Sequence[str]) -> int:
 
 
 def _model() -> nn.Module:
-    model: nn.Module = timm.create_model(
-        "vit_tiny_patch16_224", num_classes=2, img_size=32, patch_size=8, depth=1, embed_dim=32, num_heads=4
-    )
+    model: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=2, **SIZES)
     return model
 
 
@@ -166,6 +166,7 @@ def furnish(box: Path) -> None:
                 Image.fromarray(pixels).save(box / "images" / split / name / f"{i}.png")
     torch.manual_seed(0)
     vitcompact.save(_model(), box / "source")
+    save_for_hf(_model(), str(box / "plain"), model_args=SIZES)
     (box / "mine").mkdir()
     (box / "mine" / "notes.txt").write_text("of somebody", encoding="utf-8")
 

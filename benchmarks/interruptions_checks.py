@@ -70,7 +70,7 @@ class Expected:
     """What a case's folder holds before its command and after it.
 
     Attributes:
-        volatile: units whose content has times in it: of these only the form is looked at.
+        volatile: units whose content has times in it, or is what was best so far: of these only the form is looked at.
         listing: every path after the command.
     """
 

@@ -77,7 +77,7 @@ def test_it_is_short() -> None:
 
 
 @pytest.mark.usefixtures("constant")
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["vit", pytest.param("pvt", marks=pytest.mark.sweep)])
 def test_a_budget_spends_it_and_everything_downstream_knows_it(name: str, images: Tensor, tmp_path: Path) -> None:
     base, kwargs = MODELS[name]
     model = model_of(base, **kwargs)

@@ -234,6 +234,22 @@ def test_a_lock_whose_file_was_taken_away_is_taken_anew(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_that_cannot_be_removed_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file stays, and the next one takes it over."""
+
+    def refused(self: Path, missing_ok: bool = False) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refused)
+        with exclusive(tmp_path / "out"):
+            pass
+    assert [item.name for item in tmp_path.iterdir()] == [beside(tmp_path / "out", "lock").name]
+    with exclusive(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_errors_of_the_job_are_not_taken_for_those_of_the_disk(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="mine"), claimed(tmp_path / "out"):
         raise FileNotFoundError("mine")

@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,7 +113,8 @@ def _acquire(path: Path) -> int | None:
 
 def _release(path: Path, descriptor: int | None) -> None:
     if descriptor is not None:
-        beside(path, "lock").unlink(missing_ok=True)  # still held: nobody else can have it open as theirs
+        with suppress(OSError):  # a file that stays is taken over by whoever comes next
+            beside(path, "lock").unlink()  # still held: nobody else can have it open as theirs
         os.close(descriptor)
 
 

@@ -420,7 +420,7 @@ class CompactAttention(nn.Module):
         return self
 
     def _per_channel(self, alpha: Tensor) -> Tensor:
-        """The same on every value channel."""
+        """`_per_head` on every value channel."""
         return self._per_head(alpha).repeat_interleave(self.v_dim)
 
     def _per_head(self, alpha: Tensor) -> Tensor:
@@ -428,7 +428,3 @@ class CompactAttention(nn.Module):
         full = torch.ones(self.num_heads, dtype=alpha.dtype, device=alpha.device)
         index = torch.tensor(self.layout.hallucinated, device=alpha.device)
         return full.index_put((index,), alpha)
-
-
-def _per_map(mask: Tensor) -> bool:
-    return mask.dim() == 4 and mask.shape[1] > 1

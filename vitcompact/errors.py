@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import re
+
+MAX_LINES, MAX_CHARACTERS = 3, 1_500
+"""Of a message, whatever a file that it speaks of may hold."""
+_UNPRINTABLE = re.compile(r"[^\n -~]")
+
+
+def printable(text: str) -> str:
+    """A text without control characters, terminal escapes among them; lines stay."""
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0].isprintable() else _escaped(found[0]), text)
+
+
+def message(text: str) -> str:
+    """A text as messages have it: printable, of few lines and not endless."""
+    text = printable(text)
+    if text.count("\n") >= MAX_LINES:
+        text = " ".join(text.split())
+    if len(text) > MAX_CHARACTERS:  # what to do stands at the end
+        text = f"{text[: 2 * MAX_CHARACTERS // 3]} … {text[-MAX_CHARACTERS // 4 :]}"
+    return text
+
+
+def _escaped(character: str) -> str:
+    return " " if character == "\t" else character.encode("unicode_escape").decode()
+
 
 class VitCompactError(Exception):
     """Base of every error that a user can cause; its message is shown without a traceback."""
 
     exit_code: int = 2
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(message(str(text)))
 
 
 class UsageError(VitCompactError):

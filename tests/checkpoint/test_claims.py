@@ -117,3 +117,22 @@ def test_names_that_no_file_can_have(name: str) -> None:
             call()
         assert len(str(refused.value)) < 300
         assert "\0" not in str(refused.value)
+
+
+def test_circles_and_repetitions_end(tmp_path: Path) -> None:
+    """A pickle of some kilobytes in which the same dictionaries lie under many keys, or in themselves."""
+    many: Any = {"w": torch.ones(1)}
+    for _ in range(6):
+        many = {f"k{i}": many for i in range(300)}
+    torch.save(many, tmp_path / "many.pth")
+    with pytest.raises(CheckpointError, match="repeat themselves"):
+        read_weights(tmp_path / "many.pth")
+    circle: dict[str, Any] = {"state_dict": {"w": torch.ones(1)}}
+    circle["model"] = circle
+    torch.save(circle, tmp_path / "circle.pth")
+    assert len(read_weights(tmp_path / "circle.pth").boxes) < 50
+    module = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    module.add_module("again", module)
+    torch.save({"state_dict": module}, tmp_path / "module.pth")
+    with pytest.raises(CheckpointError, match="nested too deep"):
+        read_weights(tmp_path / "module.pth")

@@ -174,6 +174,57 @@ def test_damaged_files(tmp_path: Path, name: str, content: bytes) -> None:
         open_exported(tmp_path / name)
 
 
+@pytest.mark.parametrize(("name", "size"), [("model.onnx", 1 << 40), ("model.xml", 1 << 29), ("model.pt2", 1 << 40)])
+def test_files_larger_than_any_model(tmp_path: Path, name: str, size: int) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(CheckpointError, match=r"is refused: .* bytes"):
+        open_exported(tmp_path / name)
+
+
+class Odd(Plain):
+    """Opens, and then its runtime fails, or gives what the description does not say."""
+
+    answer: Any = None
+
+    def open(self, path: Path) -> Opened:
+        opened = super().open(path)
+
+        def run(images: Tensor) -> Tensor:
+            if self.answer is None:
+                raise RuntimeError("[Runtime] : 2 : INVALID_ARGUMENT\nand a long trace")
+            out: Tensor = self.answer
+            return out
+
+        return Opened(opened.description, run, "odd")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "does not run: .*INVALID_ARGUMENT$"),
+        (torch.zeros(1, 4), r"gives outputs \(1, 4\)"),
+        (torch.zeros(2, 5), r"gives outputs \(2, 5\)"),
+        (torch.zeros(2, 4).long(), "gives outputs"),
+        (torch.zeros(2, 4, 1), "gives outputs"),
+    ],
+)
+def test_a_file_that_does_not_do_what_it_says(
+    folded: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Any, message: str
+) -> None:
+    form = Odd()
+    monkeypatch.setitem(FORMATS, ".plain", form)
+    monkeypatch.setattr("vitcompact.exporting.runtime.READABLE", (".plain",))
+    size = vitcompact.data.resolve_input(folded).input_size
+    (tmp_path / "x.plain").write_text(Description("a", 4, vitcompact.data.resolve_input(folded)).text())
+    model = open_exported(tmp_path / "x.plain")
+    form.answer = answer
+    with pytest.raises(CheckpointError, match=message):
+        model(torch.zeros(2, *size))
+    form.answer = torch.ones(2, 4)
+    assert torch.equal(model(torch.zeros(2, *size)), torch.ones(2, 4))
+
+
 def test_files_of_others(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
     value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "ab"]

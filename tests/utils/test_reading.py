@@ -80,6 +80,8 @@ def test_what_is_honest_is_read(tmp_path: Path) -> None:
         ("{[a]: 1}", "unhashable"),
         ("*x", "undefined alias"),
         ("a: 2020-99-99", "month"),
+        ("a: !!timestamp x", "groupdict"),
+        ("a: !!int x", "invalid literal"),
     ],
 )
 def test_yaml_beyond_its_bounds(text: str, reason: str) -> None:

@@ -18,6 +18,7 @@ from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import Weights
 from vitcompact.checkpoint.sizes import pair
+from vitcompact.data.described import check_described
 from vitcompact.errors import UsageError
 from vitcompact.options.source import SourceOptions
 from vitcompact.utils.plain import to_plain
@@ -45,6 +46,7 @@ def build_from(
     cfg = registered_cfg(name)
     facts = _facts_for(name, weights)
     check_numbers({**facts.args, **facts.cfg}, str(weights.path))
+    check_described(facts.cfg, facts.origin or str(weights.path))
     given = of_the_file(options)
     with timm_errors(UsageError, f"{name} cannot be built"):
         fitted = fit(weights, name, architecture, given, facts, headless=options.num_classes is not None)

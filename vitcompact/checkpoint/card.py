@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg_value
 from vitcompact.checkpoint import card_sections as sections
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.record import Record
+from vitcompact.errors import printable
 
 
 def model_card(record: Record, *, title: str, num_classes: int, license_name: str | None) -> str:
@@ -32,7 +33,7 @@ def model_card(record: Record, *, title: str, num_classes: int, license_name: st
         sections.limits(record),
         sections.more_figures(record),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return printable("\n\n".join(part for part in parts if part) + "\n")
 
 
 def _front_matter(record: Record, title: str, num_classes: int, license_name: str | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitcompact.checkpoint.record import Record
+from vitcompact.errors import printable
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 from vitcompact.reporting.measures import rows_of
 from vitcompact.utils.numbers import percent
@@ -174,4 +175,4 @@ def _name(images: object) -> str | None:
 
 def cell(text: str) -> str:
     """Text that cannot break out of a table cell or a line."""
-    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
+    return " ".join(printable(text).split()).replace("|", "\\|").replace("`", "'").replace("<", "&lt;")

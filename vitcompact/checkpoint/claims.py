@@ -13,10 +13,30 @@ from vitcompact.errors import CheckpointError
 MAX_TENSORS = 50_000
 """A checkpoint of more is refused; timm's largest models have some thousand."""
 MAX_DIMS = 16
+MAX_ITEMS = 1_000_000
+"""Entries of all dictionaries in a checkpoint, counted as often as they are met: one may lie under many keys."""
+MAX_NESTING = 64
 _SLACK = 1 << 26  # a new classifier or a larger image may need that many more weights than the file has
 _LARGEST = {"depth": 1_000, "depths": 1_000, "num_heads": 4_096, "img_size": 1 << 14, "input_size": 1 << 14}
 _LARGEST_OTHER = 1 << 20
 _MOST_VALUES = 10_000
+
+
+class Search:
+    """Looks through what a pickle holds, which may be a circle or the same thing a million times."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def enter(self, items: int, depth: int = 0) -> None:
+        """Before the entries of a dictionary are looked at.
+
+        Raises:
+            CheckpointError: too many of them by now, or nested too deep.
+        """
+        self._seen += 1 + items
+        if self._seen > MAX_ITEMS or depth > MAX_NESTING:
+            raise CheckpointError("a checkpoint is refused: its dictionaries are nested too deep, or repeat themselves")
 
 
 def check_tensors(tensors: Mapping[str, Tensor], label: str) -> None:

@@ -18,6 +18,7 @@ from vitcompact.checkpoint.names import ENTRYPOINT, require_known
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import read_weights, weights_file_of
 from vitcompact.checkpoint.unfinished import check_no_adapters
+from vitcompact.data.described import check_described
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.files import restored
 from vitcompact.utils.plain_yaml import parse_yaml
@@ -104,6 +105,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
         cfg, architecture, args = load_model_config_from_path(directory)
     if not isinstance(cfg, dict) or not isinstance(architecture, str) or not isinstance(args, dict):
         raise CheckpointError(f"{path} is damaged: expected pretrained_cfg, architecture and model_args")
+    check_described(cfg, str(path))
     check_numbers({key: value for key, value in args.items() if key != "plan"}, str(path))
     if architecture != ENTRYPOINT:
         try:

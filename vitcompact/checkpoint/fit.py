@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from vitcompact.checkpoint.infer import meta_model
 from vitcompact.checkpoint.read import Weights
 from vitcompact.checkpoint.unfinished import check_finished
 from vitcompact.errors import UsageError
+from vitcompact.utils.text import some
 
 logger = logging.getLogger("vitcompact")
 _ENOUGH = 0.5  # share of an architecture's names from which a state dict counts as one of its
@@ -94,8 +96,8 @@ def _best_layout(weights: Weights, base: str, model: nn.Module, label: str) -> t
     layout = layouts[key]
     if layout.rivals and layout.share >= _ENOUGH:
         dot = f"{key}." if key else ""
-        names = "".join(f"\n  `state_key='{dot}{prefix.rstrip('.')}'`" for prefix in (layout.prefix, *layout.rivals))
-        raise UsageError(f"{label} holds several models; say which with `state_key`:{names}")
+        names = [f"`state_key='{dot}{prefix.rstrip('.')}'`" for prefix in (layout.prefix, *layout.rivals)]
+        raise UsageError(f"{label} holds several models; say which: {some(names)}")
     if len(keys) > 1:
         logger.warning("%s holds %s: %s is taken", label, ", ".join(sorted(keys)), key)
     return key, layout
@@ -103,6 +105,9 @@ def _best_layout(weights: Weights, base: str, model: nn.Module, label: str) -> t
 
 def _accepted_facts(name: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Recorded arguments that this architecture takes; the others are named."""
+    with suppress(Exception):  # as they were recorded: a width alone may not divide among the usual number of heads
+        meta_model(name, **recorded)
+        return dict(recorded)
     accepted: dict[str, Any] = {}
     for key, value in recorded.items():
         try:

@@ -61,6 +61,8 @@ def read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path} is refused: it is a pickle that makes a bytearray; save the tensors alone")
     try:
         return _load_script(path, names) if is_script(path) else _load(path, names)
+    except CheckpointError:
+        raise
     except Exception as error:
         read = {name for _, name in standins(names)}
         refused = [name for name in forbidden_globals(path) if name not in read]

@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import nn
 
 from vitcompact.checkpoint.shards import files_of
 from vitcompact.errors import CheckpointError
+from vitcompact.utils.typed import typed
 
 DIR_PREFIX = "local-dir:"
 SourceKind = Literal["timm", "hf-hub", "local-dir", "file", "random"]
@@ -73,19 +74,11 @@ class Provenance:
             CheckpointError: fields are missing, unknown or of the wrong type.
         """
         try:
-            provenance = cls(**data)
-        except TypeError as error:
+            provenance = typed(cls, data, "provenance")
+        except ValueError as error:
             raise CheckpointError(f"malformed provenance: {error}") from error
-        texts = (provenance.source, provenance.architecture)
-        optional = (provenance.file, provenance.sha256, provenance.settings)
-        if (
-            provenance.kind not in get_args(SourceKind)
-            or not all(isinstance(text, str) for text in texts)
-            or not all(text is None or isinstance(text, str) for text in optional)
-            or not (provenance.bytes is None or isinstance(provenance.bytes, int))
-            or not (provenance.read_as is None or isinstance(provenance.read_as, Mapping))
-        ):
-            raise CheckpointError(f"malformed provenance: {dict(data)}")
+        if provenance.bytes is not None and provenance.bytes < 0:
+            raise CheckpointError(f"malformed provenance: a file of {provenance.bytes} bytes")
         return provenance
 
     @classmethod

@@ -18,6 +18,7 @@ from vitcompact.utils.files import restored
 from vitcompact.utils.places import PLACES, found, published
 from vitcompact.utils.plain import to_plain
 from vitcompact.utils.reading import read_json
+from vitcompact.utils.typed import typed
 from vitcompact.version import __version__
 
 RECORD_NAME = "vitcompact.json"
@@ -73,24 +74,29 @@ class Record:
         Raises:
             CheckpointError: malformed, or written by a release that this one does not know.
         """
-        if not isinstance(data, Mapping) or data.get("format") != RECORD_FORMAT:
-            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+        found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+        if type(found) is not int or found != RECORD_FORMAT:
             raise CheckpointError(f"format {found!r} is not supported; this release reads format {RECORD_FORMAT}")
-        base, provenance = data.get("base"), data.get("provenance")
-        parts = [data.get(key) for key in ("options", "results", "versions", "plan")]
-        if not isinstance(base, str) or not all(isinstance(part, Mapping) for part in parts):
-            raise CheckpointError("expected base, options, results, versions and plan")
-        if provenance is not None and not isinstance(provenance, Mapping):
-            raise CheckpointError("expected provenance to be an object")
         try:
-            plan = Plan.from_json(data["plan"])
-        except UsageError as error:
+            told = typed(_Told, {key: value for key, value in data.items() if key != "format"}, "the record")
+            plan = Plan.from_json(told.plan)
+        except (UsageError, ValueError) as error:
             raise CheckpointError(str(error)) from error
-        origin = Provenance.from_json(provenance) if provenance is not None else None
-        files = data.get("files", list(FILES))
-        if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
-            raise CheckpointError("expected files to be a list of names")
-        return cls(base, plan, origin, data["options"], data["results"], data["versions"], tuple(files))
+        origin = None if told.provenance is None else Provenance.from_json(told.provenance)
+        return cls(told.base, plan, origin, told.options, told.results, told.versions, told.files)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The types of a record's fields as they stand in its file."""
+
+    base: str
+    plan: Mapping[str, Any]
+    options: Mapping[str, Any]
+    results: Mapping[str, Any]
+    versions: Mapping[str, str]
+    provenance: Mapping[str, Any] | None = None
+    files: tuple[str, ...] = FILES
 
 
 def read_record(directory: str | Path) -> Record:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vitcompact.checkpoint.claims import Search
 from vitcompact.checkpoint.inert import Inert, Standin
 
 _CODE = "__torch__."  # modules that the archive defines
@@ -53,14 +54,15 @@ def script_standins(names: list[str]) -> list[tuple[Standin, str]]:
 
 def script_tensors(module: object) -> dict[str, Tensor]:
     """Tensors of a module and those below it, by dotted name: parameters, buffers and whatever else it holds."""
-    return dict(_tensors(module, ""))
+    return dict(_tensors(module, "", 0, Search()))
 
 
-def _tensors(module: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(module: object, prefix: str, depth: int, search: Search) -> Iterator[tuple[str, Tensor]]:
     if not isinstance(module, ScriptModule):
         return
+    search.enter(len(module.attributes), depth)
     for name, value in module.attributes.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value
         else:
-            yield from _tensors(value, f"{prefix}{name}.")
+            yield from _tensors(value, f"{prefix}{name}.", depth + 1, search)

@@ -36,9 +36,14 @@ def _shards(index: Path) -> list[Path]:
         names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is damaged: expected a weight_map of names to files") from error
-    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
+    if not names or not all(map(_is_file_name, names)):
         raise CheckpointError(f"{index} is refused: expected names of files beside it, got {names[:3]}")
     shards = [index.with_name(name) for name in names]
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise CheckpointError(f"{index} names {len(names)} files, of which are missing: {', '.join(missing[:3])}")
     return shards
+
+
+def _is_file_name(name: object) -> bool:
+    """Of a file beside the index, and of one that can be."""
+    return isinstance(name, str) and bool(name) and name == Path(name).name and "\0" not in name and len(name) < 256

@@ -25,6 +25,7 @@ from vitcompact.checkpoint.stored import dtype_of, stored_dtype
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.options.source import SourceOptions
 from vitcompact.utils.files import restored
+from vitcompact.utils.text import some
 
 logger = logging.getLogger("vitcompact")
 _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
@@ -184,8 +185,8 @@ def _ask_for_name(weights: Weights) -> str:
         )
     found = candidates(weights.state_dict, weights.architecture)
     recorded = f" It records {weights.architecture!r}, which timm does not have." if weights.architecture else ""
-    listed = "".join(f"\n  `model='{name}'`" for name in found)
-    hint = f" Its shapes are those of:{listed}" if found else " No architecture of timm was found to have its shapes."
+    listed = some([f"`model='{name}'`" for name in found])
+    hint = f" Its shapes are those of {listed}." if found else " No architecture of timm was found to have its shapes."
     raise UsageError(f"{weights.path} does not say its architecture; give it with `model='NAME'`.{recorded}{hint}")
 
 

@@ -7,16 +7,18 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from rich.console import Console as RichConsole
-from rich.console import RenderableType
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from vitcompact.cli.progress import BarProgress, PlainProgress
 from vitcompact.cli.spoken import spoken
+from vitcompact.errors import message, printable
 from vitcompact.utils.files import json_text
 from vitcompact.utils.plain import to_plain
 from vitcompact.utils.progress import Progress, silent
@@ -45,19 +47,19 @@ class Console:
     def note(self, text: str) -> None:
         """A line about what is going on."""
         if not self.quiet:
-            self._line(Text(text, style="dim"))
+            self._line(Text(message(text), style="dim"))
 
     def warning(self, text: str) -> None:
         """A line that should not be missed."""
-        self._line(Text.assemble(("warning: ", "bold yellow"), text))
+        self._line(Text.assemble(("warning: ", "bold yellow"), message(text)))
 
     def error(self, text: str) -> None:
         """What ended the command."""
-        self._line(Text.assemble(("error: ", "bold red"), text))
+        self._line(Text.assemble(("error: ", "bold red"), message(text)))
 
     def plain(self, text: str) -> None:
         """Text on stderr as it is, such as a traceback."""
-        self._line(Text(text))
+        self._line(Text(printable(text)))
 
     def result(self, document: Mapping[str, Any], *renderables: RenderableType) -> None:
         """The outcome, on stdout: `document` with --json, else the renderables."""
@@ -140,6 +142,11 @@ class _Handler(logging.Handler):
 
 
 class _Stream(RichConsole):
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, but what names in files hold never reaches the terminal as its commands."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         """Leave it to the error boundary; rich would end the process."""
         raise BrokenPipeError

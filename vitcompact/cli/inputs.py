@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_source, read_record
 from vitcompact.cli.command import Options
@@ -15,7 +15,7 @@ from vitcompact.cli.spoken import flagged, flags
 from vitcompact.cli.workspace import Source, Workspace
 from vitcompact.errors import UsageError
 from vitcompact.exporting import is_exported
-from vitcompact.options.declare import Option, declared
+from vitcompact.options.declare import Option, check_type, declared
 from vitcompact.options.selection import SelectionOptions
 from vitcompact.planning.allocation import check_allocation
 from vitcompact.planning.request import Budget, budget_of, check_budget
@@ -283,14 +283,19 @@ def revived(options: Options, recorded: Mapping[str, Any], given: frozenset[str]
     Of names that are no options nothing is known, nor needed.
     """
     known = declared(type(options))
-    values = {name: _read(known[name], name, value) for name, value in recorded.items() if name in known}
+    hints = get_type_hints(type(options))
+    values = {name: _read(known[name], name, value, hints[name]) for name, value in recorded.items() if name in known}
     return {n: value for n, value in values.items() if n not in given and value != getattr(options, n)}
 
 
-def _read(option: Option, name: str, value: Any) -> Any:
+def _read(option: Option, name: str, value: Any, hint: Any) -> Any:
     """A recorded value as one that was given; the file may have been changed by others."""
     try:
-        return option.read(name, value)
+        read = option.read(name, value)
+        check_type(name, hint, read)
+        if refusal := option.refusal(read):
+            raise UsageError(f"`{name}` must be {refusal}, got {shortened(read)}")
+        return read
     except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise UsageError(f"the recorded value {shortened(value)} of `{name}` cannot be used: give it again") from error
 

@@ -19,6 +19,7 @@ from vitcompact.cli.spoken import flagged
 from vitcompact.errors import UsageError
 from vitcompact.utils.files import claimed, json_text, restored, write_file
 from vitcompact.utils.reading import read_json
+from vitcompact.utils.typed import typed
 
 DEFAULT_WORKDIR = "vitcompact-out"
 FORMAT = 1
@@ -78,12 +79,16 @@ class State:
 
     @classmethod
     def from_json(cls, data: Any) -> State:
-        """Read what `to_json` wrote; KeyError, TypeError or ValueError where it is anything else."""
-        if data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']!r}, this release reads {FORMAT}")
-        source = None if data["source"] is None else Source(**data["source"])
-        stages = {verb: Stage(**stage) for verb, stage in data["stages"].items() if verb in FOLDERS}
-        return cls(source, dict(data["data"]), dict(data["selection"]), stages, data.get("images"))
+        """Read what `to_json` wrote; ValueError where it is anything else."""
+        if not isinstance(data, Mapping) or type(data.get("format")) is not int or data["format"] != FORMAT:
+            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+            raise ValueError(f"format {found!r}, this release reads {FORMAT}")
+        state = typed(cls, {key: value for key, value in data.items() if key != "format"}, "the workspace")
+        if unknown := sorted(state.stages.keys() - FOLDERS.keys()):
+            raise ValueError(f"the unknown stage {unknown[0][:80]!r}; known: {', '.join(FOLDERS)}")
+        if any(stage.serial < 0 for stage in state.stages.values()):
+            raise ValueError("a negative serial number of a stage")
+        return state
 
 
 class Workspace:
@@ -326,10 +331,8 @@ def _read(path: Path) -> State:
         return State()
     try:
         return State.from_json(read_json(path))
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is damaged ({type(error).__name__}: {error}): delete it, or give another --workdir"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is damaged ({error}): delete it, or give another --workdir") from error
 
 
 def _has_layers(path: Path) -> bool:

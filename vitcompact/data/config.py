@@ -11,6 +11,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
+from vitcompact.data.described import check_described
 from vitcompact.errors import UsageError
 from vitcompact.options.data import DataOptions
 
@@ -42,9 +43,11 @@ def resolve_input(model: nn.Module | Mapping[str, Any], options: DataOptions | N
 
     Raises:
         UsageError: mean and std do not match the channels.
+        CheckpointError: the configuration cannot be that of a model.
     """
     options = options or DataOptions()
     cfg = dict(model) if isinstance(model, Mapping) else dict(getattr(model, "pretrained_cfg", None) or {})
+    check_described(cfg, "the model's pretrained_cfg")
     overrides: dict[str, Any] = {
         "img_size": options.img_size,
         "mean": options.mean,

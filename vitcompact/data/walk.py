@@ -62,8 +62,8 @@ def check_tar(path: Path) -> None:
     """Read the headers of a tar.
 
     Raises:
-        DataError: a member claims more bytes than the archive has (sparse ones do), or an image in it is a link or a
-            device. Archives that cannot be read are left to timm.
+        DataError: it cannot be read or is compressed, a member claims more bytes than the archive has (sparse ones do),
+            or an image in it is a link or a device.
     """
     suffixes, size = {*image_suffixes(), *ARRAYS}, path.stat().st_size
     try:
@@ -75,5 +75,7 @@ def check_tar(path: Path) -> None:
                     raise DataError(
                         f"{path} is refused: {member.name[:80]!r} in it is a link or a device, not an image"
                     )
-    except (tarfile.TarError, OSError, ValueError, OverflowError):
-        return
+    except DataError:
+        raise
+    except Exception as error:  # headers may hold anything
+        raise DataError(f"{path} is not a readable tar archive (empty, damaged, or compressed?): {error}") from error

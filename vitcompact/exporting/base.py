@@ -62,6 +62,8 @@ class Format(ABC):
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     extra_suffixes: ClassVar[tuple[str, ...]] = ()
     """Of further files beside the named one."""
+    largest: ClassVar[int] = 1 << 36
+    """Bytes of the named file that is read; what describes a graph alone is smaller."""
     attention: ClassVar[str] = "auto"
     """Backend of `CompactAttention` that the converter makes most of."""
     how_to_run: ClassVar[str] = ""

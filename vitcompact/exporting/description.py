@@ -13,6 +13,7 @@ from torch import nn
 
 from vitcompact.checkpoint import Provenance
 from vitcompact.data import InputConfig, resolve_input
+from vitcompact.data.described import check_described
 from vitcompact.errors import CheckpointError
 from vitcompact.models.cost import count
 from vitcompact.models.forward import num_classes
@@ -170,9 +171,9 @@ def _summary(plan: Plan | None) -> dict[str, int]:
 
 def _input_of(data: Mapping[str, Any]) -> InputConfig:
     """The preparation of images, every value of the type that the transforms take."""
-    channels, height, width = (int(number) for number in data["input_size"])
-    if min(channels, height, width) < 1 or max(height, width) > 1 << 14:
-        raise ValueError(f"images of {data['input_size']}")
+    told = {name: data[name] for name in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")}
+    check_described(told, "input")
+    channels, height, width = told["input_size"]
     return InputConfig(
         input_size=(channels, height, width),
         mean=tuple(float(value) for value in data["mean"]),

@@ -24,6 +24,7 @@ class Onnx(Format):
     modules, extra = ("onnx", "onnxscript", "onnxruntime"), "onnx"
     precisions = ("float32", "float16", "int8")
     extra_suffixes = (".onnx.data",)
+    largest = 1 << 31
     attention = "matmul"
     how_to_run = "onnxruntime.InferenceSession('{path}').run(None, {{'{input}': images}})[0]"
 

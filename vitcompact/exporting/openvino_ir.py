@@ -23,6 +23,7 @@ class OpenVino(Format):
     int8_modules, int8_extra = ("nncf",), "openvino,quant"
     precisions = ("float32", "float16", "int8")
     extra_suffixes = (".bin",)
+    largest = 1 << 28
     attention = "sdpa"  # its own fused operator takes wide values
     how_to_run = "openvino.Core().compile_model('{path}', 'CPU')(images)[0]"
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from vitcompact.errors import CheckpointError, DataError, UsageError
+from vitcompact.checkpoint.quiet import first_line
+from vitcompact.errors import CheckpointError, DataError, UsageError, VitCompactError, is_out_of_memory
 from vitcompact.exporting.base import Opened
 from vitcompact.exporting.registry import format_of
 from vitcompact.utils.files import restored
+from vitcompact.utils.reading import name_errors
 
 READABLE = (".onnx", ".xml", ".pt2")
 
@@ -34,15 +38,36 @@ class ExportedModel(nn.Module):
 
         Raises:
             DataError: images of another size than the file was made for.
+        CheckpointError: the file does not run, or its outputs are not what it says.
         """
         wanted = self.description.input.input_size
         if tuple(images.shape[1:]) != wanted:
             given, takes = (" x ".join(map(str, size)) for size in (images.shape[1:], wanted))
             raise DataError(f"images are {given}, {self.path} was exported for {takes}")
-        return self._run(images.float().cpu())
+        with file_errors(self.path, "does not run"):
+            outputs = self._run(images.float().cpu())
+        wide = () if not self.num_classes else (self.num_classes,)
+        if outputs.shape[:1] != images.shape[:1] or not outputs.is_floating_point() or outputs.shape[1:] != wide != ():
+            raise CheckpointError(f"{self.path} gives outputs {tuple(outputs.shape)}, not those that it describes")
+        return outputs
 
     def __deepcopy__(self, memo: dict[int, object]) -> ExportedModel:
         return self
+
+
+@contextmanager
+def file_errors(path: Path, what: str) -> Iterator[None]:
+    """Whatever a runtime says of a file, as one error; the runtimes' own classes share no base.
+
+    Raises:
+        CheckpointError: see above.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, VitCompactError) or is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{path} {what}: {first_line(error)}") from error
 
 
 def is_exported(source: str | Path | None) -> bool:
@@ -61,10 +86,15 @@ def open_exported(path: str | Path) -> ExportedModel:
     form = format_of(path)
     if form.suffix not in READABLE:
         raise UsageError(f"{path}: {form.title} files are not read back; {', '.join(READABLE)} are")
-    if not path.is_file():
+    with name_errors(path):
+        missing = not path.is_file()
+    if missing:
         raise UsageError(f"no such file: {path}")
+    if (size := path.stat().st_size) > form.largest:
+        raise CheckpointError(f"{path} is refused: {size:,} bytes, a {form.title} file has at most {form.largest:,}")
     form.require(form.modules, form.extra)
-    opened = form.open(path)
+    with file_errors(path, f"is damaged or no {form.title} file"):
+        opened = form.open(path)
     if opened is None:
         raise CheckpointError(f"{path} cannot be run on this system")
     return ExportedModel(opened, path)

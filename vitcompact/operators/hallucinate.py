@@ -30,6 +30,7 @@ from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite, 
 from vitcompact.options.surgery import TERMS
 from vitcompact.plans.schema import Form, LayerPlan
 from vitcompact.plans.specs import LayerKind, OperatorSpec, exactly
+from vitcompact.plans.typed import known
 
 CURVE_IMAGES = 64
 """Images on which attention is run again for every candidate."""
@@ -93,6 +94,8 @@ class HallucinateSpec(OperatorSpec):
     def from_json(cls, data: Mapping[str, Any]) -> HallucinateSpec:
         """See `OperatorSpec.from_json`."""
         cls.refuse_unknown(data)
+        for entry in data["hallucinated"]:
+            known(entry, "hallucinated head", ("head", "parents"))
 
         def numbers(values: Any, what: str) -> tuple[int, ...]:
             return tuple(exactly(value, int, f"hallucinate: {what}") for value in values)

@@ -109,8 +109,8 @@ class DataOptions(Seeded):
     cache_mb: int = option(512, "MiB that decoded 8-bit images may fill for later passes.", least=0)
 
     def __post_init__(self) -> None:
-        self._check_source()
         check_limits(self)
+        self._check_source()
         if self.img_size is not None and self.img_size < 1:
             raise UsageError(f"`img_size` must be at least 1, got {self.img_size}")
         one_of("interpolation", self.interpolation, get_args(Interpolation))

@@ -8,10 +8,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vitcompact.errors import UsageError
 
@@ -159,16 +162,50 @@ def declared(kind: type) -> dict[str, Option]:
 
 
 def check_limits(options: Any) -> None:
-    """Compare every number with what its declaration allows.
+    """Compare every value with the type of its field, and every number with what its declaration allows.
 
     Raises:
         UsageError: one is not allowed.
     """
+    kind: Any = type(options)
+    hints = _hints(kind)
     for name, declaration in declared(type(options)).items():
         value = getattr(options, name)
+        check_type(name, hints[name], value)
         if refusal := declaration.refusal(value):
             got = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
             raise UsageError(f"`{name}` must be {refusal}, got {got}")
+
+
+def check_type(name: str, hint: Any, value: Any) -> None:
+    """Raises UsageError where a value is not of a kind that its field takes; numbers and paths of any class will do."""
+    if not _fits(hint, value):
+        raise UsageError(f"`{name}` cannot be {str(value)[:80]!r}, a {type(value).__name__}")
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(each, value) for each in inner)
+    if origin is Literal:
+        return isinstance(value, str)  # which one it is, is checked with what is accepted
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    if origin in (tuple, list, Sequence):
+        several = isinstance(value, (list, tuple)) or (isinstance(value, Sequence) and not isinstance(value, str))
+        return several and (not inner or all(_fits(inner[0], item) for item in value))
+    if hint in (int, float):
+        return hasattr(value, "__index__" if hint is int else "__float__") and not isinstance(value, (bool, str))
+    if hint is str:
+        return isinstance(value, (str, os.PathLike))
+    if hint in (bool, type(None)):
+        return isinstance(value, hint)
+    return True
 
 
 def one_of(name: str, value: str | None, accepted: tuple[str, ...]) -> None:

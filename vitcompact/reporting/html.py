@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from vitcompact.errors import printable
 from vitcompact.reporting.style import style_sheet
 
 MARK = '<meta name="generator" content="vitcompact">'
@@ -45,7 +46,7 @@ def page(title: str, lead: str, sections: Iterable[Section | None]) -> str:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     # Styles of single elements (widths of bars) are attributes, which a hash does not cover.
     policy = f"default-src 'none'; img-src data:; style-src-elem 'sha256-{digest}'; style-src-attr 'unsafe-inline'"
-    return (
+    return printable(
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{MARK}'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

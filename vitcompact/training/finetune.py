@@ -15,13 +15,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from vitcompact.data import check_model, unwrapped
-from vitcompact.errors import Interrupted, UsageError
+from vitcompact.errors import CheckpointError, Interrupted, UsageError
 from vitcompact.layers.branches import TokenBatchNorm, branched
 from vitcompact.models.forward import eval_mode, num_classes
 from vitcompact.training.distill import Distiller, amp_dtype, block_names
 from vitcompact.training.held_out import JUDGED_STEPS, HeldOut, Scores, batches_judged, evaluated_loss, unseen_crops
 from vitcompact.training.interrupt import StopRequest
-from vitcompact.training.keep import Best, Keeper, check_same_run, describe_run, find_state, holding
+from vitcompact.training.keep import Best, Keeper, check_same_run, describe_run, find_state, holding, saved_run
 from vitcompact.training.loop import Clock, Loop, Stopwatch
 from vitcompact.training.optimizer import Stepper, block_error, make_optimizer, output_scales, rate_factor
 from vitcompact.training.options import ResolvedOptions, TrainOptions
@@ -145,8 +145,10 @@ class _Run:
         plan = StepPlan.of(self.options, self.stream.steps_per_epoch)
         if saved is not None:
             state = load_state(saved)
-            check_same_run(state.values.get("identity", {}), self.identity, str(saved))
-            plan, spent = self.keeper.restore(state, self.stepper)
+            check_same_run(saved_run(state).identity, self.identity, str(saved))
+            begun, (plan, spent) = plan, self.keeper.restore(state, self.stepper)
+            if not plan.continues(begun):
+                raise CheckpointError(f"the training state {saved} is damaged: {plan} is not the plan of this run")
             watch = Stopwatch(clock, spent)
         else:
             self.keeper.clear()

@@ -56,6 +56,18 @@ class StepPlan:
             return cls(total=None, limit=limit)
         return cls(total=limit, limit=limit, span=limit)
 
+    def check(self) -> None:
+        """Raises ValueError for numbers that no run comes to."""
+        ends = [end for end in (self.total, self.limit) if end is not None]
+        sound = 0 <= self.step <= min(ends, default=_UNPLANNED) and 1 <= self.span <= _UNPLANNED
+        if not (sound and 0 <= self.position <= self.span and 0 <= self.revisions <= len(REVISIONS)):
+            raise ValueError(f"{self} cannot be")
+
+    def continues(self, begun: StepPlan) -> bool:
+        """Whether a run that began as `begun` can have come here: only a time limit changes what was planned."""
+        planned = begun.total is None or (self.total, self.span) == (begun.total, begun.span)
+        return planned and self.limit == begun.limit
+
     @property
     def finished(self) -> bool:
         return self.total is not None and self.step >= self.total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,11 +119,37 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     saved = state.values["optimizer"]
     for number, values in saved["numbers"].items():
         entries.setdefault(int(number), {}).update(values)
+    _check_shapes(optimizer, entries)
     groups = []
     for place, (now, before) in enumerate(zip(optimizer.state_dict()["param_groups"], saved["groups"], strict=True)):
+        if wrong := next((name for name, value in before.items() if not _same_kind(now.get(name), value)), None):
+            raise ValueError(f"{wrong} of the optimizer is {str(before[wrong])[:40]}")
         restored = {k: tuple(v) if isinstance(now.get(k), tuple) else v for k, v in before.items()}
         groups.append({**now, **restored, **state.take(f"group.{place}")})
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
+
+
+def _check_shapes(optimizer: torch.optim.Optimizer, entries: Mapping[int, Mapping[str, Any]]) -> None:
+    """Raises ValueError for a tensor that belongs to no parameter, or is of no shape that follows from its one."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, entry in entries.items():
+        shape = parameters[index].shape if 0 <= index < len(parameters) else torch.Size()
+        for name, value in entry.items():
+            axes = iter(shape)
+            follows = not isinstance(value, Tensor) or value.numel() == 1 or all(side in axes for side in value.shape)
+            if index >= len(parameters) or not follows:
+                raise ValueError(f"{name} of parameter {index} is of another shape")
+
+
+def _same_kind(now: object, before: object) -> bool:
+    """Whether a saved value may stand for one that the optimizer has now."""
+    if isinstance(now, (list, tuple)) and isinstance(before, (list, tuple)):
+        return len(now) == len(before) and all(map(_same_kind, now, before))
+    if isinstance(now, (bool, str)) or isinstance(before, (bool, str)):
+        return now == before
+    if isinstance(now, Tensor) or isinstance(before, (int, float)):
+        return isinstance(before, (int, float)) and math.isfinite(before)
+    return now is None or before is None
 
 
 def _plain(value: object) -> bool:

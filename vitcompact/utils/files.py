@@ -11,6 +11,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ from vitcompact.utils.reading import name_errors
 NEW, OLD, READY = "new", "old", "ready"
 _GONE = ".vitcompact-gone"
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
+_ESCAPED_IN_JSON = re.compile("[\x7f-\x9f\ud800-\udfff]")
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -36,7 +38,8 @@ def claimed(path: Path) -> Iterator[None]:
     Raises:
         UsageError: another process holds it, or the disk refuses.
     """
-    path = path.resolve()
+    with name_errors(path):
+        path = path.resolve()
     with ExitStack() as held:
         with disk_errors(path):
             if held.enter_context(exclusive(path)):
@@ -156,7 +159,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_file(path: Path, content: str | bytes) -> None:
     """`replace_file` with text (UTF-8) or bytes."""
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
 
     def write(temporary: Path) -> None:
         with disk_errors(path, len(data)):
@@ -166,8 +169,9 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def json_text(data: Any) -> str:
-    """JSON as it stands in the files written here, and on stdout."""
-    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    """JSON as it stands in the files written here, and on stdout: what no terminal should see is escaped."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    return _ESCAPED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def exchange(first: Path, second: Path) -> bool:

@@ -26,6 +26,12 @@ def fields(name: str, **values: object) -> str:
     return f"{name}({shown})"
 
 
+def some(names: Sequence[str], limit: int = 8) -> str:
+    """The first few names, and how many more there are: `a, b and 3 more`."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{', '.join(names[:limit])}{more}"
+
+
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells as lines, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

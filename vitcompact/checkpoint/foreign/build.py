@@ -9,11 +9,13 @@ from typing import Any
 import timm
 from torch import nn
 
+from vitcompact.checkpoint.claims import check_numbers
 from vitcompact.checkpoint.foreign.described import Described
 from vitcompact.checkpoint.infer import meta_model
 from vitcompact.checkpoint.matching import fill
 from vitcompact.checkpoint.overrides import apply_overrides
 from vitcompact.checkpoint.quiet import timm_errors
+from vitcompact.data.described import check_described
 from vitcompact.errors import CheckpointError, UsageError
 
 logger = logging.getLogger("vitcompact")
@@ -52,13 +54,15 @@ def build(
     for what, names in described.left_out.items():
         if what not in _TRIVIAL:
             logger.warning("%s: left out %s (%s)", label, what, _some(names))
-    overlay = _overlay(described)
     args = {**described.args, **(more or {})}
     if num_classes is not None:
         args["num_classes"] = num_classes
     if image_size is not None:
         args["img_size"] = image_size
     with timm_errors(CheckpointError, f"{label} describes no model that timm can build"):
+        check_numbers(args, label)
+        overlay = _overlay(described)
+        check_described(overlay, label)
         _check_claim(described, args, label)
         model: nn.Module = timm.create_model(
             described.architecture, pretrained=False, pretrained_cfg_overlay=overlay, **args

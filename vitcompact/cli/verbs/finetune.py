@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vitcompact.benchmarking.setup import open_device
@@ -16,7 +17,7 @@ from vitcompact.cli.report import command_of
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import Augment, evaluation_batches, training_loader
-from vitcompact.errors import Interrupted
+from vitcompact.errors import CheckpointError, Interrupted, UsageError
 from vitcompact.reporting.measures import measured_of
 from vitcompact.training import TrainOptions, finetune
 from vitcompact.training.state import STATE_NAME, is_state
@@ -55,19 +56,19 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     if evaluation is None:
         console.note("no evaluation images (--eval-data-dir, or a split of --data-dir): top-1 will not be measured")
     state_dir = _state_dir(out, space)
-    _keep_options(state_dir, options)
     try:
-        result = finetune(
-            model,
-            teacher.model,
-            batches,
-            options=training,
-            evaluation=None if evaluation is None else evaluation_batches(model, evaluation),
-            device=options.device,
-            state_dir=state_dir,
-            resume=options.resume,
-            progress=console.progress,
-        )
+        with _options_kept(state_dir, options):
+            result = finetune(
+                model,
+                teacher.model,
+                batches,
+                options=training,
+                evaluation=None if evaluation is None else evaluation_batches(model, evaluation),
+                device=options.device,
+                state_dir=state_dir,
+                resume=options.resume,
+                progress=console.progress,
+            )
     except Interrupted as error:
         if "`resume='auto'`" not in str(error):
             raise
@@ -112,13 +113,27 @@ def _state_dir(out: Path, space: Workspace | None) -> Path:
     return out.with_name(f"{out.name}-state") if space is None else space.finetune_state
 
 
-def _keep_options(state_dir: Path, options: Options) -> None:
-    """Write beside the state what the run was asked for, so that it can be continued without saying it again."""
-    state = state_dir / STATE_NAME
-    if state.exists() and not is_state(state):
-        return  # somebody's folder, which is refused
-    kept = {name: value for name, value in inputs.effective(options).items() if name not in _OF_THE_COMMAND}
-    write_file(state_dir / OPTIONS_NAME, json_text(common.plain({"options": kept, "overwrite": options.overwrite})))
+@contextmanager
+def _options_kept(state_dir: Path, options: Options) -> Iterator[None]:
+    """Write beside the state what the run was asked for, so that it can be continued without saying it again.
+
+    Of a run that is refused before it has a state, nothing is left.
+    """
+    state, kept = state_dir / STATE_NAME, state_dir / OPTIONS_NAME
+    if state.exists() and not is_state(state):  # somebody's folder, which is refused
+        yield
+        return
+    had_folder, had_options = state_dir.exists(), kept.exists()
+    chosen = {name: value for name, value in inputs.effective(options).items() if name not in _OF_THE_COMMAND}
+    write_file(kept, json_text(common.plain({"options": chosen, "overwrite": options.overwrite})))
+    try:
+        yield
+    except (UsageError, CheckpointError):
+        if not state.exists() and not had_options:
+            kept.unlink(missing_ok=True)
+            if not had_folder:
+                state_dir.rmdir()
+        raise
 
 
 def _continued(options: Options, given: frozenset[str], console: Console) -> tuple[Options, frozenset[str]]:

@@ -19,7 +19,7 @@ from vitcompact.checkpoint.record import read_record
 from vitcompact.cli.app import main
 from vitcompact.data import CalibrationImages, DataOptions, EvaluationBatches, evaluation_batches
 from vitcompact.exporting import open_exported
-from vitcompact.plan.schema import Plan
+from vitcompact.plans.schema import Plan
 from vitcompact.training import TrainOptions, finetune
 
 from .exported_files import hostile_exported

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from vitcompact.errors import CheckpointError
 from vitcompact.training import TensorBatches, finetune
-from vitcompact.training.keep import Keeper, saved_run
+from vitcompact.training.keep import Keeper
 from vitcompact.training.optimizer import Stepper
+from vitcompact.training.saved import saved_run
 from vitcompact.training.schedule import StepPlan
 from vitcompact.training.state import (
     BEST_NAME,

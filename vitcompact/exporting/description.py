@@ -19,6 +19,8 @@ from vitcompact.models.cost import count
 from vitcompact.models.forward import num_classes
 from vitcompact.plans.schema import Plan
 from vitcompact.utils.places import found, published
+from vitcompact.utils.reading import parse_json
+from vitcompact.utils.typed import typed
 from vitcompact.version import __version__
 
 KEY = "vitcompact"
@@ -80,7 +82,7 @@ class Description:
     def text(self) -> str:
         """As it stands in a file."""
         original = None if self.original is None else self.original.to_json()
-        return json.dumps({"format": _FORMAT, **asdict(self), "original": original}, ensure_ascii=False)
+        return json.dumps({"format": _FORMAT, **asdict(self), "original": original})
 
     @classmethod
     def read(cls, text: str | None, label: str) -> Description:
@@ -95,29 +97,20 @@ class Description:
                 "outputs are; export the model again with `vitcompact export`"
             )
         try:
-            return cls._of(json.loads(text))
-        except (ValueError, KeyError, TypeError, RecursionError, CheckpointError) as error:
-            raise CheckpointError(f"the description in {label} is damaged: {type(error).__name__}: {error}") from error
+            return cls._of(parse_json(text))
+        except (ValueError, CheckpointError) as error:
+            raise CheckpointError(f"the description in {label} is damaged: {error}") from error
 
     @classmethod
     def _of(cls, data: Mapping[str, Any]) -> Description:
-        if data["format"] != _FORMAT:
-            raise ValueError(f"format {data['format']!r} is not supported; this release reads format {_FORMAT}")
-        original = data["original"]
-        texts: dict[str, Any] = {name: str(data[name]) for name in _TEXTS}
-        numbers: dict[str, Any] = {name: int(data[name]) for name in ("num_classes", "params", "macs")}
-        if min(numbers.values()) < 0:
-            raise ValueError(f"negative numbers: {numbers}")
-        return cls(
-            **texts,
-            **numbers,
-            input=_input_of(data["input"]),
-            class_names=tuple(map(str, data["class_names"])),
-            plan={str(name): int(count) for name, count in data["plan"].items()},
-            original=None if original is None else Provenance.from_json(original),
-            original_options=dict(data["original_options"]),
-            places={str(key): str(place) for key, place in dict(data.get("places") or {}).items()},
-        )
+        if not isinstance(data, Mapping) or type(data.get("format")) is not int or data["format"] != _FORMAT:
+            form = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+            raise ValueError(f"format {form!r} is not supported; this release reads format {_FORMAT}")
+        read = typed(cls, {key: value for key, value in data.items() if key != "format"}, "it")
+        if min(read.num_classes, read.params, read.macs) < 0:
+            raise ValueError("negative numbers")
+        check_described(asdict(read.input), "input")
+        return read
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
@@ -125,9 +118,6 @@ class Description:
         told = asdict(self.input)
         labels = {"label_names": list(self.class_names)} if self.class_names else {}
         return {"architecture": self.architecture, "num_classes": self.num_classes, **told, **labels}
-
-
-_TEXTS = ("architecture", "precision", "input_name", "output_name", "version")
 
 
 def describe(
@@ -167,18 +157,3 @@ def _summary(plan: Plan | None) -> dict[str, int]:
     counts = Counter(spec.op for layer in plan.layers for spec in layer.operators)
     merged = {"merged": sum(plan.merge_tokens)} if plan.merge_tokens else {}
     return {**counts, **merged}
-
-
-def _input_of(data: Mapping[str, Any]) -> InputConfig:
-    """The preparation of images, every value of the type that the transforms take."""
-    told = {name: data[name] for name in ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")}
-    check_described(told, "input")
-    channels, height, width = told["input_size"]
-    return InputConfig(
-        input_size=(channels, height, width),
-        mean=tuple(float(value) for value in data["mean"]),
-        std=tuple(float(value) for value in data["std"]),
-        interpolation=str(data["interpolation"]),
-        crop_pct=float(data["crop_pct"]),
-        crop_mode=str(data["crop_mode"]),
-    )

@@ -21,11 +21,12 @@ from vitcompact.models.forward import eval_mode, num_classes
 from vitcompact.training.distill import Distiller, amp_dtype, block_names
 from vitcompact.training.held_out import JUDGED_STEPS, HeldOut, Scores, batches_judged, evaluated_loss, unseen_crops
 from vitcompact.training.interrupt import StopRequest
-from vitcompact.training.keep import Best, Keeper, check_same_run, describe_run, find_state, holding, saved_run
+from vitcompact.training.keep import Keeper, check_same_run, describe_run, find_state, holding
 from vitcompact.training.loop import Clock, Loop, Stopwatch
 from vitcompact.training.optimizer import Stepper, block_error, make_optimizer, output_scales, rate_factor
 from vitcompact.training.options import ResolvedOptions, TrainOptions
 from vitcompact.training.result import FinetuneResult, StoppedBy
+from vitcompact.training.saved import Best, saved_run
 from vitcompact.training.schedule import LearningRate, StepPlan
 from vitcompact.training.state import STATE_NAME, load_state
 from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure

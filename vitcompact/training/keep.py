@@ -6,17 +6,16 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.checkpoint.quiet import first_line
-from vitcompact.errors import CheckpointError, UsageError
-from vitcompact.training.held_out import Scores
+from vitcompact.errors import UsageError
 from vitcompact.training.optimizer import Stepper
+from vitcompact.training.saved import Best, best_of, damage, saved_run
 from vitcompact.training.schedule import StepPlan
 from vitcompact.training.state import (
     BEST_NAME,
@@ -30,7 +29,6 @@ from vitcompact.training.state import (
 )
 from vitcompact.training.stream import TrainingStream
 from vitcompact.utils.files import claimed
-from vitcompact.utils.typed import typed
 
 _FREE = ("eval_every", "eval_share", "save_minutes")
 """Options that do not change what is learned."""
@@ -107,15 +105,6 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-@dataclass
-class Best:
-    """The best weights that an evaluation during training has seen."""
-
-    value: float
-    step: int
-    weights: dict[str, Tensor]
-
-
 class Keeper:
     """Keeps last and best of one run, in `folder` or, for None, the best in memory only.
 
@@ -166,7 +155,7 @@ class Keeper:
     def restore(self, state: State, stepper: Stepper) -> tuple[StepPlan, float]:
         """Bring the run back to `state`; returns its plan and the seconds spent."""
         saved = saved_run(state)
-        with _damage():
+        with damage():
             weights = state.take("student")
             stepper.student.load_state_dict(weights)
             if stepper.ema is not None:
@@ -176,7 +165,7 @@ class Keeper:
         stepper.bad_in_a_row, stepper.bad_steps = saved.skipped.in_a_row, saved.skipped.all
         self.notes = dict(saved.notes)
         if self.folder and (self.folder / BEST_NAME).exists():
-            self.best = _best(load_state(self.folder / BEST_NAME), weights)
+            self.best = best_of(load_state(self.folder / BEST_NAME), weights)
         return saved.plan, saved.seconds
 
     def _write(self, state: State, name: str) -> bool:
@@ -187,76 +176,6 @@ class Keeper:
             logger.warning("training goes on, but its state could not be saved: %s", error)
             return False
         return True
-
-
-@dataclass(frozen=True)
-class _Skipped:
-    in_a_row: int
-    all: int
-
-
-@dataclass(frozen=True)
-class _Optimizer:
-    numbers: Mapping[str, Mapping[str, Any]]
-    groups: tuple[Mapping[str, Any], ...]
-
-
-@dataclass(frozen=True)
-class SavedRun:
-    """The values of a state, each of its type."""
-
-    version: int
-    identity: Mapping[str, Any]
-    plan: StepPlan
-    seconds: float
-    notes: Mapping[str, Any]
-    skipped: _Skipped
-    optimizer: _Optimizer | None = None
-
-
-def saved_run(state: State) -> SavedRun:
-    """The values of a state that `Keeper.save` wrote.
-
-    Raises:
-        CheckpointError: they are of other types, or out of range.
-    """
-    with _damage():
-        saved = typed(SavedRun, state.values, "the state")
-        saved.plan.check()
-        if not (saved.seconds >= 0 and 0 <= saved.skipped.in_a_row <= saved.skipped.all <= saved.plan.step):
-            raise ValueError("its seconds or skipped steps cannot be")
-        typed(_Notes, saved.notes, "the notes")
-    return saved
-
-
-@dataclass(frozen=True)
-class _Notes:
-    before: Scores | None = None
-    evaluation_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class _BestValues:
-    version: int
-    value: float
-    step: int
-
-
-def _best(state: State, like: Mapping[str, Tensor]) -> Best:
-    with _damage():
-        told = typed(_BestValues, state.values, "the best weights")
-        if {n: t.shape for n, t in state.tensors.items()} != {n: t.shape for n, t in like.items()}:
-            raise ValueError("the best weights are those of another model")
-    return Best(told.value, told.step, state.tensors)
-
-
-@contextmanager
-def _damage() -> Iterator[None]:
-    """Whatever a state that others may have changed makes of the code that takes it, as one error."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
-        raise CheckpointError(f"the training state is damaged: {first_line(error)}; delete it to start anew") from error
 
 
 def find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:

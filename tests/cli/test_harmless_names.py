@@ -15,9 +15,9 @@ from vitcompact.checkpoint.card import model_card
 from vitcompact.checkpoint.record import Record
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.common import pairs, table, titled
-from vitcompact.cli.report.html import draw_html
 from vitcompact.errors import MAX_CHARACTERS, MAX_LINES, UsageError
 from vitcompact.plans.schema import Plan
+from vitcompact.reporting.draw import draw
 from vitcompact.utils.files import json_text, write_file
 
 from .commands import Run, write_images
@@ -71,7 +71,7 @@ def test_errors_of_the_library() -> None:
 
 def test_pages_and_cards(tmp_path: Path) -> None:
     cost = {"params": 1, "macs": 1}
-    page = draw_html(
+    page = draw(
         {"model": EVIL, **cost, "predicted": cost, "layers": [], "ffn": [], "skipped": [{"name": EVIL, "reason": EVIL}]}
     )
     card = model_card(Record("test_vit", Plan(()), results={EVIL: EVIL}), title="out", num_classes=2, license_name=EVIL)

@@ -46,7 +46,7 @@ def build_from(
     cfg = registered_cfg(name)
     facts = _facts_for(name, weights)
     check_numbers({**facts.args, **facts.cfg}, str(weights.path))
-    check_described(facts.cfg, facts.origin or str(weights.path))
+    check_described(facts.cfg, ", ".join(dict.fromkeys(facts.origins.values())) or str(weights.path))
     given = of_the_file(options)
     with timm_errors(UsageError, f"{name} cannot be built"):
         fitted = fit(weights, name, architecture, given, facts, headless=options.num_classes is not None)

@@ -18,7 +18,7 @@ def compact_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """What was done in which time, what became of the model, and which target was given up."""
     steps = table("step", "time", "lost", "", right=("time", "lost"))
     for step in document["steps"]:
-        lost = "" if step["drop"] is None else f"{step['drop']:.2f} points"
+        lost = "" if step["drop"] is None else f"{round(step['drop'], 2) + 0.0:.2f} points"
         steps.add_row(step["name"], duration(step["seconds"]), lost, step["note"])
     columns = ("before", "after", "change", "95 % interval")
     found = table("", *columns, right=columns)

@@ -22,10 +22,11 @@ from vitcompact.errors import NothingToCompactError
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import inspect as anatomy_of
 from vitcompact.models.attention_classes import class_name
+from vitcompact.models.cores import parts_of
 
-DEPTHS = ("depth", "depths", "layers", "stages", "num_blocks")
-WIDTHS = ("embed_dim", "embed_dims", "dims", "width_list", "inner_dim", "neck_chans")
-NARROWEST = 12
+DEPTHS = ("depth", "depths", "layers", "stages", "num_blocks", "d")
+WIDTHS = ("embed_dim", "embed_dims", "dims", "width_list", "inner_dim", "neck_chans", "c")
+NARROWEST, NARROWEST_HEAD = 12, 4
 SIZES = (64, 56, 96, 128, 160, 192, 224, 256, 288, 320, 384)
 
 
@@ -48,11 +49,17 @@ class Narrowing:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             names = [field.name for field in dataclasses.fields(value) if field.init]
             return dataclasses.replace(value, **{each: self.argument(each, getattr(value, each)) for each in names})
+        if isinstance(value, tuple | list) and any(map(dataclasses.is_dataclass, _leaves(value))):
+            return type(value)(self.argument(name, each) for each in value)
         if name in DEPTHS and self.depth:
             return _each(value, lambda number: min(number, self.depth))
         if name in WIDTHS and self.width > 1:
             return _each(value, lambda number: number // self.width)
         return value
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for each in value for leaf in _leaves(each)] if isinstance(value, tuple | list) else [value]
 
 
 def _each(value: Any, change: Callable[[int], int]) -> Any:
@@ -97,8 +104,10 @@ def kinds(model: nn.Module) -> set[str]:
 
 
 def too_narrow(model: nn.Module) -> bool:
-    """Whether some FFN is so narrow that no product of two matrices is smaller than its own."""
-    return any(min(matrix(model.get_submodule(site.output))[0].shape) < NARROWEST for site in anatomy_of(model).ffn)
+    """Whether an FFN is so narrow that no product of two matrices is smaller, or a head so that it hardly is one."""
+    anatomy = anatomy_of(model)
+    heads = any(parts_of(model, site).v_dim < NARROWEST_HEAD for site in anatomy.attention)
+    return heads or any(min(matrix(model.get_submodule(site.output))[0].shape) < NARROWEST for site in anatomy.ffn)
 
 
 def create(name: str, how: Narrowing, **kwargs: Any) -> nn.Module:

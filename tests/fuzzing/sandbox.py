@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -163,6 +164,7 @@ def _work(cases: Sequence[Case], seeds: Seeds, sending: int) -> None:
     events: list[str] = []
     try:
         os.setsid()
+        faulthandler.disable()  # a child that crashes is told by its signal
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)

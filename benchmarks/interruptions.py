@@ -108,7 +108,7 @@ class Trial:
         self.events = self._enumerate()
         after = units(self.box)
         volatile = frozenset(
-            name for name in after if first.get(name) != after[name] or name.endswith("best.safetensors")
+            name for name in after if first.get(name) != after[name] or name.endswith(("best.safetensors", ".html"))
         )
         self.expected = Expected(before, after, volatile, frozenset(names(self.box)))
         if left := hidden(self.box):

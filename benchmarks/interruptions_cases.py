@@ -113,9 +113,9 @@ CASES: dict[str, Case] = {
         again="compare made out --report page.html --num-pairs 2",
     ),
     "bench --backend": Case(
-        "bench made --backend onnxruntime --num-pairs 2 --batch-sizes 1",
+        "bench made --backend onnxruntime --num-pairs 2 -b 1",
         (f"convert {NEW} made0 --method pair --data-dir images", "fold made0 made"),
-        again="bench made --backend onnxruntime --num-pairs 2 --batch-sizes 1",
+        again="bench made --backend onnxruntime --num-pairs 2 -b 1",
     ),
     "eval": Case(
         "eval out --data-dir images/val",

@@ -58,6 +58,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "operators/merg": ("operators/test_merging.py",),
     "operators/neurons": ("operators/test_neurons.py",),
     "operators/share_qk": ("operators/test_share_qk.py",),
+    "operators/refit": ("operators/test_filter_fit.py", "surgery/test_value_filter.py"),
+    "operators/outputs": ("surgery/test_convert.py",),
     "operators/": (
         *(
             "operators/test_fits.py",
@@ -79,6 +81,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "planning/merging": ("planning/test_merging_budget.py",),
     "planning/": ("planning/test_budget.py", "planning/test_knapsack.py", "planning/test_merging_budget.py"),
     "checkpoint/": ("checkpoint/test_write.py", "checkpoint/test_rebuilt.py"),
+    "utils/files": ("utils/test_files.py", "checkpoint/test_write.py"),
     "utils/": ("utils/test_files.py", "utils/test_scratch.py", "utils/test_postponed.py"),
     "training/schedule": ("training/test_schedule.py", "training/test_resume.py"),
     "training/finetune": ("training/test_finetune.py", "training/test_resume.py"),

@@ -24,6 +24,10 @@ def full(*_: Any) -> None:
     raise SafetensorError(f"Error while serializing: I/O error: No space left on device (os error {errno.ENOSPC})")
 
 
+def unreadable(*_: Any, **__: Any) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
 def no_folder(*_: Any, **__: Any) -> None:
     raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
@@ -68,7 +72,10 @@ def test_a_signal_that_is_ignored_stays_ignored(run: Run, monkeypatch: pytest.Mo
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize(("name", "fault"), [("save_file", full), ("scratch", no_folder)])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("save_file", full), ("scratch", no_folder), ("load_file", unreadable)],
+)
 def test_no_room_for_activations(
     name: str, fault: Callable[..., None], run: Run, images: Path, spilled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,15 @@ def test_those_of_the_killed_go_and_those_in_use_stay(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["vitcompact-of-somebody"]
 
 
+def test_one_that_could_not_be_removed_goes_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched, scratch():
+        patched.setattr("vitcompact.utils.scratch.shutil.rmtree", lambda *_, **__: None)
+    assert len(list(tmp_path.iterdir())) == 1
+    with scratch():
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()

@@ -58,12 +58,14 @@ class ActivationStore:
         path = self._path(kind, batch)
         if not path.exists():
             raise KeyError((kind, batch))
-        return load_file(path)["x"]
+        with _spill_errors():
+            return load_file(path)["x"]
 
     def drop(self, kind: str, batch: int) -> None:
         """Forget the tensor under `(kind, batch)`, if any."""
         if self._memory.pop((kind, batch), None) is None and self._folder is not None:
-            self._path(kind, batch).unlink(missing_ok=True)
+            with _spill_errors():
+                self._path(kind, batch).unlink(missing_ok=True)
 
     def _bytes(self) -> int:
         return sum(map(_size, self._memory.values()))
@@ -75,14 +77,15 @@ class ActivationStore:
 
 
 @contextmanager
-def _spill_errors(num_bytes: int) -> Iterator[None]:
+def _spill_errors(num_bytes: int | None = None) -> Iterator[None]:
     """What the disk for temporary files refuses, as one message."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
+        size = "" if num_bytes is None else f" of {num_bytes:,} bytes"
         raise UsageError(
-            f"activations of {num_bytes:,} bytes cannot be put aside on disk ({reason}): name another folder in "
+            f"activations{size} cannot be put aside on disk ({reason}): name another folder in "
             "the environment variable TMPDIR, or give fewer images (`num_samples`)"
         ) from error
 

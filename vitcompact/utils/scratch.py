@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import tempfile
@@ -14,13 +15,14 @@ from vitcompact.utils.locks import beside, exclusive
 from vitcompact.utils.postponed import whole
 
 _PREFIX = "vitcompact-"
+_OURS = re.compile(_PREFIX + "[0-9a-f]{16}")
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A new folder where the system keeps temporary files (TMPDIR), for this user alone; gone afterwards.
 
-    It is locked while it is in use. Those that killed processes left are found by locks which nobody holds, and go
+    It is locked from before it is made until it is gone. Those that nobody holds were left by killed processes, and go
     first.
 
     Raises:
@@ -34,9 +36,9 @@ def scratch() -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    pattern = beside(root / f"{_PREFIX}*", "lock").name
-    for lock in root.glob(pattern):
-        path = root / lock.name.removesuffix(".vitcompact-lock")[1:]
+    locks = (lock.name[1:].partition(".")[0] for lock in root.glob(beside(root / f"{_PREFIX}*", "lock").name))
+    folders = (path.name for path in root.glob(f"{_PREFIX}*") if _OURS.fullmatch(path.name))
+    for path in {root / name for name in (*locks, *folders)}:
         with suppress(OSError, UsageError), exclusive(path) as nobodys:  # of another user, or in use
             if nobodys:
                 shutil.rmtree(path, ignore_errors=True)

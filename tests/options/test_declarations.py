@@ -23,7 +23,7 @@ from vitcompact.options.surgery import SurgeryOptions
 from vitcompact.options.training import TrainOptions
 
 PACKAGE = Path(vitcompact.__file__).parent
-_FLAG = re.compile(r"(?<![\w-])--[a-z]")
+_FLAG = re.compile(r"(?<![\w-])(?<!var\()--[a-z](?![\w-]*: )")  # no variables of a style sheet
 
 
 def _modules() -> Iterator[tuple[str, ast.Module]]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import vitcompact
@@ -268,3 +270,21 @@ def test_a_configuration_that_is_not_the_weights_is_one_clear_error(
     (tmp_path / "model.safetensors").symlink_to(vit_dir / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
         load_source(str(tmp_path))
+
+
+def test_a_folded_model_runs_in_the_library_s_wrapper(tmp_path: Path) -> None:
+    """As docs/checkpoints.md has it: what timm loads after `import vitcompact`, `TimmWrapper` loads too."""
+    model = timm.create_model("test_vit", img_size=SIZE, num_classes=3).eval()
+    folded = vitcompact.fold(vitcompact.convert(model, ratio=0.5, rank_ratio=0.5))
+    ours, theirs = vitcompact.save(folded, tmp_path / "ours"), tmp_path / "theirs"
+    theirs.mkdir()
+    config = json.loads((ours / "config.json").read_text())
+    config["model_args"].pop("num_classes")  # the wrapper gives it by itself
+    config |= {"model_type": "timm_wrapper", "architectures": ["TimmWrapperForImageClassification"]}
+    (theirs / "config.json").write_text(json.dumps(config))
+    weights = {f"timm_model.{name}": tensor for name, tensor in load_file(ours / "model.safetensors").items()}
+    save_file(weights, theirs / "model.safetensors", metadata={"format": "pt"})
+    wrapped = transformers.AutoModelForImageClassification.from_pretrained(theirs).eval()
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        assert torch.equal(wrapped(pixel_values=images).logits, folded(images))

@@ -396,3 +396,8 @@ def test_refusal_comes_before_the_weights_are_gathered(
     monkeypatch.setattr(write, "_tensors", fail_with(AssertionError()))
     with pytest.raises(UsageError, match="exists"):
         save(vit, tmp_path / "out")
+
+
+def test_what_exists_is_kept_unless_asked_otherwise(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists; give another directory"):
+        disk.check_out(tmp_path)

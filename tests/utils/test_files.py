@@ -15,7 +15,17 @@ import pytest
 
 from vitcompact.errors import UsageError
 from vitcompact.utils import files
-from vitcompact.utils.files import beside, claimed, publish, publish_files, replace_file, restored, staged, write_file
+from vitcompact.utils.files import (
+    beside,
+    claimed,
+    json_text,
+    publish,
+    publish_files,
+    replace_file,
+    restored,
+    staged,
+    write_file,
+)
 from vitcompact.utils.locks import exclusive
 
 CAN_EXCHANGE = [pytest.param(True, id="exchange"), pytest.param(False, id="rename")]
@@ -289,3 +299,7 @@ def test_all_content_reaches_the_disk_before_the_name_and_the_name_after(
     synced.clear()
     write_file(tmp_path / "out", "y")
     assert synced == [("out", False), (tmp_path.name, True)]
+
+
+def test_json_ends_its_last_line() -> None:
+    assert json_text({"a": "é"}) == '{\n  "a": "é"\n}\n'

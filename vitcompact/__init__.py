@@ -7,7 +7,7 @@ Every function takes timm modules and normalised images, changes neither, and re
     plan(model, images=, target_macs=)    what convert would do to which layer; prints as a table
     Curves("curves.json")                 keeps what was measured for it, so that another target costs seconds
     convert(model, images=, plan=)        the compacted model in training form; or with target_macs=, ratio=, ...
-    convert_within(model, images, min_agreement=)  the smallest that loses no more than it may
+    convert_within(model, images, ...)    the smallest that loses no more than max_drop=, min_agreement=, min_cosine=
     finetune(compact, teacher, images)    short distillation from the original, without labels
     fold(compact)                         plain layers, proven equal
     export(folded, "model.onnx")          a file for another runtime, compared there with PyTorch

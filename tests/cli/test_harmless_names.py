@@ -37,7 +37,7 @@ def test_errors_and_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     console.note(EVIL)
     console.plain(f"Traceback\n{EVIL}")
     with console.capture_messages():
-        logging.getLogger("vitcompact").warning("class %s", EVIL)
+        logging.getLogger("vitcompact").warning("class %s", EVIL.rstrip("\ud800"))  # which pytest-xdist cannot pass on
         logging.getLogger("vitcompact").warning("class %s", "\n".join(["many"] * 100))
     told = capsys.readouterr().err
     assert_harmless(told)

@@ -244,8 +244,9 @@ def _wrong(
     work: Path, temporary: Path, names: set[str], events: list[str], outcome: str, root: Path
 ) -> tuple[str, str] | None:
     """What must not be left, or have happened, after a case."""
-    if any(path.name == MARK for path in root.rglob("*")) or (named := [e for e in events if e.startswith(_FORBIDDEN)]):
-        return "executed", f"{MARK}: {events[:5]}" if not events else "; ".join(named[:5])
+    forbidden = [event for event in events if event.startswith(_FORBIDDEN)]
+    if forbidden or any(path.name == MARK for path in root.rglob("*")):
+        return "executed", "; ".join(forbidden[:5]) or f"{MARK}: {events[:5]}"
     if outside := [e for e in events if e.startswith("open ") and str(root) not in e]:
         return "left", "; ".join(outside[:5])
     if left := _names(temporary):

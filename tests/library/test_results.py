@@ -59,8 +59,8 @@ def test_help_is_the_library_at_one_glance() -> None:
     glance = page.partition("PACKAGE CONTENTS")[0]
     functions = [name for name in vitcompact.__all__ if name.islower() and not name.startswith("_")]
     assert functions == [
-        *("compact", "analyze", "plan", "convert", "finetune", "fold", "export", "open_exported", "evaluate", "bench"),
-        *("compare", "results", "save", "load", "load_source"),
+        *("compact", "analyze", "plan", "convert", "convert_within", "finetune", "fold", "export", "open_exported"),
+        *("evaluate", "bench", "compare", "results", "plain_attention", "save", "load", "push", "load_source"),
     ]
     positions = [glance.index(f" {name}(") for name in functions]
     assert positions == sorted(positions)

@@ -97,6 +97,7 @@ class _Told:
     versions: Mapping[str, str]
     provenance: Mapping[str, Any] | None = None
     files: tuple[str, ...] = FILES
+    places: Mapping[str, str] = field(default_factory=dict)  # read before: see `_located`
 
 
 def read_record(directory: str | Path) -> Record:

@@ -76,7 +76,7 @@ TOWERS: list[dict[str, Any]] = [
     OWN,
     {**OWN, "mlp_ratio": 2.0},
     {**OWN, "pool_type": "avg", "ls_init_value": 0.1},
-    {"image_size": 32, "timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"},
+    {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear"},
     {"image_size": 160, "timm_model_name": "test_vit3", "timm_pool": "map", "timm_proj": "none"},
 ]
 

@@ -79,6 +79,8 @@ TESTS: dict[str, tuple[str, ...]] = {
         "planning/test_budget.py",
     ),
     "planning/merging": ("planning/test_merging_budget.py",),
+    "planning/scope": ("library/test_plan.py", "surgery/test_convert.py"),
+    "planning/planner": ("planning/test_budget.py", "planning/test_merging_budget.py", "analysis/test_analyze.py"),
     "planning/": ("planning/test_budget.py", "planning/test_knapsack.py", "planning/test_merging_budget.py"),
     "checkpoint/": ("checkpoint/test_write.py", "checkpoint/test_rebuilt.py"),
     "utils/files": ("utils/test_files.py", "checkpoint/test_write.py"),

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vitcompact.errors import CheckpointError, Interrupted, UsageError
@@ -198,3 +200,14 @@ def test_states_hold_json_and_shared_tensors(tmp_path: Path) -> None:
     assert read.values["note"] == json.loads('{"deep": [1, null, "\\u00f6"]}')
     assert read.take("b").keys() == {"x", "y"}
     assert torch.equal(read.take("b")["y"], weight[:2])
+
+
+@pytest.mark.parametrize("values", [{"version": 10**6}, {}, [1], None])
+def test_states_of_other_releases_are_refused(values: Any, tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    save_state(State({}, {"note": 1}), path)
+    with safe_open(path, framework="pt") as file:
+        key = next(iter(file.metadata()))
+    save_file({}, path, metadata={key: json.dumps(values)})
+    with pytest.raises(CheckpointError, match="not a training state of this release"):
+        load_state(path)

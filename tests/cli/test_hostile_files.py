@@ -117,6 +117,7 @@ def test_wrong_values_in_a_workspace(run: Run, job: Path) -> None:
 @pytest.mark.parametrize("name", ["plan", "record"])
 def test_wrong_values_in_plans_and_records(name: str, job: Path) -> None:
     document = json.loads((job / "converted" / "vitcompact.json").read_text())
+    document.pop("places")  # where paths lie is read before, with the file's folder
     document["plan"]["layers"] = document["plan"]["layers"][:2] if name == "plan" else []
     document = document["plan"] if name == "plan" else document
     read: Callable[[Any], Any] = vitcompact.Plan.from_json if name == "plan" else _record

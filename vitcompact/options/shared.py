@@ -49,5 +49,5 @@ class MaxDrop:
         panel=TARGET,
         unit="POINTS",
         least=0,
-        below=100,
+        most=100,
     )

@@ -40,7 +40,12 @@ PLAN = {
         {
             "name": "blocks.0.attn",
             "operators": [
-                {"op": "hallucinate", **{name: LAYER[name] for name in ("num_heads", "kept", "hallucinated")}}
+                {
+                    "op": "hallucinate",
+                    "num_heads": HEADS,
+                    "kept": LAYER["kept"],
+                    "hallucinated": [{"head": i, "parents": [i - 1]} for i in range(1, HEADS, 2)],
+                }
             ],
         },
         {"name": "blocks.0.mlp", "operators": [{"op": "factorize", "rank": 512, "branches": 1}]},

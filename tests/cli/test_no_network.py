@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def test_local_work_stays_local(run: Run, job: Path, online: list[str], images: 
     assert online == []
 
 
-def test_the_hub_is_asked_where_it_was_named(run: Run, online: list[str]) -> None:
+def test_the_hub_is_asked_where_it_was_named(run: Run, online: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between tries
     result = run("eval", "hf-hub:org/name", "--data-dir", ".")
     assert result.code == 2
     assert online != []

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from vitcompact.cli.app import main
+
 from .commands import PAIR, Run
 
 
@@ -21,18 +23,18 @@ def texts(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def explicit(run: Run, weights: Path, images: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def explicit(weights: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model converted and folded into named directories, everything given by absolute paths, with a report."""
-    words = ("convert", weights, tmp_path / "made" / "out", "--model", "test_vit", "--data-dir", images, *PAIR)
-    converted = run(*words, "--report", tmp_path / "made" / "page.html", "-q")
-    assert converted.code == 0, converted.err
-    assert run("fold", tmp_path / "made" / "out", tmp_path / "made" / "folded", "-q").code == 0
-    assert run("export", tmp_path / "made" / "folded", tmp_path / "made" / "model.onnx", "-q").code == 0
-    return tmp_path / "made"
+    made = tmp_path_factory.mktemp("published") / "made"
+    words = ["convert", weights, made / "out", "--model", "test_vit", "--data-dir", images, *PAIR]
+    assert main([str(word) for word in (*words, "--report", made / "page.html", "-q")]) == 0
+    assert main(["fold", str(made / "out"), str(made / "folded"), "-q"]) == 0
+    assert main(["export", str(made / "folded"), str(made / "model.onnx"), "-q"]) == 0
+    return made
 
 
-def test_no_file_holds_an_absolute_path(explicit: Path, weights: Path, images: Path, tmp_path: Path) -> None:
+def test_no_file_holds_an_absolute_path(explicit: Path, weights: Path, images: Path) -> None:
     written = texts(explicit)
     assert {Path(name).name for name in written} >= {
         "vitcompact.json",
@@ -42,7 +44,7 @@ def test_no_file_holds_an_absolute_path(explicit: Path, weights: Path, images: P
         "model.onnx",
     }
     for name, text in written.items():
-        for folder in (tmp_path, weights.parent, images.parent, Path.home(), Path.cwd()):
+        for folder in (explicit.parent, weights.parent, images.parent, Path.home(), Path.cwd()):
             assert str(folder) not in text, name
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import vitcompact
+from vitcompact.cli.verbs import within
 
 from .commands import SMALL, Run
 
 
-def test_the_command(run: Run, images: Path) -> None:
+def test_the_command(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(within, "convert_within", partial(vitcompact.convert_within, tries=2))
     given = (*SMALL, "--data-dir", str(images), "--ops", "factorize,neurons")
     done = run("convert", "test_vit", "out", *given, "--min-cosine", "0.001", "--json")
     assert done.code == 0, done.err

@@ -84,11 +84,10 @@ class State:
             found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
             raise ValueError(f"format {found!r}, this release reads {FORMAT}")
         state = typed(cls, {key: value for key, value in data.items() if key != "format"}, "the workspace")
-        if unknown := sorted(state.stages.keys() - FOLDERS.keys()):
-            raise ValueError(f"the unknown stage {unknown[0][:80]!r}; known: {', '.join(FOLDERS)}")
         if any(stage.serial < 0 for stage in state.stages.values()):
             raise ValueError("a negative serial number of a stage")
-        return state
+        known = {verb: stage for verb, stage in state.stages.items() if verb in FOLDERS}
+        return replace(state, stages=known)  # a newer release may know more of them
 
 
 class Workspace:

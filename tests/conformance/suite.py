@@ -77,7 +77,12 @@ def check_compiled(model: nn.Module, images: Tensor, backend: str) -> None:
     assert (compiled(images) - wanted).abs().max() <= 2e-4 * wanted.abs().max()
 
 
-SWEPT = ("test_every_operator_by_itself", "test_compile")
+SWEPT = (
+    "test_every_operator_by_itself",
+    "test_compile",
+    "test_the_default_form_goes_all_the_way",
+    "test_analysis_predicts_the_cost",
+)
 """Tests of seconds, which without `-m sweep` only the first model of each class goes through."""
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from vitcompact import library
-
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -52,8 +50,8 @@ def test_every_function_of_the_library_is_described() -> None:
     page = (DOCS / "api.md").read_text(encoding="utf-8")
     missing = [
         name
-        for name in library.__all__
-        if inspect.isfunction(getattr(library, name)) and not re.search(rf"\b{name}\b", page)
+        for name in public.__all__
+        if inspect.isfunction(getattr(public, name)) and not re.search(rf"\b{name}\b", page)
     ]
     assert missing == []
 
@@ -61,7 +59,7 @@ def test_every_function_of_the_library_is_described() -> None:
 def test_the_plan_of_the_page_is_one() -> None:
     page = (DOCS / "file-format.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"(?s)```json\n(.*?)```", page)
-    plan = library.Plan.from_json(json.loads(block))
+    plan = public.Plan.from_json(json.loads(block))
     assert [layer.operators[0].op for layer in plan.layers] == ["thin-qk", "neurons"]
 
 

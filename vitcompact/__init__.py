@@ -46,20 +46,20 @@ early_exit.watch_loading()
 from vitcompact import timm_hook as timm_hook  # noqa: E402 - see `early_exit`
 
 if TYPE_CHECKING:
-    from vitcompact.library import *  # noqa: F403
-    from vitcompact.library import __all__ as __all__
+    from vitcompact.public import *  # noqa: F403
+    from vitcompact.public import __all__ as __all__
 
 
 def __getattr__(name: str) -> Any:
     """The library's names, all with the first: torch and timm take seconds, and `vitcompact --help` needs neither."""
     if name != "__all__" and name.startswith("__"):
         raise AttributeError(name)
-    library = import_module("vitcompact.library")
-    globals().update({one: getattr(library, one) for one in (*library.__all__, "__all__")})
+    public = import_module("vitcompact.public")
+    globals().update({one: getattr(public, one) for one in (*public.__all__, "__all__")})
     if name not in globals():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module("vitcompact.library").__all__})
+    return sorted({*globals(), *import_module("vitcompact.public").__all__})

@@ -11,7 +11,7 @@ import pytest
 import timm
 
 import vitcompact
-from vitcompact import library
+from vitcompact import public
 
 HEAVY = "import sys, json; print(json.dumps(sorted({'torch', 'timm', 'numpy', 'PIL'} & set(sys.modules))))"
 
@@ -43,9 +43,9 @@ def test_a_package_of_the_library_is_no_obstacle() -> None:
 
 
 def test_names() -> None:
-    assert set(library.__all__) <= set(dir(vitcompact))
-    assert all(getattr(vitcompact, name) is getattr(library, name) for name in library.__all__)
-    assert vitcompact.__all__ == library.__all__
+    assert set(public.__all__) <= set(dir(vitcompact))
+    assert all(getattr(vitcompact, name) is getattr(public, name) for name in public.__all__)
+    assert vitcompact.__all__ == public.__all__
     with pytest.raises(AttributeError, match="no attribute 'convrt'"):
         vitcompact.convrt  # noqa: B018
     assert "vitcompact" in timm.list_models()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vitcompact import public
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SMALL = ("--random-weights", "--img-size", "32", "--num-classes", "2")
-"""An untrained `test_vit` for two classes, quick to run."""
+TWO_BLOCKS = ("--model-kwargs", "depth=2")
+SMALL = ("--random-weights", "--img-size", "32", "--num-classes", "2", *TWO_BLOCKS)
+"""An untrained `test_vit` of two blocks for two classes, quick to run."""
+VIT = ("--model", "test_vit", *TWO_BLOCKS)
+"""What a bare weights file of it is of."""
 
 PAIR = ("--method", "pair")
 """What tests take whose matter is not the choice of sizes: a budget costs several seconds, which go into counting."""

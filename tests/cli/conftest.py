@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from vitcompact.cli.app import main
 
-from .commands import PAIR, Result, Run, write_images
+from .commands import PAIR, VIT, Result, Run, write_images
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bare weights file of a `test_vit` for two classes at 32 px."""
+    """A bare weights file of a `test_vit` of two blocks for two classes at 32 px."""
     path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
-    save_file(timm.create_model("test_vit", num_classes=2, img_size=32).state_dict(), path)
+    save_file(timm.create_model("test_vit", num_classes=2, img_size=32, depth=2).state_dict(), path)
     return path
 
 
@@ -54,7 +54,7 @@ def finished_job(tmp_path_factory: pytest.TempPathFactory, images: Path, weights
     before = Path.cwd()
     os.chdir(folder)
     try:
-        assert main(["analyze", str(weights), "--model", "test_vit", "--data-dir", str(images), *PAIR, "-q"]) == 0
+        assert main(["analyze", str(weights), *VIT, "--data-dir", str(images), *PAIR, "-q"]) == 0
         assert main(["convert", "--ratio", "0.5", "-q"]) == 0
         assert main(["finetune", "--steps", "2", "-b", "8", "-q"]) == 0
         assert main(["fold", "-q"]) == 0

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import vitcompact
 
-from .commands import PAIR, SMALL, Run, write_images
+from .commands import PAIR, SMALL, VIT, Run, write_images
 
 
 def test_unknown_timm_name_shows_close_matches(run: Run) -> None:
@@ -53,14 +53,14 @@ def test_missing_file(run: Run) -> None:
 )
 def test_a_file_that_is_no_checkpoint(run: Run, tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    result = run("analyze", name, "--model", "test_vit")
+    result = run("analyze", name, *VIT)
     assert result.code == 4
     assert name in result.error
 
 
 def test_truncated_safetensors(run: Run, tmp_path: Path, weights: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(weights.read_bytes()[:-1000])
-    result = run("convert", "cut.safetensors", "out", "--model", "test_vit")
+    result = run("convert", "cut.safetensors", "out", *VIT)
     assert result.code == 4
     assert "cut.safetensors" in result.error
 
@@ -74,7 +74,7 @@ class Hostile:
 
 def test_pickle_with_code_is_refused_by_name(run: Run, tmp_path: Path) -> None:
     torch.save({"state_dict": Hostile()}, tmp_path / "evil.pth")
-    result = run("analyze", "evil.pth", "--model", "test_vit")
+    result = run("analyze", "evil.pth", *VIT)
     assert result.code == 4
     assert "system" in result.error
     assert not (tmp_path / "pwned").exists()
@@ -82,7 +82,7 @@ def test_pickle_with_code_is_refused_by_name(run: Run, tmp_path: Path) -> None:
 
 def test_weights_of_another_architecture(run: Run, tmp_path: Path) -> None:
     save_file(timm.create_model("resnet18", num_classes=2).state_dict(), tmp_path / "resnet.safetensors")
-    result = run("analyze", "resnet.safetensors", "--model", "test_vit")
+    result = run("analyze", "resnet.safetensors", *VIT)
     assert result.code == 4
     assert "missing" in result.error.lower()
 
@@ -219,8 +219,8 @@ def test_another_source_makes_converted_stale(run: Run, job: Path) -> None:
 
 def test_changed_source_file_is_noticed(run: Run, weights: Path, tmp_path: Path) -> None:
     shutil.copy(weights, tmp_path / "mine.safetensors")
-    assert run("analyze", "mine.safetensors", "--model", "test_vit").code == 0
-    other = timm.create_model("test_vit", num_classes=2, img_size=32)
+    assert run("analyze", "mine.safetensors", *VIT).code == 0
+    other = timm.create_model("test_vit", num_classes=2, img_size=32, depth=2)
     save_file(other.state_dict(), tmp_path / "mine.safetensors")
     result = run("convert")
     assert result.code == 2

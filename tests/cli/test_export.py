@@ -12,7 +12,7 @@ import pytest
 
 from vitcompact.cli.app import main
 
-from .commands import Run
+from .commands import VIT, Run
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        assert main(["convert", str(weights), "converted", "--model", "test_vit", "--method", "pair", "-q"]) == 0
+        assert main(["convert", str(weights), "converted", *VIT, "--method", "pair", "-q"]) == 0
         assert main(["fold", "converted", "folded", "-q"]) == 0
         with redirect_stdout(StringIO()) as said:
             assert main(["export", "folded", "model.pt2", "--json", "-q"]) == 0

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from vitcompact.cli.app import main
 
-from .commands import PAIR, Run
+from .commands import PAIR, VIT, Run
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -27,7 +27,7 @@ def texts(folder: Path) -> dict[str, str]:
 def explicit(weights: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model converted and folded into named directories, everything given by absolute paths, with a report."""
     made = tmp_path_factory.mktemp("published") / "made"
-    words = ["convert", weights, made / "out", "--model", "test_vit", "--data-dir", images, *PAIR]
+    words = ["convert", weights, made / "out", *VIT, "--data-dir", images, *PAIR]
     assert main([str(word) for word in (*words, "--report", made / "page.html", "-q")]) == 0
     assert main(["fold", str(made / "out"), str(made / "folded"), "-q"]) == 0
     assert main(["export", str(made / "folded"), str(made / "model.onnx"), "-q"]) == 0

@@ -12,7 +12,7 @@ import torch
 from vitcompact.checkpoint import load_source
 from vitcompact.checkpoint.stored import dtype_of, stored_dtype
 
-from .commands import SMALL, Run
+from .commands import SMALL, VIT, Run
 
 NAMES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -37,7 +37,7 @@ def test_every_stage_keeps_the_format_of_its_source(
     name: str, file: str, run: Run, weights: Path, images: Path, tmp_path: Path
 ) -> None:
     source, space = stored_as(weights, NAMES[name], tmp_path / file), tmp_path / "vitcompact-out"
-    converted = run("convert", source, "--model", "test_vit", "--data-dir", images, "--ratio", "0.5", "--json")
+    converted = run("convert", source, *VIT, "--data-dir", images, "--ratio", "0.5", "--json")
     document = json.loads(converted.out)
     assert written(space / "converted") == {NAMES[name]}
     assert document["bytes"]["after"] < document["bytes"]["before"] == pytest.approx(source.stat().st_size, rel=0.05)
@@ -53,7 +53,7 @@ def test_every_stage_keeps_the_format_of_its_source(
 def test_analyze_and_convert_show_the_size_of_files(run: Run, weights: Path, tmp_path: Path) -> None:
     half = stored_as(weights, torch.float16, tmp_path / "half.safetensors")
     for words in (("analyze", half), ("convert", half, "out"), ("convert", "test_vit", *SMALL, "random")):
-        shown = run(*words, *(() if "test_vit" in words else ("--model", "test_vit")))
+        shown = run(*words, *(() if "test_vit" in words else VIT))
         assert shown.code == 0, shown.err
         row = next(line for line in shown.out.splitlines() if "file size" in line)
         assert row.count("kB") + row.count("MB") == 2

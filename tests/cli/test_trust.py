@@ -15,7 +15,7 @@ from vitcompact.checkpoint import load_source, save
 from vitcompact.cli.workspace import STATE_NAME
 from vitcompact.utils.locks import exclusive
 
-from .commands import PAIR, SMALL, Result, Run, write_images
+from .commands import PAIR, SMALL, VIT, Result, Run, write_images
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
@@ -28,7 +28,9 @@ def orig(weights: Path, tmp_path: Path) -> Path:
     """An original in our own layout: a directory that --overwrite would be allowed to replace."""
     from vitcompact.checkpoint import SourceOptions
 
-    return save(load_source(str(weights), SourceOptions(model="test_vit")).model, tmp_path / "orig")
+    return save(
+        load_source(str(weights), SourceOptions(model="test_vit", model_kwargs={"depth": 2})).model, tmp_path / "orig"
+    )
 
 
 Case = Callable[[Path, Path], tuple[object, ...]]
@@ -37,7 +39,7 @@ CASES: dict[str, Case] = {
     "convert onto the folder above its source": lambda orig, images: ("convert", orig, orig.parent),
     "convert onto a weights file's folder": lambda orig, images: (
         *("convert", orig / "model.safetensors", orig),
-        *("--model", "test_vit"),
+        *VIT,
     ),
     "convert onto its images": lambda orig, images: ("convert", orig, images, "--data-dir", images),
     "convert onto the folder above its images": lambda orig, images: (

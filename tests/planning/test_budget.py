@@ -21,7 +21,7 @@ from vitcompact.data import from_tensor
 from vitcompact.errors import DataError, UsageError
 from vitcompact.models import inspect
 from vitcompact.models.cost import meta_copy
-from vitcompact.models.site_cost import attention_costs, counted, ffn_costs
+from vitcompact.models.site_cost import AttentionCost, FfnCost, site_costs
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.neurons import NeuronsSpec
@@ -66,7 +66,10 @@ def test_predicted_costs_are_exact(name: str) -> None:
     anatomy = inspect(model)
     before = count(model, size)
     site = anatomy.attention[-1]
-    cost = attention_costs(model, list(anatomy.attention), counted(size))[site.name]
+    whole, costs = site_costs(model, anatomy.sites, size)
+    assert whole == before
+    cost = costs[site.name]
+    assert isinstance(cost, AttentionCost)
     half = cost.num_heads // 2
     hallucinated = make_spec(cost.num_heads, {half + i: i for i in range(cost.num_heads - half)})
     cases: list[tuple[tuple[OperatorSpec, ...], float]] = [
@@ -78,7 +81,8 @@ def test_predicted_costs_are_exact(name: str) -> None:
         plan = Plan((LayerPlan(site.name, "attention", operators),), form="folded")
         assert before.macs - count(replay(meta_copy(model), plan), size).macs == pytest.approx(saving)
     ffn = anatomy.ffn[-1]
-    wide = ffn_costs(model, list(anatomy.ffn), counted(size))[ffn.name]
+    wide = costs[ffn.name]
+    assert isinstance(wide, FfnCost)
     for hidden, rank in ((wide.hidden // 2, 0), (wide.hidden, 8), (wide.hidden // 4, 4)):
         factorized = () if not rank else (FactorizeSpec(rank),)
         plan = Plan((LayerPlan(ffn.name, "ffn", (NeuronsSpec(hidden), *factorized)),), form="folded")

@@ -161,7 +161,7 @@ def _reported(
 
 def predicted_cost(model: nn.Module, plan: Plan) -> Cost:
     """Cost of the folded model that `plan` leads to, counted on its structure alone."""
-    return count(replay(meta_copy(model), plan.folded()), resolve_input(model).input_size)
+    return count(replay(meta_copy(model), plan.folded()), resolve_input(model).input_size, spent=True)
 
 
 def _as_planned(model: nn.Module, wanted: Wanted, plan: Plan) -> Wanted:

@@ -10,7 +10,7 @@ from torch import nn
 
 from vitcompact.data import resolve_input
 from vitcompact.models import inspect
-from vitcompact.models.cost import count_modules, meta_copy
+from vitcompact.models.cost import Cost, count_modules, meta_copy
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 from vitcompact.operators.replay import replay
 from vitcompact.plans.schema import Plan
@@ -29,11 +29,11 @@ def savings(model: nn.Module, plan: Plan) -> dict[str, Any]:
     """
     anatomy, size = inspect(model), resolve_input(model).input_size
     blocks = {site.name: site.block or site.name for site in anatomy.sites}
-    before = _counted(model, size, [*blocks, ""])
+    before = _macs(count_modules(model, ["", *blocks], size))
     whole = left = before[""]
     found: dict[str, dict[str, int]] = {block: {} for block in dict.fromkeys(blocks.values())}
     for name, partial in _steps(plan):
-        after = _counted(replay(meta_copy(model), partial.folded()), size, [*blocks, ""])
+        after = _macs(count_modules(replay(meta_copy(model), partial.folded()), ["", *blocks], size, spent=True))
         for site, block in blocks.items():
             if saved := before[site] - after[site]:
                 found[block][name] = found[block].get(name, 0) + saved
@@ -60,8 +60,8 @@ def _steps(plan: Plan) -> Iterator[tuple[str, Plan]]:
             yield operator.name, plan
 
 
-def _counted(model: nn.Module, size: tuple[int, int, int], names: list[str]) -> dict[str, int]:
-    return {name: cost.macs for name, cost in count_modules(model, names, size).items()}
+def _macs(costs: dict[str, Cost]) -> dict[str, int]:
+    return {name: cost.macs for name, cost in costs.items()}
 
 
 def _in_order(model: nn.Module, found: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, int]]]:

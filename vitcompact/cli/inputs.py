@@ -163,9 +163,11 @@ def open_other(source: str, model: str, img_size: int | None = None) -> LoadedMo
     """
     _, original = lineage(model)
     size = img_size if img_size is not None else original.get("img_size")
-    name = original.get("model") if Path(source).expanduser().is_file() and not is_exported(source) else None
-    size = None if is_exported(source) else size
-    return load_model(source, SourceOptions(model=name, img_size=size))
+    if is_exported(source):
+        return load_model(source, SourceOptions())
+    bare = Path(source).expanduser().is_file()
+    known = {name: original[name] for name in ("model", "model_kwargs") if bare and name in original}
+    return load_model(source, SourceOptions(**known, img_size=size))
 
 
 def absolute_source(provenance: Provenance) -> str:

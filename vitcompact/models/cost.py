@@ -26,7 +26,7 @@ class Cost:
     macs: int
 
 
-def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
+def count(model: nn.Module, input_size: tuple[int, int, int], *, spent: bool = False) -> Cost:
     """Count a model in its folded form: re-parameterised branches are fused away first, on a copy.
 
     The copy lives on the meta device, where attention is always computed by plain products that the counter sees
@@ -34,15 +34,18 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 
     Args:
         input_size: `(channels, height, width)` of one image.
+        spent: `model` is a `meta_copy` that nobody needs afterwards: it is changed instead of copied once more.
     """
-    meta, counter = _counted(model, input_size)
+    meta, counter = _counted(model, input_size, spent)
     params = sum(parameter.numel() for parameter in meta.parameters())
     return Cost(params, counter.get_total_flops() // 2)
 
 
-def count_modules(model: nn.Module, names: Iterable[str], input_size: tuple[int, int, int]) -> dict[str, Cost]:
-    """Like `count`, of single modules by their paths."""
-    meta, counter = _counted(model, input_size)
+def count_modules(
+    model: nn.Module, names: Iterable[str], input_size: tuple[int, int, int], *, spent: bool = False
+) -> dict[str, Cost]:
+    """Like `count`, of single modules by their paths; the empty path is the model."""
+    meta, counter = _counted(model, input_size, spent)
     flops = counter.get_flop_counts()
     found = {}
     for name in names:
@@ -53,9 +56,10 @@ def count_modules(model: nn.Module, names: Iterable[str], input_size: tuple[int,
     return found
 
 
-def _counted(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[nn.Module, FlopCounterMode]:
+def _counted(model: nn.Module, input_size: tuple[int, int, int], spent: bool) -> tuple[nn.Module, FlopCounterMode]:
     """A folded copy of the model's structure, and a counter that has seen it run on one image."""
-    meta = meta_copy(model).eval().requires_grad_(False)  # the counter trips over parameters given to modules
+    meta = model if spent else meta_copy(model)
+    meta.eval().requires_grad_(False)  # the counter trips over parameters given to modules
     fuse_layers(meta)
     for module in meta.modules():
         if hasattr(module, "backend"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from torch import nn
 
@@ -12,12 +12,10 @@ from vitcompact.layers.narrow import narrow
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models.base import AttentionSite, FfnSite
 from vitcompact.models.cores import build_core, parts_of, whole_core
-from vitcompact.models.cost import count_modules, meta_copy
+from vitcompact.models.cost import Cost, count_modules, meta_copy
 
-Cost = Mapping[str, float]
-"""Cost of one module by unit."""
-Measure = Callable[[nn.Module, list[str]], dict[str, Cost]]
-"""Costs of some modules of a model, by path."""
+Units = Mapping[str, float]
+"""`params` and `macs` of one module, or of a part of it."""
 Sizes = Mapping[str, int]
 """Sizes of a site by name: `maps`, `qk`, `v` of an attention layer, `hidden`, `rank` (0: not factorized) of an FFN."""
 
@@ -29,8 +27,8 @@ class AttentionCost:
     num_heads: int
     qk_dim: int
     v_dim: int
-    per_qk: Cost
-    per_v: Cost
+    per_qk: Units
+    per_v: Units
 
     @property
     def sizes(self) -> Sizes:
@@ -49,8 +47,8 @@ class FfnCost:
 
     hidden: int
     outputs: int
-    rest: Cost
-    matrix: Cost
+    rest: Units
+    matrix: Units
 
     @property
     def sizes(self) -> Sizes:
@@ -69,27 +67,34 @@ SiteCost = AttentionCost | FfnCost
 
 def site_costs(
     model: nn.Module, sites: Sequence[AttentionSite | FfnSite], input_size: tuple[int, int, int]
-) -> dict[str, SiteCost]:
-    """Parameters and MACs per image of every site by its sizes.
+) -> tuple[Cost, dict[str, SiteCost]]:
+    """Parameters and MACs per image of the model, and of every site by its sizes.
 
     Args:
         input_size: `(channels, height, width)` of one image.
     """
-    measure = counted(input_size)
-    heads = attention_costs(model, [site for site in sites if isinstance(site, AttentionSite)], measure)
-    return {**heads, **ffn_costs(model, [site for site in sites if isinstance(site, FfnSite)], measure)}
+    ffns = [site for site in sites if isinstance(site, FfnSite)]
+    names = [name for site in ffns for name in (site.name, site.output)]
+    costs = count_modules(model, ["", *names], input_size)
+    heads = _attention_costs(model, [site for site in sites if isinstance(site, AttentionSite)], input_size)
+    return costs[""], {**heads, **{site.name: _ffn_cost(model, site, costs) for site in ffns}}
 
 
-def attention_costs(model: nn.Module, sites: list[AttentionSite], measure: Measure) -> dict[str, AttentionCost]:
-    """Cost of every attention site by its sizes, from three measurements of the model's structure."""
+def _attention_costs(
+    model: nn.Module, sites: list[AttentionSite], input_size: tuple[int, int, int]
+) -> dict[str, AttentionCost]:
+    """Cost of every attention site by its sizes, from three counts of the model's structure."""
     if not sites:
         return {}
     names = [site.name for site in sites]
     models = {kind: _with_cores(model, sites, kind) for kind in ("whole", "map", "v")}
-    costs = {kind: measure(variant, names) for kind, variant in models.items()}
+    cores = {name: models["whole"].get_submodule(name) for name in names}
+    costs = {
+        kind: {name: asdict(cost) for name, cost in count_modules(variant, names, input_size, spent=True).items()}
+        for kind, variant in models.items()
+    }
     found = {}
-    for name in names:
-        core = models["whole"].get_submodule(name)
+    for name, core in cores.items():
         assert isinstance(core, CompactAttention)
         qk, v = core.num_heads // 2 * core.qk_dim, core.num_heads * (core.v_dim - core.v_dim // 2)
         slopes = [
@@ -117,25 +122,11 @@ def _with_cores(model: nn.Module, sites: list[AttentionSite], kind: str) -> nn.M
     return meta
 
 
-def ffn_costs(model: nn.Module, sites: list[FfnSite], measure: Measure) -> dict[str, FfnCost]:
-    """Cost of every FFN site by its sizes, from one measurement of the model's structure."""
-    costs = measure(model, [name for site in sites for name in (site.name, site.output)]) if sites else {}
-    found = {}
-    for site in sites:
-        weight, bias = matrix(model.get_submodule(site.output))
-        whole, output = costs[site.name], dict(costs[site.output])
-        rest = {unit: cost - output[unit] for unit, cost in whole.items()}
-        if bias is not None and "params" in output:
-            output["params"] -= bias.numel()  # it stays whatever becomes of the matrix
-        found[site.name] = FfnCost(weight.shape[1], weight.shape[0], rest, output)
-    return found
-
-
-def counted(input_size: tuple[int, int, int]) -> Measure:
-    """Parameters and MACs per image of modules, as `Measure`."""
-
-    def measure(model: nn.Module, names: list[str]) -> dict[str, Cost]:
-        costs = count_modules(model, names, input_size)
-        return {name: {"params": cost.params, "macs": cost.macs} for name, cost in costs.items()}
-
-    return measure
+def _ffn_cost(model: nn.Module, site: FfnSite, costs: Mapping[str, Cost]) -> FfnCost:
+    """Cost of an FFN by its sizes, from those of its modules."""
+    weight, bias = matrix(model.get_submodule(site.output))
+    output = asdict(costs[site.output])
+    rest = {unit: cost - output[unit] for unit, cost in asdict(costs[site.name]).items()}
+    if bias is not None:
+        output["params"] -= bias.numel()  # it stays whatever becomes of the matrix
+    return FfnCost(weight.shape[1], weight.shape[0], rest, output)

@@ -35,7 +35,8 @@ class TokenMerging(ModelOperator):
 def schedule_text(schedule: Sequence[int]) -> str:
     """Pairs of tokens that blocks merge, in a few words."""
     low, high = min(schedule), max(schedule)
-    return f"{sum(schedule)} pairs of tokens, {low if low == high else f'{low} to {high}'} per block"
+    pairs = sum(schedule)
+    return f"{pairs} pair{'s' * (pairs != 1)} of tokens, {low if low == high else f'{low} to {high}'} per block"
 
 
 def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def plan_budget(original: nn.Module, losses: Losses, budget: Budget, offered: Se
     Raises:
         UsageError: the target is out of reach.
     """
-    whole = float(getattr(count(original, resolve_input(original).input_size), budget.unit))
+    whole = float(getattr(losses.whole, budget.unit))
     menus = losses.menus(budget.unit)
     curve = spend(menus)
     merging = best_merging(curve, budget, whole, offered)
@@ -99,10 +99,10 @@ def built_plan(
     pairs = zip(curve.menus, chosen, strict=True)
     layers = tuple(LayerPlan(menu.name, menu.kind, option.operators) for menu, option in pairs if option.operators)
     plan = Plan(layers, losses.skipped, merge_tokens=merging.schedule if merging else ())
-    before, after = count(original, size), count(replay(meta_copy(original), plan.folded()), size)
-    whole = 1.0 if budget.unit == "latency" else float(getattr(before, budget.unit))
+    after = count(replay(meta_copy(original), plan.folded()), size, spent=True)
+    whole = 1.0 if budget.unit == "latency" else float(getattr(losses.whole, budget.unit))
     return BudgetPlan(
-        *(budget, plan, before, after, curve, tuple(chosen), whole, merging, tuple(offered)), losses.predicted
+        *(budget, plan, losses.whole, after, curve, tuple(chosen), whole, merging, tuple(offered)), losses.predicted
     )
 
 

@@ -18,7 +18,7 @@ from vitcompact.data import ImageBatches, first_images, rebatched, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import Anatomy, Site, inspect
-from vitcompact.models.cost import count
+from vitcompact.models.cost import Cost
 from vitcompact.models.site_cost import SiteCost, site_costs
 from vitcompact.operators import OPERATORS, Candidate
 from vitcompact.operators.sites import SiteLosses
@@ -49,6 +49,7 @@ class Losses:
     Attributes:
         candidates: by site and operator.
         costs: by site.
+        whole: of the model.
         sites: in forward order.
         times: how long each site takes by its structure; needed for a budget of latency.
         predicted: what losses mean to answers; None where errors were not weighed.
@@ -56,6 +57,7 @@ class Losses:
 
     candidates: dict[str, dict[str, list[Candidate]]]
     costs: dict[str, SiteCost]
+    whole: Cost
     sites: tuple[Site, ...]
     skipped: tuple[Skipped, ...]
     times: SiteTimes | None = None
@@ -122,12 +124,11 @@ def measure_losses(
     anatomy = inspect(original)
     selection = selection or Selection()
     sites = _covered(anatomy, selection)
-    size = resolve_input(original).input_size
-    costs = site_costs(original, sites, size)
+    whole, costs = site_costs(original, sites, resolve_input(original).input_size)
     offered = {site.name: _offered(original, site, ops) for site in sites}
     if budget is not None and budget.unit != "latency":
         most = sum(most_saved(costs[site.name], budget.unit, offered[site.name]) for site in sites)
-        least = 1 - most / getattr(count(original, size), budget.unit)
+        least = 1 - most / getattr(whole, budget.unit)
         if budget.target < least:
             raise budget.out_of_reach(least)
     walker = BlockWalker(original, walked_blocks(original, sites), next(rebatched(images, 2)).to(device_of(original)))
@@ -152,7 +153,7 @@ def measure_losses(
     progress.finish()
     ordered = tuple(site for name in walker.blocks for site in by_block[name])
     predicted = predict(original, ordered, every) if weigh else None
-    return Losses(found, costs, ordered, anatomy.skipped, predicted=predicted)
+    return Losses(found, costs, whole, ordered, anatomy.skipped, predicted=predicted)
 
 
 def planning_images(original: nn.Module, images: ImageBatches) -> ImageBatches:

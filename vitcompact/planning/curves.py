@@ -161,9 +161,9 @@ def from_json(original: nn.Module, data: Mapping[str, Any]) -> Losses:
         for name, by_op in data["sites"].items()
     }
     skipped = tuple(Skipped(str(name), str(reason)) for name, reason in data["skipped"])
-    costs = site_costs(original, sites, resolve_input(original).input_size)
+    whole, costs = site_costs(original, sites, resolve_input(original).input_size)
     predicted = None if data["predicted"] is None else _predicted(**data["predicted"])
-    return Losses(candidates, costs, sites, skipped, predicted=predicted)
+    return Losses(candidates, costs, whole, sites, skipped, predicted=predicted)
 
 
 def _predicted(measure: Any, points: Any, num_samples: Any) -> Predicted:

@@ -103,7 +103,7 @@ def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], flo
 
     @cache
     def left(schedule: tuple[int, ...]) -> float:
-        share: float = getattr(count(_merging(meta_copy(original), schedule), size), unit) / whole
+        share: float = getattr(count(_merging(meta_copy(original), schedule), size, spent=True), unit) / whole
         return share
 
     return left

@@ -225,7 +225,8 @@ def _line(plan: Plan) -> str:
     """How many layers get which operator, in one line."""
     counts = Counter(spec.op for layer in plan.layers for spec in layer.operators)
     parts = [f"{len(plan.layers)} layers", *(f"{op} x{count}" for op, count in counts.items())]
-    parts += [f"{sum(plan.merge_tokens)} pairs of tokens merged"] if plan.merge_tokens else []
+    if pairs := sum(plan.merge_tokens):
+        parts.append(f"{pairs} pair{'s' * (pairs != 1)} of tokens merged")
     parts += [f"{len(plan.skipped)} left unchanged"] if plan.skipped else []
     parts += [f"{plan.reached.unit} {plan.reached.left:.3g} of the original's"] if plan.reached else []
     return f"Plan ({plan.form}): {', '.join(parts)}"

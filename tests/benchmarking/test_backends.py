@@ -93,6 +93,7 @@ def test_what_is_not_installed_is_said_before_the_work(folded: nn.Module, monkey
         bench(folded, folded, backend="openvino", **QUICK)
 
 
+@pytest.mark.broad
 def test_onnxruntime_runs_both(model: nn.Module, folded: nn.Module) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     result = bench(folded, model, backend="onnxruntime", **QUICK)

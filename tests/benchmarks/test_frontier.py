@@ -29,6 +29,8 @@ from frontier_methods.common import macs_of, nearest
 from frontier_records import Key, Records, read_entries
 from frontier_report import tables
 
+pytestmark = pytest.mark.broad
+
 
 @pytest.fixture(scope="module")
 def model() -> VisionTransformer:

@@ -123,6 +123,7 @@ def test_reload_is_bit_exact_both_ways(name: str, tmp_path: Path) -> None:
         assert torch.equal(load_source(str(out)).model(images), expected)
 
 
+@pytest.mark.broad
 def test_reload_is_bit_exact_in_a_fresh_process(vit: VisionTransformer, images: torch.Tensor, tmp_path: Path) -> None:
     out = save(vit, tmp_path / "out")
     with torch.no_grad():

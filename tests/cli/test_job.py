@@ -360,6 +360,7 @@ def test_a_budget_from_analysis_to_a_folded_model(run: Run, images: Path, tmp_pa
     assert "neurons" not in {op["op"] for layer in pair["plan"]["layers"] for op in layer["operators"]}
 
 
+@pytest.mark.broad
 def test_merging_tokens_shares_a_budget(run: Run, images: Path, tmp_path: Path) -> None:
     """From the analysis to the folded model, through training; what was chosen is said at each stage."""
     given = ("--data-dir", images, "--target-macs", 0.8, "--merge-tokens", "auto", "--json")

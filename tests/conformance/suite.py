@@ -37,7 +37,8 @@ class Case:
     `size` is its image side; `other_size` one that it also takes, after `set_input_size` where it has that (None:
     none). `checkpointing`: whether the model can recompute activations. `features`: stages to extract.
     `compiler`: who takes the captured graph, `eager` as it is or `aot_eager` with its gradients; one model of a class
-    passes the latter, and all of them with `-m sweep`.
+    passes the latter, and all of them with `-m sweep`. `stage`: `broad` or `sweep` where another of its kind stands for
+    it without that mark.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Case:
     compiler: str = "eager"
     checkpointing: bool = True
     features: tuple[int, int] = (0, 2)
+    stage: str = ""
 
 
 def check_operator(operator: Operator[Any], model: nn.Module, images: Tensor, out: Path) -> bool:
@@ -83,21 +85,23 @@ SWEPT = (
     "test_the_default_form_goes_all_the_way",
     "test_analysis_predicts_the_cost",
 )
-"""Tests of seconds, which without `-m sweep` only the first model of each class goes through."""
+"""Tests of seconds: the first model of each class goes through them, with `-m broad`, and all with `-m sweep`."""
 
 
 class ShortSuite:
     """Convert, train a step, perturb, fold, reload through timm."""
 
     cases: tuple[Case, ...] = ()
+    quick = False
+    """Whether the tests of seconds are among those without `-m broad`: those of one class are."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "case" in metafunc.fixturenames:
             swept = metafunc.function.__name__ in SWEPT
-            found = [
-                pytest.param(case, id=case.id, marks=pytest.mark.sweep if swept and place else ())
-                for place, case in enumerate(self.cases)
-            ]
+            found = []
+            for place, case in enumerate(self.cases):
+                later = "sweep" if swept and place else case.stage or ("broad" if swept and not self.quick else "")
+                found.append(pytest.param(case, id=case.id, marks=[getattr(pytest.mark, later)] if later else []))
             metafunc.parametrize("case", found, scope="class")
 
     def test_outputs_depend_on_the_image(self, original: nn.Module, trained: nn.Module, images: Tensor) -> None:

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
+pytestmark = pytest.mark.broad
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 

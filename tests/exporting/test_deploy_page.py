@@ -13,6 +13,8 @@ from torch import nn
 
 import vitcompact
 
+pytestmark = pytest.mark.broad
+
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml", "executorch": "model.pte", "torch": "model.pt2"}

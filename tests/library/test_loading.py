@@ -28,7 +28,9 @@ def test_help_and_wrong_options_load_neither_torch_nor_timm(words: list[str]) ->
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
-@pytest.mark.parametrize("first", ["import timm, vitcompact", "import vitcompact, timm"])
+@pytest.mark.parametrize(
+    "first", ["import timm, vitcompact", pytest.param("import vitcompact, timm", marks=pytest.mark.broad)]
+)
 def test_timm_knows_our_models_in_either_order(first: str, saved: Path) -> None:
     done = python(
         f"{first}; m = timm.create_model('local-dir:{saved}', pretrained=True); print(m.vitcompact_plan is not None)"
@@ -36,6 +38,7 @@ def test_timm_knows_our_models_in_either_order(first: str, saved: Path) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+@pytest.mark.broad
 def test_a_package_of_the_library_is_no_obstacle() -> None:
     """Modules imported before a name is asked for leave the name what it is."""
     done = python("import vitcompact.plans.schema, vitcompact; print(callable(vitcompact.plan), vitcompact.Plan)")

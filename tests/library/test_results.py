@@ -20,6 +20,7 @@ from vitcompact import Results, TrainOptions, UsageError
 README = Path(__file__).parents[2] / "README.md"
 
 
+@pytest.mark.broad
 def test_the_program_in_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

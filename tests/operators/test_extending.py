@@ -113,6 +113,7 @@ def test_solved_from_images_it_is_better_than_from_weights(images: Tensor) -> No
     assert errors[0] < errors[1]
 
 
+@pytest.mark.broad
 @pytest.mark.usefixtures("constant")
 def test_the_command_line_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.chdir(tmp_path)

@@ -136,6 +136,7 @@ def test_gradients_and_checkpointing() -> None:
     copy.deepcopy(model)  # nothing with a gradient is left behind
 
 
+@pytest.mark.broad
 def test_compiles_in_one_graph() -> None:
     torch._dynamo.reset()
     model = merged(timm.create_model("test_vit2", img_size=64, depth=2).eval(), (2, 2))

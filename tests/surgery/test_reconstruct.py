@@ -92,6 +92,7 @@ class Notes:
     def finish(self) -> None: ...
 
 
+@pytest.mark.broad
 def test_hierarchies_with_glue_between_stages(images: Tensor) -> None:
     """Every block of every stage gets closer to its target on held-out images, or stays what it was."""
     model = lively(timm.create_model("pvt_v2_b0", depths=(1, 1, 1, 1), num_classes=5))

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -55,10 +56,12 @@ def test_copies_share_the_runtime(opened: ExportedModel) -> None:
     assert copy.deepcopy(opened) is opened
 
 
-def test_nothing_of_this_machine_is_in_a_file(onnx_file: Path) -> None:
-    content = onnx_file.read_bytes()
-    assert str(Path(vitcompact.__file__).parent).encode() not in content
-    assert [each.name for each in onnx_file.parent.iterdir()] == ["model.onnx"]
+def test_nothing_of_this_machine_is_in_a_file(onnx_file: Path, pt2_file: Path) -> None:
+    """The `.pt2` is a zip whose members are stored as they are."""
+    for path in (onnx_file, pt2_file):
+        for package in (vitcompact, timm, torch):
+            assert str(Path(str(package.__file__)).parent).encode() not in path.read_bytes()
+        assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_names_axes_and_weights_of_onnx(onnx_file: Path, folded: nn.Module) -> None:

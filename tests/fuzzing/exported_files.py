@@ -25,6 +25,24 @@ def hostile_exported(path: Path, honest: Path, rng: Rng) -> None:
     path.write_bytes(damaged(honest.read_bytes(), rng) if rng.random() < 0.2 else variant(honest, rng))
 
 
+CODE_NAMES = (
+    f"training') and open('{MARK}', 'w') or getattr(self, 'training",
+    f'training") and open("{MARK}", "w") or getattr(self, "training',
+    f"x: open('{MARK}', 'w')",
+    f"x=open('{MARK}', 'w')",
+    f"x); open('{MARK}', 'w'); (x",
+    f"x\n    open('{MARK}', 'w')\n    x",
+)
+"""Names that are code where they are written into a function's source."""
+
+
+def _named_by_code(members: list[tuple[str, bytes]], rng: Rng) -> list[tuple[str, bytes]]:
+    """An archive in which one name is code, wherever its documents have it."""
+    graph = next(content for name, content in members if name.endswith("/model.json"))
+    old, new = rng.choice(re.findall(rb'"[a-z][\w.]+"', graph)), json.dumps(rng.choice(CODE_NAMES)).encode()
+    return [(name, content.replace(old, new) if name.endswith(".json") else content) for name, content in members]
+
+
 def _description(text: str, rng: Rng) -> str:
     return hostile_document(json.loads(text), rng).decode("utf-8", "replace")
 
@@ -88,7 +106,7 @@ def _xml(honest: Path, rng: Rng) -> bytes:
 def _pt2(honest: Path, rng: Rng) -> bytes:
     with zipfile.ZipFile(honest) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
-    kind = rng.randrange(6)
+    kind = rng.randrange(7)
     at = rng.randrange(len(members))
     if kind < 3:
         texts = [i for i, (name, _) in enumerate(members) if name.endswith(".json")]
@@ -102,6 +120,8 @@ def _pt2(honest: Path, rng: Rng) -> bytes:
             ("data/sample_inputs/model.pt", "data/aotinductor/model/x.so", "code.py", "../x", "data/weights/x")
         )
         members.append((f"{root}/{name}", call(rng) + b"."))
+    elif kind == 5:
+        members = _named_by_code(members, rng)
     else:
         del members[at]
     buffer = io.BytesIO()

@@ -6,7 +6,8 @@ import copy
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from vitcompact.exporting.base import Format, Half, Job, Opened, trace
 from vitcompact.exporting.description import KEY, Description
@@ -26,6 +27,7 @@ class Pt2(Format):
     def write(self, job: Job, path: Path) -> None:
         model = Half(copy.deepcopy(job.model)) if job.options.fp16 else job.model
         program = trace(model, job.description.input.input_size)
+        _forget_source(program.graph_module)
         torch.export.save(program, path, extra_files={_ENTRY: job.description.text()})
 
     def open(self, path: Path) -> Opened:
@@ -40,3 +42,10 @@ class Pt2(Format):
             return out
 
         return Opened(description, run, f"torch.export, PyTorch {torch.__version__}")
+
+
+def _forget_source(graph_module: nn.Module) -> None:
+    """Drop the lines of code that each node came from: they name folders of the machine that wrote the file."""
+    for module in graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, GraphModule) else ():
+            node.meta.pop("stack_trace", None)

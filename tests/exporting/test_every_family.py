@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -11,15 +10,10 @@ import torch
 from torch import nn
 
 import vitcompact
-from tests.conformance import test_eva, test_nextvit, test_other_families, test_plain, test_pvt, test_swin
-from tests.conformance.conftest import with_statistics
+from tests.conformance.every import CASES, METHODS, build, compacted
 from tests.conformance.suite import Case
 from vitcompact.folding.verify import perturbed
 
-MODULES = (test_plain, test_eva, test_pvt, test_swin, test_nextvit, test_other_families)
-SUITES = [suite for module in MODULES for suite in vars(module).values() if getattr(suite, "cases", ())]
-CASES: list[Case] = list({(case.id, case.name): case for suite in SUITES for case in suite.cases}.values())
-METHODS: dict[str, dict[str, Any]] = {"pair": {"ratio": 0.5, "rank_ratio": 0.5}, "budget": {"target_macs": 0.75}}
 TOLERANCE = 1e-4
 
 pytestmark = pytest.mark.slow
@@ -29,12 +23,8 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_family(case: Case, method: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    torch.manual_seed(0)
-    model = timm.create_model(case.name, pretrained=False, num_classes=7, **case.kwargs)
-    model = with_statistics(perturbed(model, seed=1), case.size)
-    images = torch.randn(16, 3, case.size, case.size)
-    folded = vitcompact.fold(vitcompact.convert(model, images=images, **METHODS[method]))
-    check(folded, tmp_path)
+    model, images = build(case), torch.randn(16, 3, case.size, case.size)
+    check(compacted(model, images, method), tmp_path)
 
 
 @pytest.mark.parametrize("terms", [("identity", "mean"), ("conv",)], ids=",".join)

@@ -76,6 +76,25 @@ def evaluation_set(options: Any) -> DataOptions | None:
     return None
 
 
+def probe_set(options: Any) -> DataOptions:
+    """The labelled images to fit a probe to: `--probe-data-dir`, or the training images beside those to evaluate on.
+
+    Raises:
+        DataError: neither.
+    """
+    wanted = {"num_samples": options.probe_num_samples}
+    if options.probe_data_dir is not None:
+        return training_set(options, data_dir=options.probe_data_dir, dataset="", **wanted)
+    root = None if options.data_dir is None or options.dataset else Path(options.data_dir).expanduser()
+    apart = options.dataset and options.val_split != options.train_split
+    if apart or (root is not None and (options.eval_data_dir or _has_split(root, options.train_split, TRAIN_NAMES))):
+        return training_set(options, **wanted)
+    raise DataError(
+        "--probe is fitted to labelled images, others than those that judge it: give --probe-data-dir, or a --data-dir "
+        "with a training split"
+    )
+
+
 def optional_evaluation_set(options: Any, console: Console) -> DataOptions | None:
     """The same for verbs that can do without it: a split that a data set does not have is said, and none is taken."""
     data = evaluation_set(options)

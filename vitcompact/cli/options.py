@@ -26,6 +26,7 @@ from vitcompact.options.declare import (
     declared,
     option,
 )
+from vitcompact.options.evaluation import ProbeOptions
 from vitcompact.options.exporting import ExportOptions
 from vitcompact.options.recipes import NAMES as RECIPES
 from vitcompact.options.selection import LimitOptions, SelectionOptions
@@ -201,10 +202,19 @@ VERBS = (
         "eval",
         """Measure top-1 and top-5 of a model beside its original: what was lost, and how sure that is.
 
-        A model without a head is compared with its original, or with --reference, by its features.
+        A model without a head is compared with its original, or with --reference, by its features; --probe judges
+        features by the classes that neighbours or a linear layer read off them.
 
-        Example: vitcompact eval vitcompact-out/folded --data-dir val""",
-        (SourceOptions, DataOptions, MixedPrecision, _own("checkpoint eval_data_dir reference device report workdir")),
+        Example: vitcompact eval vitcompact-out/folded --data-dir val
+
+        Example: vitcompact eval OUT --data-dir val --probe knn --probe-data-dir train""",
+        (
+            SourceOptions,
+            DataOptions,
+            ProbeOptions,
+            MixedPrecision,
+            _own("checkpoint eval_data_dir reference device report workdir"),
+        ),
         arguments={"source": _MODEL},
         defaults={"amp": False},
     ),

@@ -9,7 +9,7 @@ from typing import Any
 from vitcompact.options.declare import Option
 
 _NAMED = re.compile(r"`(\w+)(?:=('?)([^`]*?)\2)?`")
-_FLAGS = {"images": "--data-dir"}
+_FLAGS = {"images": "--data-dir", "probe_images": "--probe-data-dir"}
 """The preferred spelling of every option, by the name of the library's parameter; `cli/options.py` adds the verbs'."""
 
 

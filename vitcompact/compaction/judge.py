@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from vitcompact.compaction.recalled import Recalled
 from vitcompact.data.apart import chosen_of
 from vitcompact.evaluation import Observer, evaluate
 from vitcompact.evaluation.evaluate import as_pairs
@@ -55,7 +56,7 @@ class Judge:
     def __post_init__(self) -> None:
         self._halves = tuple(_Half(as_pairs(self.images, None, BATCH), rest) for rest in (0, 1))
         head = num_classes(self.original)
-        self._references = tuple(_Recalled(self.original) if head else self.original for _ in self._halves)
+        self._reference = Recalled(self.original) if head else self.original
 
     def __call__(self, model: nn.Module) -> Verdict:
         """What `model` has lost, on the images that choose."""
@@ -67,10 +68,7 @@ class Judge:
 
     def _on(self, half: int, model: nn.Module, observer: Observer | None = None) -> Verdict:
         began = self.clock()
-        reference = self._references[half]
-        if isinstance(reference, _Recalled):
-            reference.rewind()
-        batches = self._halves[half]
+        batches, reference = self._halves[half], self._reference
         found = evaluate(
             model, batches, reference=reference, device=self.device, progress=self.progress, observer=observer
         )
@@ -97,27 +95,6 @@ class _Half:
     def _wanted(self, place: int) -> bool:
         self.seen = place + 1
         return place % 2 == self._rest
-
-
-class _Recalled(nn.Module):
-    """A classifier that runs once over batches that come in the same order every time, and remembers its answers."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.num_classes = model, num_classes(model)
-        self._answers: list[Tensor] = []
-        self._next = 0
-
-    def rewind(self) -> None:
-        """The batches begin anew."""
-        self._next = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `(batch, classes)`."""
-        if self._next == len(self._answers):
-            self._answers.append(self.model(images))
-        self._next += 1
-        return self._answers[self._next - 1]
 
 
 def _lost(agreement: float | None, cosine: float | None, interval: Interval | None) -> tuple[float, Interval | None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.attached import results
+from vitcompact.compaction.recalled import Recalled
 from vitcompact.data import ImageBatches, open_model
 from vitcompact.errors import UsageError
 from vitcompact.evaluation import evaluate
@@ -129,6 +130,7 @@ def convert_within(
     classes = bool(num_classes(open_model(model).model))
     check_limit(limit, classes=classes, labelled=evaluation is not None)
     kept = Curves() if curves is None else curves
+    reference = Recalled(open_model(model).model)
     tried: list[Tried] = []
     best: tuple[Tried, nn.Module] | None = None
     fails, holds, samples = LEAST, WHOLE, 0
@@ -154,7 +156,7 @@ def convert_within(
         except OutOfReach:
             tried.append(Tried(share, None, None, False))
         else:
-            score, interval, samples = _score(found, model, limit, evaluation, device, progress)
+            score, interval, samples = _score(found, reference, limit, evaluation, device, progress)
             held = score <= asked if limit == "max_drop" else score >= asked
             tried.append(Tried(share, score, interval, held))
             if best is None or tried[-1].better_than(best[0]):
@@ -180,7 +182,7 @@ def check_limit(limit: str, *, classes: bool, labelled: bool) -> None:
 
 def _score(
     found: nn.Module,
-    model: nn.Module,
+    reference: nn.Module,
     limit: str,
     evaluation: Iterable[Any] | None,
     device: str | torch.device,
@@ -189,7 +191,7 @@ def _score(
     """The score, its interval where there is one, and the images that it is of."""
     if limit == "max_drop":
         assert evaluation is not None  # see `check_limit`
-        seen = evaluate(found, evaluation, reference=model, device=device, progress=progress)
+        seen = evaluate(found, evaluation, reference=reference, device=device, progress=progress)
         if seen.top1_change is None or seen.top1_change_interval is None:
             raise UsageError("`max_drop` is judged on labelled images, and `evaluation` has no labels")
         low, high = seen.top1_change_interval

@@ -13,6 +13,7 @@ from vitcompact.data.image_set import ImageSet, StreamSet
 from vitcompact.data.inner import Opened, open_model, unwrapped
 from vitcompact.data.open import open_dataset
 from vitcompact.data.overlap import overlap
+from vitcompact.data.probing import probe_batches
 from vitcompact.data.training import TrainingBatches, training_loader
 from vitcompact.data.variety import num_distinct
 from vitcompact.options.data import Augment, DataOptions
@@ -46,6 +47,7 @@ __all__ = [
     "open_dataset",
     "open_model",
     "overlap",
+    "probe_batches",
     "rebatched",
     "resolve_input",
     "taken_apart",

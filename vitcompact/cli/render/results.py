@@ -11,6 +11,8 @@ from rich.text import Text
 from vitcompact.cli.progress import duration
 from vitcompact.cli.render.common import big, change, interval, number, pairs, percent, size, table, tiny, titled
 
+PROBES = {"knn": "votes of the nearest neighbours", "linear": "a linear layer"}
+
 
 def finetune_table(document: Mapping[str, Any]) -> Group:
     """Accuracy before and after."""
@@ -70,13 +72,17 @@ def export_table(document: Mapping[str, Any]) -> Group:
 def eval_tables(document: Mapping[str, Any]) -> list[RenderableType]:
     """Scores of a classifier beside those of its reference, or of a feature extractor."""
     rows = [("images", str(document["num_samples"]) + _skipped(document))]
+    probe = document.get("probe")
+    if probe is not None:
+        rows.append(("probe", f"{PROBES[probe['name']]}, fitted to {probe['num_samples']} images"))
     compared = [
         ("cosine", "cosine of pooled features"),
         ("patch_cosine", "cosine of patch tokens"),
         ("neighbour_agreement", "same nearest neighbour"),
     ]
     if "top1" in document:
-        compared = [("agreement", "same top-1 class as the reference"), ("cosine", "cosine of the logits")]
+        same = ("agreement", "same top-1 class as the reference")
+        compared = [same, *compared] if probe is not None else [same, ("cosine", "cosine of the logits")]
         if "reference" not in document:
             rows += [("top-1", percent(document["top1"])), ("top-5", percent(document["top5"]))]
     for key, label in compared:

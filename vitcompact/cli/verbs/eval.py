@@ -14,13 +14,15 @@ from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import eval_tables
 from vitcompact.cli.report import check_report, made_by, name_of, write_report
 from vitcompact.cli.report.comparison import comparison_page
-from vitcompact.cli.spoken import spoken
+from vitcompact.cli.spoken import flags, spoken
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
-from vitcompact.data import DataOptions, evaluation_batches
-from vitcompact.errors import DataError, VitCompactError
+from vitcompact.data import DataOptions, evaluation_batches, probe_batches
+from vitcompact.errors import DataError, UsageError, VitCompactError
 from vitcompact.evaluation import MostChanged, evaluate
 from vitcompact.models.forward import num_classes
+from vitcompact.options.declare import declared
+from vitcompact.options.evaluation import ProbeOptions
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -35,17 +37,27 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         verb, path = space.latest()
         console.note(f"from the workspace {space.path}: MODEL {path} (by {verb})")
         options = dataclasses.replace(options, source=str(path))
-    data = _images(options, given, space, console)
+    _check_probe(options, given)
+    options, data = _images(options, given, space, console)
+    fitted = None if options.probe is None else images.probe_set(options)
     loaded = inputs.open_original(options, given, None, console).loaded
     reference = _reference(options, space if taken else None, loaded.model, console)
-    batches = evaluation_batches(loaded.model, data)
+    probe_images = None
+    if fitted is None:
+        batches = evaluation_batches(loaded.model, data)
+    else:
+        images.warn_overlap(fitted, data, console)
+        probe_images, batches = probe_batches(loaded.model, fitted, data)
     observer = None
     if options.report is not None and reference is not None:
-        observer = MostChanged(bool(num_classes(loaded.model)))
+        observer = MostChanged(bool(num_classes(loaded.model)) and options.probe is None)
     result = evaluate(
         loaded.model,
         batches,
         reference=None if reference is None else reference.model,
+        probe=options.probe,
+        probe_images=probe_images,
+        probe_k=options.probe_k,
         device=options.device,
         amp_dtype=common.amp_dtype(options),
         progress=console.progress,
@@ -57,6 +69,7 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         "model": str(options.source),
         "reference_model": None if reference is None else reference.provenance.source,
         "images": batches.description,
+        **({} if probe_images is None else {"probe_images": probe_images.description}),
         "options": inputs.effective(options),
     }
     if options.report is not None:
@@ -67,8 +80,19 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
     console.result(document, *eval_tables(document))
 
 
-def _images(options: Options, given: frozenset[str], space: Workspace, console: Console) -> DataOptions:
-    """The images given, or else the evaluation images that the workspace recorded.
+def _check_probe(options: Options, given: frozenset[str]) -> None:
+    """Refuse options of a probe where there is none.
+
+    Raises:
+        UsageError: see above.
+    """
+    unused = sorted(given & {*declared(ProbeOptions)} - {"probe"})
+    if options.probe is None and unused:
+        raise UsageError(f"{flags()[unused[0]]} is for a probe: say which by --probe knn or --probe linear")
+
+
+def _images(options: Options, given: frozenset[str], space: Workspace, console: Console) -> tuple[Options, DataOptions]:
+    """The images given, or else the evaluation images that the workspace recorded; with the options so completed.
 
     Raises:
         DataError: neither.
@@ -78,8 +102,8 @@ def _images(options: Options, given: frozenset[str], space: Workspace, console: 
     elif images.has_images(options):
         data = images.training_set(options)
     else:
-        filled = images.with_recorded_images(options, given, space, console)
-        data = images.evaluation_set(filled)
+        options = images.with_recorded_images(options, given, space, console)
+        data = images.evaluation_set(options)
         data = None if data is None else dataclasses.replace(data, num_samples=options.num_samples)
     if data is None:
         raise DataError(
@@ -88,13 +112,13 @@ def _images(options: Options, given: frozenset[str], space: Workspace, console: 
     recorded = images.calibrated_on(space)
     if recorded is not None:
         images.warn_overlap(recorded, data, console)
-    return data
+    return options, data
 
 
 def _reference(options: Options, space: Workspace | None, model: nn.Module, console: Console) -> LoadedModel | None:
     """`--reference`, or the original of the workspace that MODEL came from, or the one in MODEL's own record.
 
-    A recorded original that is not there any more is told; without a head there is nothing else to measure.
+    A recorded original that is not there any more is told; without a head or a probe there is nothing else to measure.
     """
     if options.reference is not None:
         return inputs.open_other(options.reference, str(options.source), options.img_size)
@@ -105,7 +129,7 @@ def _reference(options: Options, space: Workspace | None, model: nn.Module, cons
     try:
         return inputs.original_of(str(options.source), console, "--reference", options.img_size)
     except VitCompactError as error:
-        if not num_classes(model):
+        if not num_classes(model) and options.probe is None:
             raise
         console.warning(f"not compared with the original: {spoken(str(error))}")
         return None

@@ -1,20 +1,13 @@
-"""The commands that are interrupted, each in a folder of its own with a small model and a few images.
-
-What takes long is computed once and remembered, so that a command that is ended hundreds of times comes to its writing
-at once; everything that writes is the real code.
-"""
+"""The commands that are interrupted, each in a folder of its own with a small model and a few images."""
 
 from __future__ import annotations
 
-import copy
-import importlib
-import pickle
 import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import timm
@@ -27,10 +20,11 @@ import vitcompact
 from vitcompact.calibration import store
 from vitcompact.cli.app import main
 from vitcompact.errors import UsageError
-from vitcompact.exporting.onnx_file import Onnx
 from vitcompact.surgery import calibrated
+from vitcompact.training.loop import Loop
 
 NEW = "source"
+INTERRUPTED = 130
 SIZES = {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 4}
 JOB = (f"analyze {NEW} --data-dir images --method pair", "convert --ratio 0.5")
 LESS = "--ratio 0.5 --rank-ratio 0.3"
@@ -41,15 +35,17 @@ class Case:
     """One command that writes.
 
     Attributes:
-        words: the command; `python` calls `save` from Python.
+        words: the command; `python` calls `save` from Python, `stopped` ends a training after its first step.
         before: commands that prepare its folder.
         again: what is run after an end of it, where that is not the command itself with --overwrite.
+        beside: another command, which takes the place of the second run of this one.
         spills: activations go to the folder for temporary files.
     """
 
     words: str
     before: tuple[str, ...] = ()
     again: str | None = None
+    beside: str | None = None
     spills: bool = False
 
     @property
@@ -76,6 +72,11 @@ CASES: dict[str, Case] = {
     "finetune again": Case(
         "finetune --steps 2 -b 4 --overwrite",
         (*JOB, "finetune --steps 3 -b 4"),
+    ),
+    "finetune resumed": Case(
+        "finetune --resume auto",
+        (*JOB, "stopped finetune --steps 3 -b 4"),
+        again="finetune --resume auto --overwrite",
     ),
     "fold": Case("fold", JOB),
     "fold over": Case("fold --overwrite", (*JOB, "fold", f"convert {LESS} --overwrite")),
@@ -122,6 +123,23 @@ CASES: dict[str, Case] = {
         (f"convert {NEW} out --method pair --data-dir images",),
         again="eval out --data-dir images/val",
     ),
+    "eval --report": Case(
+        "eval out --data-dir images/val --report page.html",
+        (f"convert {NEW} out --method pair --data-dir images",),
+        again="eval out --data-dir images/val --report page.html",
+    ),
+    "convert, analyze beside": Case(
+        f"convert {LESS} --overwrite", JOB, beside=f"analyze {NEW} --data-dir images {LESS}"
+    ),
+    "finetune, convert beside": Case(
+        "finetune --steps 2 -b 4 --overwrite",
+        (*JOB, "finetune --steps 3 -b 4"),
+        beside=f"convert {LESS} --overwrite",
+    ),
+    "fold, convert beside": Case("fold --overwrite", (*JOB, "fold"), beside=f"convert {LESS} --overwrite"),
+    "compact, fold beside": Case(
+        "compact plain --data-dir images --macs 0.9 --overwrite", (*JOB, "fold"), beside="fold --overwrite"
+    ),
     "save in Python": Case("python out", again="python out --overwrite"),
     "save in Python, over": Case("python out --overwrite", ("python first",)),
 }
@@ -133,6 +151,10 @@ def run(words: str, case: Case) -> int:
         calibrated.ActivationStore = lambda limit: store.ActivationStore(0)  # type: ignore[assignment,misc]
     if words.startswith("python"):
         return _saved(words.split())
+    if "finetune" in words:
+        _always_evaluated()
+    if words.startswith("stopped "):
+        return _stopped(words.removeprefix("stopped "))
     return main([*shlex.split(words), "--quiet", "--json"])
 
 
@@ -148,6 +170,31 @@ def _saved(words: Sequence[str]) -> int:
         print("error: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _stopped(words: str) -> int:
+    """A training that is asked to end during its first step, and keeps its state; 0 where it did."""
+    plain: Any = Loop._one_step
+
+    def step(loop: Loop, *batch: Any) -> None:
+        loop.stop.requested = True
+        plain(loop, *batch)
+
+    cast(Any, Loop)._one_step = step
+    return int(main([*shlex.split(words), "--quiet", "--json"]) != INTERRUPTED)
+
+
+def _always_evaluated() -> None:
+    """Trainings evaluate at the end of each epoch, whatever time that takes: so they all leave the same."""
+    plain: Any = Loop.run
+
+    def run(loop: Loop) -> None:
+        loop.options = replace(loop.options, eval_every=1)
+        loop.keeper.notes["evaluation_seconds"] = 0.0
+        object.__setattr__(loop.options, "eval_share", 1e9)
+        plain(loop)
+
+    cast(Any, Loop).run = run
 
 
 def _model() -> nn.Module:
@@ -169,74 +216,3 @@ def furnish(box: Path) -> None:
     save_for_hf(_model(), str(box / "plain"), model_args=SIZES)
     (box / "mine").mkdir()
     (box / "mine" / "notes.txt").write_text("of somebody", encoding="utf-8")
-
-
-REMEMBERED = (
-    "vitcompact.cli.verbs.convert.convert",
-    "vitcompact.cli.verbs.convert.make_plan",
-    "vitcompact.cli.verbs.fold.fold",
-    "vitcompact.cli.verbs.analyze.analyze",
-    "vitcompact.cli.verbs.compact.compact",
-    "vitcompact.cli.verbs.compare.compare",
-    "vitcompact.exporting.export._checked",
-)
-"""What takes long and writes nothing."""
-
-
-class Memory:
-    """Results of long calls by their turn in a command, kept in a folder for other processes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.key, self.off = "", False
-        self._turns: dict[str, int] = {}
-        self._found: dict[Path, bytes] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def begin(self, key: str, off: bool = False) -> None:
-        """A command begins: its calls are told by `key` and their turn; `off` lets them be made."""
-        self.key, self._turns, self.off = "".join(c if c.isalnum() else "_" for c in key), {}, off
-
-    def install(self) -> None:
-        """Let the long calls of this process be remembered."""
-        for name in REMEMBERED:
-            self.remembers(name)
-        self.remembers_exports()
-
-    def remembers(self, name: str) -> None:
-        """Wrap a function of a module, by its dotted name."""
-        module, _, attribute = name.rpartition(".")
-        home = importlib.import_module(module)
-        plain = getattr(home, attribute)
-        setattr(home, attribute, lambda *args, **kwargs: self._of(attribute, lambda: plain(*args, **kwargs)))
-
-    def remembers_exports(self) -> None:
-        """Let ONNX files be written as they were the first time, in two files where their name says `large`."""
-        write = Onnx.write
-
-        def again(form: Onnx, job: Any, path: Path) -> None:
-            def first() -> dict[str, bytes]:
-                write(form, job, path)
-                return {each.name: each.read_bytes() for each in path.parent.iterdir()}
-
-            files = self._of("onnx", first)
-            if path.name.startswith("large"):
-                files = {**files, f"{path.name}.data": b"weights of " + files[path.name][-64:]}
-            for name, content in files.items():
-                (path.parent / name).write_bytes(content)
-
-        Onnx.write = again  # type: ignore[method-assign,assignment]
-
-    def _of(self, name: str, compute: Callable[[], Any]) -> Any:
-        if self.off:
-            return compute()
-        turn = self._turns[name] = self._turns.get(name, 0) + 1
-        path = self.folder / f"{self.key}-{name}-{turn}"
-        if path not in self._found and path.exists():
-            self._found[path] = path.read_bytes()
-        if path not in self._found:
-            found = compute()
-            self._found[path] = pickle.dumps(found)
-            path.write_bytes(self._found[path])
-            return copy.deepcopy(found)
-        return pickle.loads(self._found[path])

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
 
 from vitcompact.utils.files import restored
 
+STATES = ("last.safetensors", "best.safetensors")
+"""Of a training that can be resumed."""
 Units = dict[str, str]
 """What belongs together (a model's directory, any other file) by its path, with a digest of its content."""
 
@@ -22,10 +25,11 @@ def units(box: Path) -> Units:
     found: Units = {}
     for path in sorted(_visible(box)):
         if (path / "config.json").is_file():
-            parts = [path / "config.json", path / "model.safetensors"]
-            found[str(path.relative_to(box))] = _digest(*parts) if parts[1].is_file() else "half"
+            parts = sorted(part for part in path.iterdir() if part.is_file())
+            whole = {"config.json", "model.safetensors"} <= {part.name for part in parts}
+            found[str(path.relative_to(box))] = digest(*parts) if whole else "half"
         elif path.is_file() and not (path.parent / "config.json").is_file():
-            found[str(path.relative_to(box))] = _digest(path)
+            found[str(path.relative_to(box))] = digest(path)
     return found
 
 
@@ -37,15 +41,28 @@ def _visible(box: Path) -> Iterator[Path]:
                 yield from _visible(path)
 
 
-def _digest(*paths: Path) -> str:
+def digest(*paths: Path) -> str:
+    """Of what files hold, times left out."""
     return hashlib.sha256(b"\0".join(_content(path) for path in paths)).hexdigest()[:16]
 
 
+_TIMES = re.compile(rb"(seconds(?:\\?\": | \| ))[-+.e0-9]+|\d{4}-\d\d-\d\d \d\d:\d\d \w+")
+_ASKED = re.compile(
+    rb'"(serial|overwrite|resume)": [^,\n]+|vitcompact (analyze|convert|finetune|fold|compact|eval)[^\n<"]*'
+)
+
+
 def _content(path: Path) -> bytes:
-    """What a file holds, but for what tells one run from the run after it: its number, and how it was asked for."""
+    """What a file holds, but for what tells one run from the run after it: times, its number, how it was asked for."""
     content = path.read_bytes()
-    told = path.name in ("workspace.json", "options.json")
-    return re.sub(rb'"(serial|overwrite|resume)": [^,\n]+', b"", content) if told else content
+    if path.name == "last.safetensors":  # times change the length of its header, and its metadata have no order
+        length = int.from_bytes(content[:8], "little")
+        with suppress(ValueError):
+            header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True)
+            content = header.encode() + content[8 + length :]
+    elif path.suffix in (".json", ".md", ".html"):
+        content = _ASKED.sub(b"", content)
+    return _TIMES.sub(rb"\1", content)
 
 
 def names(box: Path) -> set[str]:
@@ -61,7 +78,7 @@ def hidden(box: Path) -> list[str]:
 def contents(box: Path, volatile: Collection[str]) -> frozenset[tuple[str, str]]:
     """Every path with a digest of its content, but for those whose content is never the same."""
     return frozenset(
-        (name, _digest(box / name) if (box / name).is_file() and name not in volatile else "") for name in names(box)
+        (name, digest(box / name) if (box / name).is_file() and name not in volatile else "") for name in names(box)
     )
 
 
@@ -70,29 +87,36 @@ class Expected:
     """What a case's folder holds before its command and after it.
 
     Attributes:
-        volatile: units whose content has times in it, or is what was best so far: of these only the form is looked at.
+        volatile: units whose content no two runs have in common: of these only the form is looked at.
         listing: every path after the command.
+        passing: what units may hold on the way, by their names.
     """
 
     before: Units
     after: Units
     volatile: frozenset[str]
     listing: frozenset[str]
+    passing: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def faults_of(self, box: Path) -> list[str]:
-        """What is lost or half-written, as every reader of ours finds it; nothing where all is old or new."""
+    def faults_of(self, box: Path, stopped: bool = False) -> list[str]:
+        """What is lost or half-written, as every reader of ours finds it; nothing where all is old or new.
+
+        Args:
+            stopped: a training was asked to end, and may have kept a state of any step.
+        """
         found: list[str] = []
         for name in {**self.before, **self.after}:
             restored(box / name)
         now = units(box)
         for name in sorted({**self.before, **self.after, **now}):
             allowed = {units_[name] for units_ in (self.before, self.after) if name in units_}
+            allowed |= self.passing.get(name, frozenset())
             if name not in now:
                 if name in self.before:
                     found.append(f"{name} is lost")
             elif not allowed:
                 found.append(f"{name} is new to this place")
-            elif name in self.volatile:
+            elif name in self.volatile or (stopped and name.endswith(STATES)):
                 found += [f"{name} is damaged"] if not _sound(box / name) else []
             elif now[name] not in allowed:
                 found.append(f"{name} is neither old nor new")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from interruptions import Trial
-from interruptions_cases import CASES, Memory
+from interruptions_cases import CASES
 from interruptions_events import can_tear
+from interruptions_memory import Memory
+from interruptions_trial import Trial
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def leave(space: Workspace, verb: str, weights: bytes = b"weights") -> Path:
     out = space.out(verb)
     out.mkdir(parents=True, exist_ok=True)
     (out / "model.safetensors").write_bytes(weights)
-    space.record_stage(verb, out)
+    space.record(stage=(verb, out))
     return out
 
 
@@ -131,7 +131,7 @@ def test_output_elsewhere_is_found_again(space: Workspace, tmp_path: Path, monke
     out = tmp_path / "elsewhere"
     out.mkdir()
     (out / "model.safetensors").write_bytes(b"weights")
-    space.record_stage("convert", out)
+    space.record(stage=("convert", out))
     monkeypatch.chdir(space.path)
     assert Workspace(space.path).input_of("fold").samefile(out)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -138,6 +139,18 @@ def test_class_map_problems_are_named(image_folder: Path, tmp_path: Path) -> Non
         options: dict[str, Any] = {} if path else {"dataset": "hfds/some/set"}
         with pytest.raises(DataError, match=r"a \.txt file with one class name a line.*pickled ones are not opened"):
             open_dataset(DataOptions(data_dir=path, class_map=str(tmp_path / "map.pkl"), **options), "train")
+
+
+def with_holes(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize("make", [with_holes, os.mkfifo, Path.mkdir, lambda path: path.write_bytes(b"\xff\xfe\n" * 9)])
+def test_class_maps_that_cannot_be_read(make: Callable[[Path], None], image_folder: Path, tmp_path: Path) -> None:
+    make(tmp_path / "map.txt")
+    with pytest.raises(DataError, match="class map"):
+        opened(image_folder, class_map=str(tmp_path / "map.txt"))
 
 
 def test_missing_package_is_an_error_and_stdout_stays_clean(

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from random import Random
@@ -27,7 +28,8 @@ from vitcompact.cli.spoken import spoken
 from vitcompact.errors import VitCompactError
 
 from .pickle_files import MARK
-from .readers import READERS, Exit
+from .reader import Exit
+from .readers import READERS
 from .seeds import Seeds
 
 MAX_SECONDS = 10.0
@@ -150,12 +152,16 @@ def prepare(seeds: Seeds, reader: str) -> None:
         "pt2": lambda: seeds.exported(".pt2"),
         "workspace": lambda: seeds.job,
         "state": lambda: (seeds.job, seeds.converted),
+        "curves": lambda: seeds.curves,
+        "document": lambda: seeds.job,
         "transformers": lambda: seeds.transformers,
         "open_clip": lambda: seeds.open_clip,
         "torch": lambda: seeds.script,
         "arrays": lambda: seeds.five_channels,
     }
     _ = seeds.images, seeds.converted, seeds.weights
+    for package in READERS[reader].needs:
+        import_module(package)  # what a runtime does with the system when it is first loaded is no file's doing
     honest.get(reader, lambda: None)()
 
 

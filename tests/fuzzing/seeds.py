@@ -6,7 +6,9 @@ import io
 import json
 import os
 import shutil
+import traceback
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,20 @@ ARCHITECTURE = "vit_tiny_patch16_224"
 OPTIONS = SourceOptions(model=ARCHITECTURE, model_kwargs=ARGS)
 """How the bare weights file is read."""
 HALF = ("--ratio", "0.5")
+
+
+def _apart(work: Callable[[], object]) -> None:
+    """Do it in a child: torch computes gradients in no process whose parent has, and runtimes leave threads."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            work()
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0, "an honest file could not be made"
 
 
 class _Scripted(nn.Module):
@@ -111,25 +127,32 @@ class Seeds:
         return self.root / "images"
 
     @cached_property
+    def tensor(self) -> Tensor:
+        """Images as a batch."""
+        return torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+    @cached_property
+    def curves(self) -> Path:
+        """The curves of the model on these images."""
+        model, images, path = self.model, self.tensor, self.root / "curves.json"
+        _apart(lambda: vitcompact.plan(model, images=images, target_macs=0.9, curves=vitcompact.Curves(path)))
+        return path
+
+    @cached_property
     def job(self) -> Path:
         """A folder in which all four verbs ran, with its workspace."""
         folder = self.root / "job"
         folder.mkdir()
         images, source = self.images, self.timm_directory
-        child = os.fork()
-        if child == 0:  # torch trains in no process whose parent has trained
-            try:
-                os.chdir(folder)
-                data = ("--data-dir", str(images))
-                codes = [
-                    main(["analyze", str(source), *data, "--method", "pair", "-q"]),
-                    main(["convert", *HALF, "-q"]),
-                ]
-                codes += [main(["finetune", "--steps", "2", "-b", "4", "-q"]), main(["fold", "-q"])]
-                os._exit(any(codes))
-            finally:
-                os._exit(1)
-        assert os.waitpid(child, 0)[1] == 0, "the job of the seeds failed"
+
+        def verbs() -> None:
+            os.chdir(folder)
+            data = ("--data-dir", str(images))
+            codes = [main(["analyze", str(source), *data, "--method", "pair", "-q"]), main(["convert", *HALF, "-q"])]
+            codes += [main(["finetune", "--steps", "2", "-b", "4", "-q"]), main(["fold", "-q"])]
+            assert not any(codes), codes
+
+        _apart(verbs)
         return folder
 
     @cached_property
@@ -158,7 +181,8 @@ class Seeds:
         """A file for another runtime."""
         path = self.root / f"exported{suffix}"
         if not path.exists():
-            vitcompact.export(self.model, path)
+            model = self.model
+            _apart(lambda: vitcompact.export(model, path))  # no runtime's threads in processes that are forked
         return path
 
     @cached_property

@@ -13,7 +13,8 @@ import pytest
 from vitcompact.errors import CheckpointError, UsageError
 
 from . import sandbox
-from .readers import READERS, Reader
+from .reader import Reader
+from .readers import READERS
 from .sandbox import Case, run
 from .seeds import Seeds
 
@@ -28,6 +29,8 @@ QUICK: tuple[str, ...] = (
     "card",
     "plan",
     "options",
+    "recipe",
+    "curves",
 )
 QUICK += ("class map", "images", "tar", "arrays", "open_clip", "names")
 """Readers whose files are made within a moment; the others are a sweep."""

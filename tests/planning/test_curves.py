@@ -17,7 +17,8 @@ from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.planning import curves as module
 from vitcompact.planning.candidates import measure_losses
-from vitcompact.planning.curves import Curves, from_json, to_json
+from vitcompact.planning.curves import Curves
+from vitcompact.planning.kept_losses import from_json, to_json
 
 from .helpers import SIZE, perturbed_model
 
@@ -101,31 +102,69 @@ def test_a_file_of_others_is_kept(content: str, vit: nn.Module, images: Tensor, 
     assert path.read_text() == content
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data.update(sites={"blocks.7.mlp": {}}),
-        lambda data: data.update(sites=3),
-        lambda data: next(iter(data["sites"].values())).update(factorize=[[{"op": "factorize", "rank": 8}, "NaN"]]),
-        lambda data: next(iter(data["sites"].values())).update(nothing=[[{}, 1.0]]),
-        lambda data: data.pop("skipped"),
-        lambda data: data["predicted"].update(num_samples="4"),
-    ],
-)
+def first_of(data: dict[str, Any], op: str) -> list[Any]:
+    """The candidates of an operator in the first layer that has some."""
+    found: list[Any] = next(by_op[op] for by_op in data["sites"].values() if op in by_op)
+    return found
+
+
+DAMAGE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no such layer": lambda data: data["sites"].update({"blocks.7.mlp": {}}),
+    "no layers": lambda data: data.update(sites=3),
+    "no such operator": lambda data: next(iter(data["sites"].values())).update(nothing=[[{}, 1.0]]),
+    "an operator of other layers": lambda data: data["sites"]["blocks.0.attn"].update(
+        neurons=first_of(data, "neurons")
+    ),
+    "a rank beyond the matrix": lambda data: first_of(data, "factorize")[-1][0].update(rank=10**9),
+    "a size of no layer": lambda data: first_of(data, "neurons")[0][0].update(hidden=1),
+    "a size twice": lambda data: first_of(data, "thin-qk").append(first_of(data, "thin-qk")[0]),
+    "a size missing": lambda data: first_of(data, "thin-vo").pop(),
+    "branches that nobody asked for": lambda data: first_of(data, "factorize")[0][0].update(branches=2),
+    "other heads": lambda data: first_of(data, "hallucinate")[0][0].update(num_heads=5, kept=[0, 1, 2, 3]),
+    "paths that are not offered": lambda data: first_of(data, "hallucinate")[0][0].update(conv=True),
+    "a spec that is a list": lambda data: first_of(data, "factorize")[0].__setitem__(0, [8]),
+    "a loss that is a text": lambda data: first_of(data, "factorize")[0].__setitem__(1, "NaN"),
+    "a loss that is no number": lambda data: first_of(data, "factorize")[0].__setitem__(1, float("nan")),
+    "a loss beyond all": lambda data: first_of(data, "factorize")[0].__setitem__(1, 1e300),
+    "nothing of what was skipped": lambda data: data.pop("skipped"),
+    "skipped without a reason": lambda data: data["skipped"].append(["blocks.0.attn"]),
+    "images as a text": lambda data: data["predicted"].update(num_samples="4"),
+    "no images": lambda data: data["predicted"].update(num_samples=0),
+    "another measure": lambda data: data["predicted"].update(measure="luck"),
+    "a negative loss": lambda data: data["predicted"]["points"][0].__setitem__(0, -1.0),
+    "losses out of order": lambda data: data["predicted"]["points"].reverse(),
+    "a likeness beyond one": lambda data: data["predicted"]["points"][0].__setitem__(1, 7.0),
+    "an unknown field": lambda data: data.update(extra=1),
+}
+
+
+@pytest.fixture(scope="module")
+def kept(vit: nn.Module) -> str:
+    images = torch.randn(16, *SIZE, generator=torch.Generator().manual_seed(3))
+    return json.dumps(to_json(measure_losses(vit, from_tensor(images, 16))))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_nobody_measured_is_not_taken(damage: str, vit: nn.Module, kept: str) -> None:
+    data = json.loads(kept)
+    assert json.loads(json.dumps(to_json(from_json(vit, data, branches=0)))) == data
+    DAMAGE[damage](data)
+    with pytest.raises((UsageError, KeyError, TypeError, ValueError)):
+        from_json(vit, data, branches=0)
+
+
+@pytest.mark.parametrize("damage", ["no layers", "a rank beyond the matrix"])
 def test_a_damaged_file_is_said_and_replaced(
-    damage: Callable[[dict[str, Any]], object],
-    vit: nn.Module,
-    images: Tensor,
-    walks: list[int],
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    damage: str, vit: nn.Module, images: Tensor, walks: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "curves.json"
     asked: dict[str, Any] = {"ops": ("factorize",), "target_macs": 0.9}
     first = vitcompact.plan(vit, images=images, curves=Curves(path), **asked)
-    data = json.loads(path.read_text())
-    damage(data)
+    honest = path.read_text()
+    data = json.loads(honest)
+    DAMAGE[damage](data)
     path.write_text(json.dumps(data))
     assert vitcompact.plan(vit, images=images, curves=Curves(path), **asked) == first
     assert "measured anew" in caplog.text
     assert len(walks) == 2
+    assert path.read_text() == honest

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vitcompact.training.state import (
     BEST_NAME,
     STATE_NAME,
     State,
+    is_state,
     load_state,
     pack_optimizer,
     save_state,
@@ -173,3 +175,20 @@ def test_the_best_weights_come_back(tmp_path: Path) -> None:
 def _assert_same(weights: dict[str, Tensor], model: nn.Module) -> None:
     assert weights.keys() == model.state_dict().keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, Path.mkdir, huge, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path)],
+    ids=["pipe", "folder", "huge", "device", "link"],
+)
+def test_what_is_no_file_is_no_state(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / STATE_NAME)
+    assert not is_state(tmp_path / STATE_NAME)
+    with pytest.raises(CheckpointError, match="delete it"):
+        load_state(tmp_path / STATE_NAME)

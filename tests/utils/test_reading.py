@@ -82,6 +82,10 @@ def test_what_is_honest_is_read(tmp_path: Path) -> None:
         ("a: 2020-99-99", "month"),
         ("a: !!timestamp x", "groupdict"),
         ("a: !!int x", "invalid literal"),
+        ("a: 0x" + "f" * 5_000, "integer of 20,000 bits"),
+        ("a: 0b" + "1" * 20_000, "integer of 20,000 bits"),
+        ("a: {b: [1" + ":59" * 5_000 + "]}", "integer of"),
+        ("a: " + "9" * 5_000, "4300"),
     ],
 )
 def test_yaml_beyond_its_bounds(text: str, reason: str) -> None:

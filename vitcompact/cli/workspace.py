@@ -17,7 +17,7 @@ from vitcompact.checkpoint.provenance import Provenance, sha256_of
 from vitcompact.checkpoint.record import RECORD_NAME, read_record
 from vitcompact.cli.spoken import flagged
 from vitcompact.errors import UsageError
-from vitcompact.utils.files import claimed, json_text, restored, write_file
+from vitcompact.utils.files import claimed, json_text, restored, tidied, write_file
 from vitcompact.utils.reading import read_json
 from vitcompact.utils.typed import typed
 
@@ -114,6 +114,7 @@ class Workspace:
             UsageError: another run holds it, or the folder has files of others in the places of ours.
         """
         with claimed(self.path / STATE_NAME):
+            tidied(self.path)
             self.state = _read(self.path / STATE_NAME)
             self._check_room()
             yield self
@@ -168,23 +169,29 @@ class Workspace:
         data: Mapping[str, Any] | None = None,
         images: str | None = None,
         selection: Mapping[str, Any] | None = None,
+        stage: tuple[str, Path] | None = None,
     ) -> None:
-        """Remember the source, the images (`data` and their fingerprint) or the selection; what is not given stays."""
-        self._write(
-            replace(
-                self.state,
-                source=source or self.state.source,
-                data=self.state.data if data is None else dict(data),
-                images=self.state.images if data is None else images,
-                selection=self.state.selection if selection is None else dict(selection),
-            )
-        )
+        """Remember what a verb leaves, in one step: its source, images, selection and model belong together.
 
-    def record_stage(self, verb: str, out: Path) -> None:
-        """Remember the model that `verb` wrote into `out`."""
-        serial = 1 + max((stage.serial for stage in self.state.stages.values()), default=0)
-        stage = Stage(self._relative(out), sha256_of(out / WEIGHTS_NAME), serial, self._source_key())
-        self._write(replace(self.state, stages={**self.state.stages, verb: stage}))
+        What is not given stays.
+
+        Args:
+            data, images: options that say which images, and their fingerprint.
+            stage: a verb and the model that it wrote.
+        """
+        state = replace(
+            self.state,
+            source=source or self.state.source,
+            data=self.state.data if data is None else dict(data),
+            images=self.state.images if data is None else images,
+            selection=self.state.selection if selection is None else dict(selection),
+        )
+        if stage is not None:
+            verb, out = stage
+            serial = 1 + max((each.serial for each in state.stages.values()), default=0)
+            made = Stage(self._relative(out), sha256_of(out / WEIGHTS_NAME), serial, _key_of(state.source))
+            state = replace(state, stages={**state.stages, verb: made})
+        self._write(state)
 
     def source(self) -> Source:
         """The recorded original.
@@ -265,7 +272,7 @@ class Workspace:
         path = restored(self.path / stage.path)
         if not (path / WEIGHTS_NAME).is_file():
             raise UsageError(f"{path} is gone: run '{self.command(verb)}' again, or name the model")
-        if stage.source != self._source_key():
+        if stage.source != _key_of(self.state.source):
             raise UsageError(
                 f"{path} was made from another model than the one now recorded in {self.path} "
                 f"({self.source().source}): run '{self.command('convert', '--overwrite')}', or name the model"
@@ -306,10 +313,6 @@ class Workspace:
         images = [word for name, value in self.state.data.items() for word in flagged(name, value)]
         return self.command("analyze", source.source, *read, *images)
 
-    def _source_key(self) -> str | None:
-        source = self.state.source
-        return None if source is None else source.sha256 or f"{source.source} {sorted(source.options.items())}"
-
     def _relative(self, out: Path) -> str:
         out, root = out.resolve(), self.path.resolve()
         return str(out.relative_to(root) if out.is_relative_to(root) else out)
@@ -323,6 +326,11 @@ def command(*words: str, workdir: str | Path = DEFAULT_WORKDIR) -> str:
     """A command of ours as it has to be typed, `--workdir` included where it is not the default one."""
     elsewhere = () if str(workdir) == DEFAULT_WORKDIR else ("--workdir", str(workdir))
     return shlex.join(("vitcompact", *words, *elsewhere))
+
+
+def _key_of(source: Source | None) -> str | None:
+    """What tells whether a stage was made from this original."""
+    return None if source is None else source.sha256 or f"{source.source} {sorted(source.options.items())}"
 
 
 def _read(path: Path) -> State:

@@ -16,11 +16,12 @@ from vitcompact.data.kinds import ARRAYS, image_suffixes, left_out, timm_looks_f
 from vitcompact.data.walk import check_folder, check_tar
 from vitcompact.errors import DataError
 from vitcompact.options.data import DataOptions
-from vitcompact.utils.reading import name_errors
+from vitcompact.utils.reading import name_errors, read_text
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
 MAP_STYLE = ("", "torch", "hfds")
+CLASS_MAP_BYTES = 1 << 24
 
 
 def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
@@ -197,6 +198,10 @@ def _check_class_map(options: DataOptions, root: Path) -> None:
             f"a class map is a .txt file with one class name a line, in the order of the model's outputs, got {path}"
             + (": pickled ones are not opened" if path.suffix.lower() == ".pkl" else "")
         )
+    try:
+        read_text(path if path.exists() else root / path, CLASS_MAP_BYTES)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the class map {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _nothing_found(root: Path, options: DataOptions, error: DataError) -> DataError:

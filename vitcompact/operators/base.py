@@ -109,6 +109,10 @@ class Operator(ABC, Generic[Spec]):
     def size_of(self, spec: Spec) -> int:
         """The size that a spec stands for, as in `sizes`."""
 
+    def offers(self, model: nn.Module, site: Site, spec: Spec) -> bool:
+        """Whether `losses` gives a spec like this one for the layer, whose size is one of `sizes`."""
+        return True
+
     @abstractmethod
     def resized(self, size: int, sizes: Sizes) -> Sizes | None:
         """The sizes of a layer after the operator, given those before it; None where nothing would be saved."""

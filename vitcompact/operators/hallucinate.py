@@ -206,6 +206,13 @@ class Hallucinate(Operator[HallucinateSpec]):
         """Hallucinated heads."""
         return len(spec.hallucinated)
 
+    def offers(self, model: nn.Module, site: Site, spec: HallucinateSpec) -> bool:
+        """See `Operator.offers`: of all heads of the layer, with the identity path where it can be."""
+        assert isinstance(site, AttentionSite)
+        core = whole_core(model, site)
+        parents = {child.head: child.parents[0] for child in spec.hallucinated}
+        return spec == make_spec(core.num_heads, parents, core.allowed_terms(("identity",)))
+
     def resized(self, size: int, sizes: Sizes) -> Sizes:
         """So many maps fewer."""
         return {**sizes, "maps": sizes["maps"] - size}

@@ -5,25 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches, resolve_input
+from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
-from vitcompact.models import inspect
-from vitcompact.models.site_cost import site_costs
-from vitcompact.operators import OPERATORS, Candidate
 from vitcompact.planning.candidates import Losses, measure_losses
-from vitcompact.planning.predicted import Measure, Predicted
+from vitcompact.planning.kept_losses import from_json, to_json
 from vitcompact.planning.request import Budget
 from vitcompact.planning.selection import Selection
-from vitcompact.plans.schema import Skipped
 from vitcompact.utils.files import json_text, write_file
 from vitcompact.utils.progress import Progress, silent
 from vitcompact.utils.reading import read_json
@@ -68,8 +62,9 @@ class Curves:
         known = self._known or self._read()
         if known is not None and known.get("key") == key:
             try:
-                found = from_json(original, known)
-            except (UsageError, KeyError, TypeError, ValueError, AttributeError) as error:
+                kept = {name: value for name, value in known.items() if name not in ("format", "key")}
+                found = from_json(original, kept, asked.get("branches"))
+            except (UsageError, KeyError, TypeError, ValueError) as error:
                 logger.warning("%s is damaged (%s): the layers are measured anew", self.path, error)
             else:
                 self._known = known
@@ -131,55 +126,6 @@ def measured_losses(
         return measure()
     asked = {"ops": ops, "only": chosen.only, "protect": chosen.protect, "branches": chosen.branches, "weigh": weigh}
     return curves.losses(original, images, asked, measure)
-
-
-def to_json(losses: Losses) -> dict[str, Any]:
-    """Candidates by site and operator with their losses, and what was skipped; costs are counted again."""
-    return {
-        "sites": {
-            site.name: {
-                op: [[candidate.spec.to_json(), candidate.loss] for candidate in found]
-                for op, found in losses.candidates[site.name].items()
-            }
-            for site in losses.sites
-        },
-        "skipped": [[skipped.name, skipped.reason] for skipped in losses.skipped],
-        "predicted": None if losses.predicted is None else asdict(losses.predicted),
-    }
-
-
-def from_json(original: nn.Module, data: Mapping[str, Any]) -> Losses:
-    """What `to_json` wrote of the same model.
-
-    Raises:
-        UsageError, KeyError, TypeError, ValueError, AttributeError: anything else.
-    """
-    known = {site.name: site for site in inspect(original).sites}
-    sites = tuple(known[name] for name in data["sites"])
-    candidates = {
-        name: {op: [_candidate(op, *row) for row in rows] for op, rows in by_op.items()}
-        for name, by_op in data["sites"].items()
-    }
-    skipped = tuple(Skipped(str(name), str(reason)) for name, reason in data["skipped"])
-    whole, costs = site_costs(original, sites, resolve_input(original).input_size)
-    predicted = None if data["predicted"] is None else _predicted(**data["predicted"])
-    return Losses(candidates, costs, whole, sites, skipped, predicted=predicted)
-
-
-def _predicted(measure: Any, points: Any, num_samples: Any) -> Predicted:
-    if measure not in get_args(Measure) or type(num_samples) is not int:
-        raise ValueError(f"no prediction: {measure!r} of {num_samples!r} images")
-    return Predicted(measure, tuple((_number(loss), _number(likeness)) for loss, likeness in points), num_samples)
-
-
-def _candidate(op: str, spec: Mapping[str, Any], loss: Any) -> Candidate:
-    return Candidate(OPERATORS[op].spec.from_json(spec), _number(loss))
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"no number: {value!r}")
-    return float(value)
 
 
 @torch.no_grad()

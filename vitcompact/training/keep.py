@@ -28,7 +28,7 @@ from vitcompact.training.state import (
     unpack_optimizer,
 )
 from vitcompact.training.stream import TrainingStream
-from vitcompact.utils.files import claimed
+from vitcompact.utils.files import claimed, tidied
 
 _FREE = ("eval_every", "eval_share", "save_minutes")
 """Options that do not change what is learned."""
@@ -205,6 +205,8 @@ def holding(folder: Path | None, saved: Path | None) -> Iterator[None]:
         UsageError: see above, or another run holds it.
     """
     with claimed(folder / STATE_NAME) if folder is not None else nullcontext():
+        if folder is not None:
+            tidied(folder)
         for path in () if folder is None else (folder / STATE_NAME, folder / BEST_NAME):
             if path.exists() and path != saved and not is_state(path):
                 raise UsageError(

@@ -17,12 +17,14 @@ from torch import Tensor
 from vitcompact.checkpoint.disk import write_tensors
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.files import disk_errors, replace_file
-from vitcompact.utils.reading import parse_json
+from vitcompact.utils.reading import check_regular, parse_json
 
 STATE_NAME = "last.safetensors"
 BEST_NAME = "best.safetensors"
 STATE_VERSION = 1
 _KEY = "vitcompact_state"
+_UNREADABLE = (OSError, safetensors.SafetensorError, ValueError, MemoryError)
+"""What comes of a file that is none; a huge one with holes cannot be mapped."""
 
 
 @dataclass
@@ -61,9 +63,10 @@ def save_state(state: State, path: Path) -> None:
 def is_state(path: Path) -> bool:
     """Whether a file is a state that `save_state` wrote, by its header."""
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             return _KEY in (file.metadata() or {})
-    except (OSError, safetensors.SafetensorError):
+    except _UNREADABLE:
         return False
 
 
@@ -75,10 +78,11 @@ def load_state(path: Path) -> State:
     """
     advice = "delete it to start anew"
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             values = parse_json((file.metadata() or {}).get(_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError, ValueError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"cannot read the training state {path}: {error}; {advice}") from error
     if not isinstance(values, dict) or values.get("version") != STATE_VERSION:
         raise CheckpointError(f"{path} is not a training state of this release; {advice}")

@@ -15,12 +15,12 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vitcompact.errors import UsageError
-from vitcompact.utils.locks import beside, exclusive
+from vitcompact.utils.locks import OURS, beside, exclusive
 from vitcompact.utils.postponed import uninterrupted, whole
 from vitcompact.utils.reading import name_errors
 
@@ -58,6 +58,14 @@ def settle(path: Path) -> None:
     for left in (old, beside(path, NEW)):
         if left.exists():
             shutil.rmtree(left)
+
+
+def tidied(folder: Path) -> None:
+    """Put right what killed processes left unfinished of anything in a folder that is one run's at a time."""
+    if folder.is_dir():
+        for path in {folder / found[1] for name in os.listdir(folder) if (found := OURS.fullmatch(name))}:
+            with suppress(UsageError), claimed(path):  # somebody is writing it
+                pass
 
 
 def restored(path: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
+OURS = re.compile(r"\.(.+)\.vitcompact-(?:lock|new|old|ready)")
+"""Hidden siblings, by the name of what they stand beside."""
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 

@@ -12,6 +12,8 @@ YAML_BYTES = 1 << 18
 """Configurations and the head of a model card: YAML takes seconds for a megabyte."""
 MAX_ALIASES = 100
 MAX_VALUES = 100_000
+MAX_BITS = 1_024
+"""Of an integer: Python writes none of thousands of digits, and YAML has other ways to name them."""
 
 
 def parse_yaml(text: str) -> Any:
@@ -43,6 +45,8 @@ def _unfolded(document: Any) -> Any:
         seen += 1
         if seen > MAX_VALUES:
             raise ValueError(f"its aliases stand for more than {MAX_VALUES:,} values")
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise ValueError(f"it has an integer of {value.bit_length():,} bits")
         if isinstance(value, dict):
             waiting += [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set)):

@@ -24,6 +24,17 @@ MAX_DEPTH = 64
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 
+def check_regular(path: Path) -> None:
+    """Of a file that a library opens by itself: what would keep it waiting for ever.
+
+    Raises:
+        OSError: there is none.
+        ValueError: no regular file.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no regular file")
+
+
 def read_small(path: Path, limit: int = JSON_BYTES) -> bytes:
     """The content of a regular file of at most `limit` bytes.
 

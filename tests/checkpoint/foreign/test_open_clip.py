@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch import Tensor
 
 import vitcompact
 from vitcompact.checkpoint import load_source
-from vitcompact.errors import CheckpointError
+from vitcompact.checkpoint.foreign.config import Config
+from vitcompact.checkpoint.foreign.preprocessing import FILE, preparation
+from vitcompact.errors import CheckpointError, UsageError
 
 WIDTH, LAYERS = 64, 2
 OWN = {"image_size": 32, "layers": LAYERS, "width": WIDTH, "head_width": 16, "patch_size": 8}
@@ -111,3 +114,30 @@ def test_a_tower_that_cannot_be_read_is_one_clear_error(vision: dict[str, Any], 
     write(tmp_path, weights(), vision)
     with pytest.raises(CheckpointError, match=message):
         load_source(str(tmp_path))
+
+
+WRONG: tuple[Any, ...] = (7, 2.5, "x", True, [None], ["x", 1], {"x": []}, [float("nan")] * 3)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_values_of_other_types_are_read_or_one_clear_error(wrong: Any, tmp_path: Path) -> None:
+    prepare = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "longest"}
+    write(tmp_path, weights(), OWN)
+    path = tmp_path / "open_clip_config.json"
+    honest = json.loads(path.read_text())
+    for section, fields in (("preprocess_cfg", prepare), ("vision_cfg", OWN)):
+        for name in fields:
+            changed = {section: {**fields, name: wrong}}
+            inner = changed if section == "preprocess_cfg" else {"model_cfg": {**honest["model_cfg"], **changed}}
+            path.write_text(json.dumps({**honest, **inner}))
+            with suppress(CheckpointError, UsageError):
+                load_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+@pytest.mark.parametrize("name", ["resample", "size", "crop_size", "crop_pct", "image_mean", "image_std", "do_resize"])
+def test_preparation_of_other_types(name: str, wrong: Any, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(json.dumps({"size": 32, "do_center_crop": True, name: wrong}))
+    with suppress(CheckpointError):
+        preparation(tmp_path)
+    assert Config({"architectures": wrong}, "here").names("architectures") in ((), ("x",))

@@ -69,6 +69,19 @@ class Config:
             raise self.error(name, "expected a list of numbers")
         return list(value)
 
+    def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A list of finite numbers, one a channel."""
+        value = self._get(name, list(default))
+        plain = isinstance(value, list) and all(type(each) in (int, float) and abs(each) < 1e30 for each in value)
+        if not plain or not 1 <= len(value) <= 64:
+            raise self.error(name, "expected a list of numbers")
+        return tuple(map(float, value))
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """A list of words; empty where it is missing or something else."""
+        value = self.data.get(name)
+        return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+
     def section(self, name: str) -> Config:
         """An object inside; empty where it is missing."""
         value = self._get(name, {})

@@ -16,6 +16,9 @@ from vitcompact.checkpoint.read import read_weights, weights_file_of
 from vitcompact.checkpoint.unfinished import check_finished
 from vitcompact.errors import CheckpointError
 
+_DAMAGE = (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What tensors that are missing or misshaped, and values of another type, make of the code that takes them."""
+
 
 @dataclass(frozen=True)
 class ForeignDirectory:
@@ -52,7 +55,7 @@ class ForeignDirectory:
         check_finished(tensors, str(self.path))
         try:
             described = self.layout.describe(self.config, tensors, size or prepared_size)
-        except (KeyError, IndexError, RuntimeError) as error:  # tensors that the layout needs are missing, or misshaped
+        except _DAMAGE as error:
             raise CheckpointError(
                 f"{self.weights} is no {self.layout.title} model as its configuration says: {error}"
             ) from error

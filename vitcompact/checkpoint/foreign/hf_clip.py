@@ -52,7 +52,7 @@ def _clip(config: Config, tensors: Tensors, size: Size) -> Described:
         "head.weight" in found and "head.bias" not in found
     ):  # the projection into the space that images share with texts
         found["head.bias"] = torch.zeros(found["head.weight"].shape[0], dtype=found["head.weight"].dtype)
-    averaged = "CLIPForImageClassification" in config.data.get("architectures", ())
+    averaged = "CLIPForImageClassification" in config.names("architectures")
     args: dict[str, Any] = {
         **vit_args(section, patch=32),
         "pre_norm": True,

@@ -20,7 +20,7 @@ def _timm_wrapper(config: Config, tensors: Tensors, size: Size) -> Described:
         architecture = require_known(name)
     except UsageError as error:
         raise CheckpointError(f"{config.where}: {error}") from error
-    headless = "TimmWrapperModel" in config.data.get("architectures", ())
+    headless = "TimmWrapperModel" in config.names("architectures")
     num_classes = 0 if headless else config.integer("num_classes", 1000, least=0)
     given = config.section("model_args").data
     args: dict[str, Any] = {**given, "num_classes": num_classes}

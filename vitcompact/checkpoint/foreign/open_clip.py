@@ -131,8 +131,8 @@ def _timm_tower(vision: Config, visual: Tensors) -> Described:
 
 def _prepare(config: Config) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "mean": tuple(config.data.get("mean") or CLIP["mean"]),
-        "std": tuple(config.data.get("std") or CLIP["std"]),
+        "mean": config.numbers("mean", CLIP["mean"]),
+        "std": config.numbers("std", CLIP["std"]),
         "interpolation": config.text("interpolation", "bicubic"),
         "crop_pct": 1.0,
         "crop_mode": {"shortest": "center", "longest": "border"}.get(config.text("resize_mode", "shortest"), "squash"),

@@ -38,8 +38,8 @@ def preparation(directory: Path) -> tuple[dict[str, Any], tuple[int, int] | None
         found["crop_pct"] = min(1.0, min(cropped) / (min(resized) if isinstance(resized, tuple) else resized))
     if isinstance(config.data.get("crop_pct"), float) and config.data["crop_pct"] > 0:
         found["crop_pct"] = config.data["crop_pct"]
-    if config.data.get("resample") in _FILTERS:
-        found["interpolation"] = _FILTERS[config.data["resample"]]
+    if isinstance(resample := config.data.get("resample"), int) and resample in _FILTERS:
+        found["interpolation"] = _FILTERS[resample]
     found.update(_normalisation(config))
     return found, final
 

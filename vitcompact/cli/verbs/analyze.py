@@ -47,9 +47,9 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
     width = original.loaded.dtype.itemsize
     document["bytes"] = width * report.cost.params
     document["predicted"]["bytes"] = width * report.predicted.params
-    common.record_inputs(space, original, options)
-    space.record(selection={name: getattr(options, name) for name in inputs.SELECTION_NAMES})
     space.write_document(space.analysis_file, common.plain(document))
+    selection = {name: getattr(options, name) for name in inputs.SELECTION_NAMES}
+    common.record(space, original, options, selection=selection)
     if options.report is not None:
         page = report.to_page()
         for side, cost in (("before", document), ("after", document["predicted"])):

@@ -99,10 +99,22 @@ def _path(named: object) -> Path | None:
         return None
 
 
-def record_inputs(space: Workspace, original: inputs.Original, options: Any) -> None:
-    """Keep the source and the images for the verbs that follow."""
-    recorded = images.recorded_images(options)
-    space.record(source=original.record, data=recorded, images=images.fingerprint_of(options))
+def record(
+    space: Workspace,
+    original: inputs.Original,
+    options: Any,
+    *,
+    selection: Mapping[str, Any] | None = None,
+    stage: tuple[str, Path] | None = None,
+) -> None:
+    """Keep the source and the images for the verbs that follow, and what this one chose or made."""
+    space.record(
+        source=original.record,
+        data=images.recorded_images(options),
+        images=images.fingerprint_of(options),
+        selection=selection,
+        stage=stage,
+    )
 
 
 def cost_of(model: nn.Module) -> Cost:
@@ -172,9 +184,8 @@ def record_converted(
 ) -> None:
     """Keep in the workspace what one model was made from and where it is."""
     if space is not None:
-        record_inputs(space, original, options)
         space.write_document(space.plan_file, document["plan"])
-        space.record_stage("convert", out)
+        record(space, original, options, stage=("convert", out))
 
 
 def budget_of(plan: Plan) -> dict[str, Any]:

@@ -92,9 +92,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         command=command_of("compact", options, given),
     )
     if space is not None:
-        common.record_inputs(space, original, options)
         space.write_document(space.plan_file, result.plan.to_json())
-        space.record_stage("fold", out)
+        common.record(space, original, options, stage=("fold", out))
     write_report({**page, **heading("compact", options, given, original)}, report)
     console.note(f"drawn into {report}")
     document |= {"report": str(report), "out": str(out)}

@@ -88,8 +88,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     )
     if space is not None:
         recorded = images.recorded_images(options)
-        space.record(data={**space.state.data, **recorded}, images=images.fingerprint_of(options))
-        space.record_stage("finetune", out)
+        data = {**space.state.data, **recorded}
+        space.record(data=data, images=images.fingerprint_of(options), stage=("finetune", out))
     document = {**measured, "out": str(out), "options": inputs.effective(options)}
     console.result(document, finetune_table(document))
     following = common.follow(options, "fold", space=space)

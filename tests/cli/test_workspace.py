@@ -11,6 +11,8 @@ import timm
 import torch
 
 from vitcompact.checkpoint import Provenance, load, read_record
+from vitcompact.cli import workspace as module
+from vitcompact.cli.verbs.common import complete
 from vitcompact.cli.workspace import Source, Workspace
 from vitcompact.errors import UsageError
 from vitcompact.utils.files import write_file
@@ -190,3 +192,23 @@ def test_how_a_file_is_read_travels_with_the_workspace(run: Run, tmp_path: Path)
     assert record.provenance.read_as is not None
     assert record.provenance.read_as["global_pool"] == "avg"
     assert load("vitcompact-out/converted").global_pool == "avg"
+
+
+def test_a_verb_records_what_it_leaves_in_one_step(space: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended in between, its model would stand beside the images and the choice of the run before."""
+    out = leave(space, "convert")
+    written: list[Path] = []
+    monkeypatch.setattr(module, "write_file", lambda path, content: written.append(path) or write_file(path, content))
+    space.record(source=SOURCE, data={"data_dir": "y"}, images="i", selection={"ratio": 0.5}, stage=("fold", out))
+    assert written == [space.path / "workspace.json"]
+    again = Workspace(space.path).state
+    assert (again.data, again.images, again.selection) == ({"data_dir": "y"}, "i", {"ratio": 0.5})
+    assert again.stages["fold"].source == SOURCE.sha256
+
+
+def test_what_fails_after_the_model_says_that_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    there = pytest.raises(UsageError, match=r"cannot write .*; the model itself is complete in out")
+    with there as refused, complete(Path("out")):
+        write_file(tmp_path / "file" / "plan.json", "x")
+    assert "nothing was written" not in str(refused.value)

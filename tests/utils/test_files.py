@@ -24,6 +24,7 @@ from vitcompact.utils.files import (
     replace_file,
     restored,
     staged,
+    tidied,
     write_file,
 )
 from vitcompact.utils.locks import exclusive
@@ -299,6 +300,52 @@ def test_all_content_reaches_the_disk_before_the_name_and_the_name_after(
     synced.clear()
     write_file(tmp_path / "out", "y")
     assert synced == [("out", False), (tmp_path.name, True)]
+
+
+def write_single(path: Path, content: str) -> None:
+    write_file(path, content)
+
+
+@pytest.mark.usefixtures("system")
+@pytest.mark.parametrize("write", [write_folder, write_single, write_pair], ids=["folder", "file", "files"])
+def test_an_error_after_the_name_was_given_does_not_say_that_nothing_was_written(
+    write: Callable[[Path, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, plain = tmp_path / "place" / "out", files.sync
+    write(out, "old")
+
+    def late(path: Path) -> None:
+        if path == out.parent:
+            raise OSError(5, "Input/output error")
+        plain(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "sync", late)
+        with pytest.raises(UsageError, match=r"out is written, but .* Input/output error") as refused:
+            write(out, "new")
+    assert "nothing was written" not in str(refused.value)
+    assert (content_of(out) if out.is_dir() else {out.read_text()}) == {"new"}
+    restored(out)
+    assert not [name for name in os.listdir(out.parent) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", ["lock", "new", "old", "ready"])
+def test_a_folder_is_tidied_of_what_killed_processes_left(kind: str, tmp_path: Path) -> None:
+    """Also of what the next run does not write again; not of what another run is writing."""
+    path, other = tmp_path / "best", tmp_path / "held"
+    path.write_text("whole")
+    left = beside(path, kind)
+    if kind == "lock":
+        left.touch()
+    else:
+        left.mkdir()
+    (tmp_path / ".somebody.vitcompact-notes").touch()
+    with exclusive(other):
+        tidied(tmp_path)
+        assert beside(other, "lock").exists()
+    assert sorted(os.listdir(tmp_path)) == [".somebody.vitcompact-notes", "best"]
+    assert path.read_text() == "whole"
+    tidied(tmp_path / "nowhere")
 
 
 def test_json_ends_its_last_line() -> None:

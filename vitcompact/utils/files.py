@@ -24,6 +24,7 @@ from vitcompact.utils.locks import OURS, beside, exclusive
 from vitcompact.utils.postponed import uninterrupted, whole
 from vitcompact.utils.reading import name_errors
 
+NOTHING_WRITTEN = "; nothing was written"
 NEW, OLD, READY = "new", "old", "ready"
 _GONE = ".vitcompact-gone"
 _AT_FDCWD, _RENAME_EXCHANGE, _RENAME_SWAP = -100, 2, 2
@@ -99,11 +100,31 @@ def publish(folder: Path, path: Path) -> None:
             path.rename(old)
             try:
                 folder.rename(path)
-            except BaseException:
-                old.rename(path)
+            except BaseException as error:
+                _put_back(old, path, error)
                 raise
             shutil.rmtree(old, ignore_errors=True)
+        _confirm(path)
+
+
+def _put_back(old: Path, path: Path, error: BaseException) -> None:
+    try:
+        old.rename(path)
+    except OSError:
+        raise UsageError(
+            f"cannot write {path}: {error}; what was there lies in {old}, and the next command that reads or writes "
+            "this name moves it back"
+        ) from error
+
+
+def _confirm(path: Path) -> None:
+    """Let a name that was given reach the disk. Raises UsageError where that is refused, which undoes nothing."""
+    try:
         sync(path.parent)
+    except OSError as error:
+        raise UsageError(
+            f"{path} is written, but the disk does not confirm that it stays: {error.strerror or error}; check the disk"
+        ) from error
 
 
 def publish_files(folder: Path, path: Path, others: Iterable[Path] = ()) -> None:
@@ -127,13 +148,22 @@ def publish_files(folder: Path, path: Path, others: Iterable[Path] = ()) -> None
         try:
             _take_places(ready, path)
         except OSError as error:
-            if len([*ready.iterdir()]) == count and (count == 1 or path.exists()):
-                ready.rename(folder)  # all is as it was
-                raise
+            left = len([*ready.iterdir()]) if ready.exists() else 0
+            if left == count and (count == 1 or path.exists()) and _back(ready, folder):
+                raise  # all is as it was
+            if not left:
+                return  # an empty folder, which the next one removes
             raise UsageError(
                 f"cannot finish {path}: {error.strerror}; the new files lie in {ready}, and the next command that "
                 "reads or writes this name moves them here"
             ) from error
+
+
+def _back(ready: Path, folder: Path) -> bool:
+    with suppress(OSError):
+        ready.rename(folder)
+        return True
+    return False
 
 
 def _take_places(ready: Path, path: Path) -> None:
@@ -146,7 +176,7 @@ def _take_places(ready: Path, path: Path) -> None:
             item.unlink()
         else:
             item.replace(path.with_name(item.name))
-    sync(path.parent)
+    _confirm(path)
     ready.rmdir()
 
 
@@ -162,7 +192,7 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
         sync(temporary)
         with uninterrupted():
             temporary.replace(path)
-            sync(path.parent)
+            _confirm(path)
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -209,8 +239,8 @@ def disk_errors(path: Path, num_bytes: int | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             size = "" if num_bytes is None else f": {path} needs {num_bytes:,} bytes"
-            raise UsageError(f"the disk is full{size}; nothing was written") from error
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; nothing was written") from error
+            raise UsageError(f"the disk is full{size}{NOTHING_WRITTEN}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror or error}{NOTHING_WRITTEN}") from error
 
 
 def sync(path: Path) -> None:

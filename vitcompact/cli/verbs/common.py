@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from vitcompact.errors import UsageError
 from vitcompact.exporting import ExportedModel
 from vitcompact.models.cost import Cost, count
 from vitcompact.plans.schema import Plan
-from vitcompact.utils.files import claimed
+from vitcompact.utils.files import NOTHING_WRITTEN, claimed
 from vitcompact.utils.plain import to_plain
 
 
@@ -159,6 +159,16 @@ def save_model(
     )
 
 
+@contextmanager
+def complete(out: Path) -> Iterator[None]:
+    """What comes after the model in `out` was written: an error of the disk then says that it is there."""
+    try:
+        yield
+    except UsageError as error:
+        reason = str(error).removesuffix(NOTHING_WRITTEN)
+        raise type(error)(f"{reason}; the model itself is complete in {out}") from error
+
+
 def write_converted(
     model: nn.Module, options: Any, original: inputs.Original, out: Path, command: str
 ) -> dict[str, Any]:
@@ -184,8 +194,9 @@ def record_converted(
 ) -> None:
     """Keep in the workspace what one model was made from and where it is."""
     if space is not None:
-        space.write_document(space.plan_file, document["plan"])
-        record(space, original, options, stage=("convert", out))
+        with complete(out):
+            space.write_document(space.plan_file, document["plan"])
+            record(space, original, options, stage=("convert", out))
 
 
 def budget_of(plan: Plan) -> dict[str, Any]:

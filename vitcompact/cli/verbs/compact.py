@@ -91,10 +91,11 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         measured=page["measured"],
         command=command_of("compact", options, given),
     )
-    if space is not None:
-        space.write_document(space.plan_file, result.plan.to_json())
-        common.record(space, original, options, stage=("fold", out))
-    write_report({**page, **heading("compact", options, given, original)}, report)
+    with common.complete(out):
+        if space is not None:
+            space.write_document(space.plan_file, result.plan.to_json())
+            common.record(space, original, options, stage=("fold", out))
+        write_report({**page, **heading("compact", options, given, original)}, report)
     console.note(f"drawn into {report}")
     document |= {"report": str(report), "out": str(out)}
     if exported is not None:

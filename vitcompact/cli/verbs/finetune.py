@@ -89,7 +89,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     if space is not None:
         recorded = images.recorded_images(options)
         data = {**space.state.data, **recorded}
-        space.record(data=data, images=images.fingerprint_of(options), stage=("finetune", out))
+        with common.complete(out):
+            space.record(data=data, images=images.fingerprint_of(options), stage=("finetune", out))
     document = {**measured, "out": str(out), "options": inputs.effective(options)}
     console.result(document, finetune_table(document))
     following = common.follow(options, "fold", space=space)

@@ -63,7 +63,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         command=command_of("fold", options, given),
     )
     if space is not None:
-        space.record(stage=("fold", out))
+        with common.complete(out):
+            space.record(stage=("fold", out))
     document = {**results, "out": str(out), "options": inputs.effective(options)}
     console.result(document, fold_table(document))
     following = common.follow(options, "eval", "bench", space=space)

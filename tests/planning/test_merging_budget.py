@@ -18,11 +18,14 @@ from torch import Tensor, nn
 import vitcompact
 from tests.attached import plan_of
 from vitcompact.analysis import count
-from vitcompact.calibration.sensitivity import _probe, answer, change
+from vitcompact.calibration.sensitivity import _probe, answer, change, sensitivity
 from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
+from vitcompact.models import inspect
+from vitcompact.models.forward import features
 from vitcompact.operators.merge import install_merging, spread
-from vitcompact.planning import merging
+from vitcompact.options.selection import Keep
+from vitcompact.planning import merging, schedules
 from vitcompact.planning.budget_plan import plan_budget
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.candidates import Losses, measure_losses
@@ -47,8 +50,18 @@ def losses(vit: nn.Module, images: Tensor) -> Losses:
 
 
 @pytest.fixture(scope="module")
-def offered(vit: nn.Module, images: Tensor) -> tuple[Merging, ...]:
+def every(vit: nn.Module, images: Tensor) -> tuple[Merging, ...]:
     return measure_merging(vit, from_tensor(images, 16), AUTO)
+
+
+def is_even(schedule: tuple[int, ...]) -> bool:
+    return schedule == spread(sum(schedule), len(schedule))
+
+
+@pytest.fixture(scope="module")
+def offered(every: tuple[Merging, ...]) -> tuple[Merging, ...]:
+    """Those spread evenly."""
+    return tuple(each for each in every if is_even(each.schedule))
 
 
 def merged(model: nn.Module, schedule: tuple[int, ...]) -> nn.Module:
@@ -86,6 +99,61 @@ def test_what_is_offered_is_what_merging_does(
         assert each.left == pytest.approx(count(found, SIZE).macs / whole)
         assert each.loss == pytest.approx(float(change(vit(images), found(images)).mean()), rel=1e-3)
     assert offered[-1].left <= AUTO.target < offered[-2].left, "the strongest one just meets the target alone"
+
+
+def test_other_shapes_are_offered_too(
+    vit: VisionTransformer, images: Tensor, losses: Losses, every: tuple[Merging, ...]
+) -> None:
+    """Each is measured end to end, and chosen where it loses least."""
+    other = [each for each in every if not is_even(each.schedule)]
+    assert {each.schedule[0] < each.schedule[-1] for each in other} == {True, False}
+    for each in other[::3]:
+        assert each.loss == pytest.approx(
+            float(change(vit(images), merged(vit, each.schedule)(images)).mean()), rel=1e-3
+        )
+    strongest = min(other, key=lambda each: each.left)
+    assert 0.68 < strongest.left <= AUTO.target
+    best = plan_budget(vit, losses, AUTO, [replace(strongest, loss=0.0), *every])
+    assert best.plan.merge_tokens == strongest.schedule
+
+
+@pytest.mark.parametrize("shape", schedules.SHAPES)
+def test_shapes_share_out_all_pairs(shape: str) -> None:
+    for pairs in (1, 7, 100, 223):
+        for depth in (1, 3, 12):
+            schedule = schedules.shaped(pairs, depth, shape)
+            assert (len(schedule), sum(schedule)) == (depth, pairs)
+            assert min(schedule) >= 0
+    first, *_, last = schedules.shaped(120, 12, shape)
+    assert (first < last, first > last) == (shape == "later", shape == "earlier")
+    assert schedules.shaped(100, 12) == spread(100, 12)
+
+
+@pytest.mark.parametrize("keep", ["cls", "patches"])
+def test_what_counts_of_features(keep: Keep, images: Tensor) -> None:
+    """Losses of layers and of merging are of those features alone, and both add up to what counts without a word."""
+    model = perturbed_model("test_vit2", img_size=64, num_classes=0, num_heads=2, embed_dim=32, depth=2)
+    batches, budget = from_tensor(images[:8], 8), replace(AUTO, keep=keep)
+    (found,) = measure_merging(model, batches, budget, (9, 9))
+    (both,) = measure_merging(model, batches, AUTO, (9, 9))
+    before, after = (features(each, images[:8]) for each in (model, merged(model, (9, 9))))
+    part = 0 if keep == "cls" else 1
+    angle = 2 - 2 * nn.functional.cosine_similarity(before[part], after[part], dim=-1)  # type: ignore[arg-type]
+    assert found.loss == pytest.approx(float(angle.mean()), rel=1e-3)
+    assert 0 < found.loss < both.loss
+    sites = inspect(model).sites
+    kept, whole = (sensitivity(model, sites, batches, keep=each, probes=8) for each in (keep, "both"))
+    part_of_all = sum(kept.scale(site.name) for site in sites) / sum(whole.scale(site.name) for site in sites)
+    assert 0 < part_of_all < 1
+
+
+def test_what_counts_is_refused_where_nothing_is_chosen(vit: nn.Module, images: Tensor) -> None:
+    with pytest.raises(UsageError, match="`keep='cls'` chooses among features, and this model has a head"):
+        vitcompact.plan(vit, images=images, target_macs=0.8, keep="cls")
+    with pytest.raises(UsageError, match="`keep` says what a budget weighs"):
+        vitcompact.plan(vit, images=images, ratio=0.5, keep="cls")
+    with pytest.raises(UsageError, match="`keep` takes 'cls', 'patches' or 'both', got 'all'"):
+        vitcompact.plan(vit, images=images, target_macs=0.8, keep="all")  # type: ignore[arg-type]
 
 
 def test_tokens_left_are_those_that_layers_see(vit: VisionTransformer, images: Tensor) -> None:
@@ -180,8 +248,15 @@ def test_time_is_read_off_between_what_was_timed(
     monkeypatch.setattr(merging, "relative_latency", clock)
     found = measure_merging(vit, from_tensor(images[:4]), Budget("latency", 0.7, merge_tokens="auto"))
     assert len(timed) == merging.TIMED
-    assert [each.left for each in found] == pytest.approx([1 - sum(each.schedule) / 40 for each in found])
-    assert sum(found[-1].schedule) == 12
+    even = [each for each in found if is_even(each.schedule)]
+    assert [each.left for each in even] == pytest.approx([1 - sum(each.schedule) / 40 for each in even])
+    assert sum(even[-1].schedule) == 12
+    macs = [count(merged(vit, spread(pairs, 3)), SIZE).macs for pairs in range(16)]
+    for each in found:
+        if not is_even(each.schedule):  # as long as an even one of as many MACs
+            wanted = count(merged(vit, each.schedule), SIZE).macs
+            near = min(range(16), key=lambda pairs: abs(macs[pairs] - wanted))
+            assert each.left == pytest.approx(1 - near / 40, abs=1 / 40)
 
 
 def test_where_tokens_cannot_be_merged(images: Tensor, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,7 +27,7 @@ from vitcompact.operators.hallucinate import make_spec, parents_in
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
-from vitcompact.options.selection import Allocation, MergeTokens, Only
+from vitcompact.options.selection import Allocation, Keep, MergeTokens, Only
 from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
@@ -55,6 +55,7 @@ def analyze(
     target_latency: float | None = None,
     ops: Iterable[str] | None = None,
     merge_tokens: MergeTokens | None = None,
+    keep: Keep | None = None,
     only: Only | None = None,
     protect: Iterable[str] = (),
     batch_size: int = 32,
@@ -69,14 +70,14 @@ def analyze(
 
     Args:
         images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.
-        allocation, merge_tokens, curves: as in `convert`.
+        allocation, merge_tokens, keep, curves: as in `convert`.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
         UsageError: bad options, or what is no timm model.
         DataError: images that the model does not take, or that give non-finite activations.
     """
-    budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens)
+    budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens, keep)
     check_budget(budget, (ratio, rank_ratio), None, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, patterns(protect))

@@ -22,6 +22,7 @@ from vitcompact.errors import DataError
 from vitcompact.models import Site
 from vitcompact.models.forward import features, logits, num_classes
 from vitcompact.models.layer_scale import along
+from vitcompact.options.selection import Keep
 from vitcompact.utils.device import device_of
 from vitcompact.utils.hooks import hooked
 from vitcompact.utils.progress import Progress, silent
@@ -36,6 +37,7 @@ def sensitivity(
     sites: Sequence[Site],
     images: ImageBatches,
     *,
+    keep: Keep = "both",
     probes: int = 2,
     seed: int = 0,
     progress: Progress = silent,
@@ -44,6 +46,7 @@ def sensitivity(
 
     Args:
         model: the original, in eval mode; its parameters get no gradient.
+        keep: what counts of the features of a model without a head.
         probes: random output directions per image.
 
     Raises:
@@ -55,7 +58,7 @@ def sensitivity(
     metric: dict[str, Tensor] = {}
     progress.start("output sensitivity", math.ceil(images.num_samples / MICRO_BATCH))
     for part in rebatched(images, MICRO_BATCH):  # the same directions for an image whatever the batches
-        for name, grads in _gradients(model, sites, part.to(device), probes, generator).items():
+        for name, grads in _gradients(model, sites, part.to(device), keep, probes, generator).items():
             energies[name].append(grads.square().sum(-1).mean(0).reshape(len(part), -1))
             rows = grads.flatten(0, -2).double()
             metric[name] = metric.get(name, 0) + rows.T @ rows / probes
@@ -70,12 +73,12 @@ def sensitivity(
 
 
 def _gradients(
-    model: nn.Module, sites: Sequence[Site], images: Tensor, probes: int, generator: torch.Generator
+    model: nn.Module, sites: Sequence[Site], images: Tensor, keep: Keep, probes: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Gradients `(probes, images, tokens, channels)` by site, at the site's output after its LayerScale."""
     branches: dict[str, Tensor] = {}
 
-    def keep(site: Site, gamma: Tensor | None) -> Callable[..., Tensor]:
+    def recording(site: Site, gamma: Tensor | None) -> Callable[..., Tensor]:
         def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
             branches[site.name] = output if gamma is None else output * along(gamma, site.channel_dim)
             return branches[site.name]
@@ -86,8 +89,8 @@ def _gradients(
         for site in sites:
             gamma = stack.enter_context(_bare_scale(model, site))
             module = site.tap if gamma is not None or site.scale is None else site.scale
-            stack.enter_context(hooked(model, {module: keep(site, gamma)}))
-        found = answer(model, images.requires_grad_(True))
+            stack.enter_context(hooked(model, {module: recording(site, gamma)}))
+        found = answer(model, images.requires_grad_(True), keep)
         tensors = [branches[site.name] for site in sites]
         for name, branch in branches.items():  # in forward order: the first one is to blame
             check_finite(name, branch)
@@ -115,13 +118,21 @@ def _bare_scale(model: nn.Module, site: Site) -> Iterator[Tensor | None]:
         found.data = values
 
 
-Answer = Tensor | tuple[Tensor, Tensor | None]
-"""Logits, or pooled features and patch tokens."""
+Answer = Tensor | tuple[Tensor | None, Tensor | None]
+"""Logits, or pooled features and patch tokens, None for those that do not count."""
 
 
-def answer(model: nn.Module, images: Tensor) -> Answer:
-    """What a change of the model's output is measured in."""
-    return logits(model, images) if num_classes(model) else features(model, images)
+def answer(model: nn.Module, images: Tensor, keep: Keep = "both") -> Answer:
+    """What a change of the model's output is measured in; of features, those that count.
+
+    Pooled features do where there are no patch tokens.
+    """
+    if num_classes(model):
+        return logits(model, images)
+    pooled, patches = features(model, images)
+    if keep == "patches" and patches is not None:
+        return None, patches
+    return pooled, None if keep == "cls" else patches
 
 
 def change(before: Answer, after: Answer) -> Tensor:
@@ -133,12 +144,12 @@ def change(before: Answer, after: Answer) -> Tensor:
             return moved.square().squeeze(-1)
         chance = (before / TEMPERATURE).softmax(-1)
         return (chance * (moved - (chance * moved).sum(-1, keepdim=True)).square()).sum(-1)
-    total = torch.zeros(len(before[0]), device=before[0].device)
-    for old, new in zip(before, after, strict=True):
-        if old is not None and new is not None:
-            moved = torch.nn.functional.normalize(new, dim=-1) - torch.nn.functional.normalize(old, dim=-1)
-            total += moved.square().sum(-1).view(len(old), -1).mean(-1)
-    return total
+    moves = [
+        (torch.nn.functional.normalize(new, dim=-1) - torch.nn.functional.normalize(old, dim=-1)).square().sum(-1)
+        for old, new in zip(before, after, strict=True)
+        if old is not None and new is not None
+    ]
+    return torch.stack([each.view(len(each), -1).mean(-1) for each in moves]).sum(0)
 
 
 def _probe(found: Answer, generator: torch.Generator) -> Tensor:
@@ -150,8 +161,8 @@ def _probe(found: Answer, generator: torch.Generator) -> Tensor:
         signs = _random_signs(chance.shape, generator).to(chance)
         weighted = signs * chance.sqrt()
         return (found * (weighted - chance * weighted.sum(-1, keepdim=True))).sum()
-    pooled, patches = found
-    return _cosine_probe(pooled, generator) + (0.0 if patches is None else _cosine_probe(patches, generator))
+    probes = [_cosine_probe(vectors, generator) for vectors in found if vectors is not None]
+    return torch.stack(probes).sum()
 
 
 def _cosine_probe(vectors: Tensor, generator: torch.Generator) -> Tensor:

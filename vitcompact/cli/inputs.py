@@ -232,7 +232,7 @@ def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str], metho
     """What was recorded of a selection, less what the options given replace: ratios and targets exclude each other."""
     targets = given & {*TARGET_NAMES} or method == "budget"
     ratios = given & {*RATIO_NAMES} or method == "pair"
-    dropped = (*TARGET_NAMES, *RATIO_NAMES, "allocation") if targets else TARGET_NAMES if ratios else ()
+    dropped = (*TARGET_NAMES, *RATIO_NAMES, "allocation") if targets else (*TARGET_NAMES, "keep") if ratios else ()
     if ratios and recorded.get("merge_tokens") == "auto":
         dropped = (*dropped, "merge_tokens")
     return {name: value for name, value in recorded.items() if name not in dropped}
@@ -249,7 +249,7 @@ def budget_from(chosen: Mapping[str, Any]) -> Budget | None:
     Raises:
         UsageError: targets that exclude each other, or out of range.
     """
-    return budget_of(*(chosen[name] for name in (*TARGET_NAMES, "merge_tokens")))
+    return budget_of(*(chosen[name] for name in (*TARGET_NAMES, "merge_tokens", "keep")))
 
 
 def check_selection(options: Any, plan: object = None) -> None:

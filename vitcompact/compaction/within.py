@@ -15,7 +15,7 @@ from vitcompact.data import ImageBatches, open_model
 from vitcompact.errors import UsageError
 from vitcompact.evaluation import evaluate
 from vitcompact.models.forward import num_classes
-from vitcompact.options.selection import LimitOptions, MergeTokens, Only
+from vitcompact.options.selection import Keep, LimitOptions, MergeTokens, Only
 from vitcompact.planning.curves import Curves
 from vitcompact.planning.request import OutOfReach
 from vitcompact.surgery.convert import convert
@@ -94,6 +94,7 @@ def convert_within(
     evaluation: Iterable[Any] | None = None,
     ops: Iterable[str] | None = None,
     merge_tokens: MergeTokens | None = None,
+    keep: Keep | None = None,
     only: Only | None = None,
     protect: Iterable[str] = (),
     reconstruct: int | ReconstructOptions = 0,
@@ -143,6 +144,7 @@ def convert_within(
                 target_macs=share,
                 ops=ops,
                 merge_tokens=merge_tokens,
+                keep=keep,
                 only=only,
                 protect=protect,
                 reconstruct=reconstruct,

@@ -17,6 +17,8 @@ Allocation = Literal["uniform", "global"]
 """How the two shares are spread: the same for every layer, or on average, by expected loss."""
 MergeTokens = int | Sequence[int] | Literal["auto"]
 """Pairs of tokens that each block merges, one number or one for each block; `auto` leaves it to a budget."""
+Keep = Literal["cls", "patches", "both"]
+"""What of a feature extractor's output counts: the pooled features (the class token's), the patch tokens, or both."""
 Target = float | Sequence[float]
 """What is to be left, a share; on the command line also several, for one model each."""
 
@@ -102,6 +104,13 @@ class SelectionOptions:
         items=int,
         words=("auto",),
         least=0,
+    )
+    keep: Keep | None = option(
+        None,
+        "What a target keeps of a model without a head: its pooled features (cls), its patch tokens, or both alike.",
+        panel=COMPACTION,
+        unset="both",
+        rare=True,
     )
     only: Only | None = option(None, "Compact only the attention heads, or only the FFNs.", panel=COMPACTION, rare=True)
     protect: tuple[str, ...] = option(

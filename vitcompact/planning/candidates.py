@@ -22,6 +22,7 @@ from vitcompact.models.cost import Cost
 from vitcompact.models.site_cost import SiteCost, site_costs
 from vitcompact.operators import OPERATORS, Candidate
 from vitcompact.operators.sites import SiteLosses
+from vitcompact.options.selection import Keep
 from vitcompact.planning.combinations import Choice, combinations, most_saved
 from vitcompact.planning.knapsack import Menu, Option
 from vitcompact.planning.predicted import Predicted, predict
@@ -102,6 +103,7 @@ def measure_losses(
     ops: Iterable[str] = tuple(OPERATORS),
     budget: Budget | None = None,
     selection: Selection | None = None,
+    keep: Keep = "both",
     weigh: bool = True,
     cache_bytes: float = 4e9,
     progress: Progress = silent,
@@ -113,6 +115,7 @@ def measure_losses(
         ops: operators to consider.
         budget: what they are for; refused before anything is measured where even the smallest sizes miss it.
         selection: `only` and `protect` leave layers alone; `branches` is for the factors of FFNs.
+        keep: what counts of the features of a model without a head.
         weigh: multiply errors by what they do to the model's output; off, an error counts by its size alone.
 
     Raises:
@@ -133,7 +136,7 @@ def measure_losses(
             raise budget.out_of_reach(least)
     walker = BlockWalker(original, walked_blocks(original, sites), next(rebatched(images, 2)).to(device_of(original)))
     sites = [site for site in sites if site.block not in walker.unreachable]
-    known = sensitivity(original, sites, images, progress=progress) if weigh else None
+    known = sensitivity(original, sites, images, keep=keep, progress=progress) if weigh else None
     found: dict[str, dict[str, list[Candidate]]] = {}
     by_block = {name: [site for site in sites if site.block == name] for name in walker.blocks}
     last = max((i for i, name in enumerate(walker.blocks) if by_block[name]), default=-1)
@@ -152,7 +155,7 @@ def measure_losses(
             progress.advance()
     progress.finish()
     ordered = tuple(site for name in walker.blocks for site in by_block[name])
-    predicted = predict(original, ordered, every) if weigh else None
+    predicted = predict(original, ordered, every, keep=keep) if weigh else None
     return Losses(found, costs, whole, ordered, anatomy.skipped, predicted=predicted)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
+from vitcompact.options.selection import Keep
 from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.kept_losses import from_json, to_json
 from vitcompact.planning.request import Budget
@@ -99,6 +100,7 @@ def measured_losses(
     ops: Iterable[str],
     budget: Budget | None = None,
     selection: Selection | None = None,
+    keep: Keep = "both",
     weigh: bool = True,
     cache_bytes: float = 4e9,
     progress: Progress = silent,
@@ -117,6 +119,7 @@ def measured_losses(
             ops=ops,
             budget=budget,
             selection=chosen,
+            keep=keep,
             weigh=weigh,
             cache_bytes=cache_bytes,
             progress=progress,
@@ -124,7 +127,8 @@ def measured_losses(
 
     if curves is None:
         return measure()
-    asked = {"ops": ops, "only": chosen.only, "protect": chosen.protect, "branches": chosen.branches, "weigh": weigh}
+    asked: dict[str, Any] = {} if keep == "both" else {"keep": keep}
+    asked |= {"ops": ops, "only": chosen.only, "protect": chosen.protect, "branches": chosen.branches, "weigh": weigh}
     return curves.losses(original, images, asked, measure)
 
 

@@ -20,14 +20,18 @@ from vitcompact.models.cost import count, meta_copy
 from vitcompact.models.latency import relative_latency
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.merge import install_merging, num_patches, spread
+from vitcompact.options.selection import Keep
 from vitcompact.planning.request import Budget, Unit
+from vitcompact.planning.schedules import EVEN, SHAPES, shaped
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.progress import Progress, silent
 
 STEPS = 12
 LARGEST_SHARE = 0.9
-"""Schedules that are tried merge up to this share of the patches, in so many equal steps."""
+"""Even schedules that are tried merge up to this share of the patches, in so many equal steps."""
+STRENGTHS = (0.5, 0.7, 0.85, 1.0)
+"""Schedules of every other shape merge these shares of the strongest one's pairs."""
 JUDGED_IMAGES = 64
 MICRO_BATCH = 16
 TIMED = 4
@@ -77,23 +81,33 @@ def measure_merging(
     """
     left = _timed(original, latency_batch) if budget.unit == "latency" else _counted(original, budget.unit)
     schedules = [tuple(schedule)] if schedule is not None else _schedules(original, left, budget.target)
-    losses = _losses(original, schedules, first_images(images, JUDGED_IMAGES), progress)
+    losses = _losses(original, schedules, first_images(images, JUDGED_IMAGES), budget.keep, progress)
     return tuple(
         Merging(each, left(each), loss, _tokens(original, each)) for each, loss in zip(schedules, losses, strict=True)
     )
 
 
 def _schedules(original: nn.Module, left: Callable[[tuple[int, ...]], float], target: float) -> list[tuple[int, ...]]:
-    """Evenly spread ones in equal steps, the last just meets the target alone if it can be met so."""
+    """Of every shape, the strongest just meets the target alone if it can be met so."""
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
-    most = int(LARGEST_SHARE * patches)
-    if left(spread(most, depth)) < target:
-        low, high = 0, most
-        while low < high:  # the fewest pairs that meet the target
-            middle = (low + high) // 2
-            low, high = (low, middle) if left(spread(middle, depth)) <= target else (middle + 1, high)
-        most = low
-    return [spread(pairs, depth) for pairs in sorted({round(most * i / STEPS) for i in range(1, STEPS + 1)} - {0})]
+    found: dict[tuple[int, ...], None] = {}
+    for shape in SHAPES:
+        most = _strongest(lambda pairs, shape=shape: left(shaped(pairs, depth, shape)), target, patches)  # type: ignore[misc]
+        shares = [i / STEPS for i in range(1, STEPS + 1)] if shape == EVEN else STRENGTHS
+        numbers = sorted({round(most * share) for share in shares} - {0})
+        found |= dict.fromkeys(shaped(pairs, depth, shape) for pairs in numbers)
+    return list(found)
+
+
+def _strongest(left: Callable[[int], float], target: float, patches: int) -> int:
+    """The fewest pairs that meet the target alone, or as many as are merged at most."""
+    low, high = 0, int(LARGEST_SHARE * patches)
+    if left(high) >= target:
+        return high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if left(middle) <= target else (middle + 1, high)
+    return low
 
 
 def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], float]:
@@ -110,26 +124,39 @@ def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], flo
 
 
 def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]], float]:
-    """A function that gives the share of the original's time that a schedule leaves, between what was timed."""
+    """A function that gives the share of the original's time that a schedule leaves, between what was timed.
+
+    Even schedules are timed, and read off by their pairs; those of another shape by the MACs that they leave.
+    """
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
     device = device_of(original)
     read = relative_latency(original, resolve_input(original).input_size, latency_batch, device)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
     times = [(0, 1.0), *((n, read(_merging(copy_of(original), spread(n, depth))).share) for n in numbers)]
+    macs = _counted(original, "macs")
+    spared = [1 - macs(spread(n, depth)) if n else 0.0 for n, _ in times]
 
     def left(schedule: tuple[int, ...]) -> float:
-        pairs = min(sum(schedule), numbers[-1])
-        for (fewer, slow), (more, fast) in pairwise(times):
-            if pairs <= more:
-                return slow + (fast - slow) * (pairs - fewer) / max(more - fewer, 1)
-        return times[-1][1]
+        pairs = sum(schedule)
+        if schedule == spread(pairs, depth):
+            return _between([(float(n), time) for n, time in times], pairs)
+        by_macs = [(saving, time) for saving, (_, time) in zip(spared, times, strict=True)]
+        return _between(by_macs, 1 - macs(schedule))
 
     return left
 
 
+def _between(points: Sequence[tuple[float, float]], place: float) -> float:
+    """What lies at `place` on the line through points, which go up; beyond the last, its value."""
+    for (before, first), (after, second) in pairwise(points):
+        if place <= after:
+            return first + (second - first) * (place - before) / max(after - before, 1e-12)
+    return points[-1][1]
+
+
 @torch.no_grad()
 def _losses(
-    original: nn.Module, schedules: Sequence[tuple[int, ...]], images: ImageBatches, progress: Progress
+    original: nn.Module, schedules: Sequence[tuple[int, ...]], images: ImageBatches, keep: Keep, progress: Progress
 ) -> list[float]:
     """Mean loss increase of each schedule; the original answers once, and its copies share its weights."""
     device, seen = device_of(original), 0
@@ -138,9 +165,9 @@ def _losses(
     progress.start("merging tokens", len(schedules) * -(-images.num_samples // MICRO_BATCH))
     for part in rebatched(images, MICRO_BATCH):
         part = part.to(device)
-        before = answer(original, part)
+        before = answer(original, part, keep)
         for place, model in enumerate(merging):
-            totals[place] += float(change(before, answer(model, part)).sum())
+            totals[place] += float(change(before, answer(model, part, keep)).sum())
             progress.advance()
         seen += len(part)
     progress.finish()

@@ -10,6 +10,7 @@ from torch import nn
 
 from vitcompact.data import ImageBatches, resolve_input
 from vitcompact.errors import UsageError
+from vitcompact.models.forward import num_classes
 from vitcompact.models.latency import random_images, relative_latency
 from vitcompact.operators.merge import given_schedule, merge_schedule
 from vitcompact.planning.budget_plan import BudgetPlan, plan_budget
@@ -45,22 +46,35 @@ def plan_for(
         curves: what was measured before, where it holds; what is measured goes there.
 
     Raises:
-        UsageError: the target is out of reach, or merging is to be weighed against errors that are not.
+        UsageError: the target is out of reach, merging is to be weighed against errors that are not, or `keep` of a
+            model with a head.
         DataError: images that give non-finite activations.
     """
     if budget.merge_tokens == "auto" and not weigh:
         raise UsageError("`merge_tokens='auto'` compares expected loss increases: leave out `without='sensitivity'`")
+    check_keep(original, budget)
     offered = offered_merging(original, images, budget, latency_batch=latency_batch, progress=progress)
     losses = measured_losses(
         *(original, images, curves),
         ops=budget.ops,
         budget=None if offered else budget,
         selection=selection,
+        keep=budget.keep,
         weigh=weigh,
         cache_bytes=cache_bytes,
         progress=progress,
     )
     return plan_measured(original, losses, budget, offered, latency_batch=latency_batch, progress=progress)
+
+
+def check_keep(original: nn.Module, budget: Budget) -> None:
+    """Refuse to choose among features where the classes count.
+
+    Raises:
+        UsageError: see above.
+    """
+    if budget.keep != "both" and num_classes(original):
+        raise UsageError(f"`keep='{budget.keep}'` chooses among features, and this model has a head: leave it out")
 
 
 def plan_measured(

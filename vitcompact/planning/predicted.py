@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.held_out import is_held_out
-from vitcompact.calibration.sensitivity import answer, change
+from vitcompact.calibration.sensitivity import Answer, answer, change
 from vitcompact.data import ImageBatches, rebatched
 from vitcompact.data.apart import chosen_of
 from vitcompact.models import Site
 from vitcompact.models.forward import num_classes
 from vitcompact.models.scores import Mean, cosines, same_guess
+from vitcompact.options.selection import Keep
 from vitcompact.utils.device import device_of
 from vitcompact.utils.hooks import hooked
 from vitcompact.utils.intervals import Interval, wilson
@@ -70,28 +71,40 @@ class Predicted:
 
 
 @torch.no_grad()
-def predict(original: nn.Module, sites: Sequence[Site], images: ImageBatches, seed: int = 0) -> Predicted:
+def predict(
+    original: nn.Module, sites: Sequence[Site], images: ImageBatches, seed: int = 0, keep: Keep = "both"
+) -> Predicted:
     """Measure the points, on at most `LARGEST` held-out images (all of them where none are held out).
 
     Args:
         original: in eval mode; left as it is.
         sites: whose outputs are disturbed.
+        keep: what counts of the features of a model without a head.
     """
     chosen = _held_out(images).to(device_of(original))
-    before = [answer(original, part) for part in chosen.split(MICRO_BATCH)]
+    before = [answer(original, part, keep) for part in chosen.split(MICRO_BATCH)]
     head = num_classes(original) > 0
     points, least = [], 1.0
     for scale in NOISE:
         generator = torch.Generator().manual_seed(seed)
         loss, likeness = Mean(), Mean()
         with hooked(original, {site.tap: _disturbing(scale, generator) for site in sites}):
-            after = [answer(original, part) for part in chosen.split(MICRO_BATCH)]
+            after = [answer(original, part, keep) for part in chosen.split(MICRO_BATCH)]
         for old, new in zip(before, after, strict=True):
             loss.add(change(old, new))
-            likeness.add(same_guess(old, new).double() if head else cosines(old[0], new[0]))  # type: ignore[arg-type]
+            likeness.add(_likeness(old, new))
         least = min(least, likeness.value() or 0.0)
         points.append((loss.value() or 0.0, least))
     return Predicted("agreement" if head else "cosine", tuple(sorted(points, key=lambda each: each[0])), len(chosen))
+
+
+def _likeness(old: Answer, new: Answer) -> Tensor:
+    """Of each image: the same first guess, or the cosine of what counts of the features, the pooled ones first."""
+    if isinstance(old, Tensor):
+        assert isinstance(new, Tensor)
+        return same_guess(old, new).double()
+    first, second = next((a, b) for a, b in zip(old, new, strict=True) if a is not None and b is not None)
+    return cosines(first, second).reshape(len(first), -1).mean(-1)
 
 
 def _held_out(images: ImageBatches) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS
-from vitcompact.options.selection import MergeTokens, Target
+from vitcompact.options.selection import Keep, MergeTokens, Target
 
 Unit = Literal["macs", "params", "latency"]
 
@@ -28,16 +28,20 @@ class Budget:
         ops: operators that may be used, by their names in a plan.
         merge_tokens: pairs of tokens that each block merges, which count towards the target; `auto` for what
             costs least beside the operators, None for none.
+        keep: what counts of the features of a model without a head.
     """
 
     unit: Unit
     target: float
     ops: tuple[str, ...] = tuple(OPERATORS)
     merge_tokens: MergeTokens | None = None
+    keep: Keep = "both"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and 0 < self.target < 1):
             raise UsageError(f"`target_{self.unit}` must be between 0 and 1 (both exclusive), got {self.target}")
+        if self.keep not in get_args(Keep):
+            raise UsageError(f"`keep` takes 'cls', 'patches' or 'both', got {self.keep!r}")
         unknown = [op for op in self.ops if op not in OPERATORS]
         if unknown or not self.ops:
             raise UsageError(
@@ -56,11 +60,12 @@ def budget_of(
     target_latency: Target | None,
     ops: Iterable[str] | None,
     merge_tokens: MergeTokens | None = None,
+    keep: Keep | None = None,
 ) -> Budget | None:
     """The budget that one of the three targets asks for, or None where none is given.
 
     Raises:
-        UsageError: more than one target, operators or `auto` without a target, or a target out of range.
+        UsageError: more than one target, operators, `keep` or `auto` without a target, or a target out of range.
     """
     if isinstance(merge_tokens, str) and merge_tokens != "auto":
         raise UsageError(f"`merge_tokens` takes 'auto' or numbers, got {merge_tokens!r}")
@@ -71,13 +76,15 @@ def budget_of(
     if not given:
         if ops is not None:
             raise UsageError("`ops` narrows a budget: give `target_macs`, `target_params` or `target_latency` with it")
+        if keep is not None:
+            raise UsageError("`keep` says what a budget weighs: give `target_macs` or another target with it")
         if merge_tokens == "auto":
             raise UsageError("`merge_tokens='auto'` shares a budget: give `target_macs` or `target_latency` with it")
         return None
     target = targets[given[0]]
     if not isinstance(target, (int, float)):
         raise UsageError(f"`target_{given[0]}` takes one number here, got {target!r}")
-    return Budget(given[0], target, tuple(OPERATORS) if ops is None else tuple(ops), merge_tokens)
+    return Budget(given[0], target, tuple(OPERATORS) if ops is None else tuple(ops), merge_tokens, keep or "both")
 
 
 def check_budget(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches, open_model
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
-from vitcompact.options.selection import Allocation, MergeTokens, Only
+from vitcompact.options.selection import Allocation, Keep, MergeTokens, Only
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
@@ -30,6 +30,7 @@ def convert(
     target_latency: float | None = None,
     ops: Iterable[str] | None = None,
     merge_tokens: MergeTokens | None = None,
+    keep: Keep | None = None,
     images: Tensor | Iterable[Tensor] | ImageBatches | None = None,
     seed: int = 0,
     only: Only | None = None,
@@ -67,6 +68,7 @@ def convert(
         ops: operators that a budget may use; all by default.
         merge_tokens: pairs of similar tokens that each block of a plain ViT merges (ToMe), one number or one for each
             block; they count towards a target. `auto` merges what costs least beside a budget's operators.
+        keep: what a target keeps of a model without a head: `cls` (its pooled features), `patches` or `both`.
         images: normalised calibration images `(n, 3, height, width)` or batches of them, no labels. None converts
             from the weights alone, which loses much accuracy.
         only: `heads` or `ffn` for one of the two.
@@ -93,7 +95,9 @@ def convert(
     model = opened.model
     job = prepare(
         *(model, opened.images(images, batch_size), plan),
-        asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation),
+        asked=Asked(
+            *(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation, keep)
+        ),
         limits=Limits(only, protect, terms, filter_rank, branches),
         method=method_of(init, hallucinate, reconstruct, without),
         batch_size=batch_size,

@@ -17,7 +17,7 @@ from vitcompact.models.cost import meta_copy
 from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
-from vitcompact.options.selection import Allocation
+from vitcompact.options.selection import Allocation, Keep
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
@@ -53,6 +53,7 @@ class Asked:
     ops: Iterable[str] | None
     merge_tokens: MergeTokens | None
     allocation: Allocation | None
+    keep: Keep | None
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def prepare(
         DataError: images that this model does not take.
     """
     targets = asked.target_macs, asked.target_params, asked.target_latency
-    budget = budget_of(*targets, asked.ops, asked.merge_tokens)
+    budget = budget_of(*targets, asked.ops, asked.merge_tokens, asked.keep)
     check_budget(budget, (asked.ratio, asked.rank_ratio), plan, images)
     selection = limits.selection(asked)
     check_model(model)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches, open_model
-from vitcompact.options.selection import Allocation, MergeTokens, Only
+from vitcompact.options.selection import Allocation, Keep, MergeTokens, Only
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
@@ -28,6 +28,7 @@ def plan(
     target_latency: float | None = None,
     ops: Iterable[str] | None = None,
     merge_tokens: MergeTokens | None = None,
+    keep: Keep | None = None,
     images: Tensor | Iterable[Tensor] | ImageBatches | None = None,
     only: Only | None = None,
     protect: Iterable[str] = (),
@@ -66,7 +67,9 @@ def plan(
     opened = open_model(model)
     job = prepare(
         *(opened.model, opened.images(images, batch_size), None),
-        asked=Asked(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation),
+        asked=Asked(
+            *(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation, keep)
+        ),
         limits=Limits(only, protect, terms, filter_rank, branches),
         method=method_of(init, hallucinate, reconstruct, without),
         batch_size=batch_size,

@@ -47,7 +47,18 @@ def run_within(
     original = inputs.open_original(options, given, space, console)
     calibration = images.calibration_images(original.model, options, console)
     assert calibration is not None  # images were required
-    names = ("ops", "merge_tokens", "only", "protect", "reconstruct", "cache_gb", "batch_size", "device", "seed")
+    names = (
+        "ops",
+        "merge_tokens",
+        "keep",
+        "only",
+        "protect",
+        "reconstruct",
+        "cache_gb",
+        "batch_size",
+        "device",
+        "seed",
+    )
     found = convert_within(
         original.model,
         calibration,

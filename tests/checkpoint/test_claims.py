@@ -136,3 +136,18 @@ def test_circles_and_repetitions_end(tmp_path: Path) -> None:
     torch.save({"state_dict": module}, tmp_path / "module.pth")
     with pytest.raises(CheckpointError, match="nested too deep"):
         read_weights(tmp_path / "module.pth")
+
+
+@pytest.mark.parametrize("args", [{"depth": 1_000}, {"depths": [2, 2, 900, 2]}], ids=["depth", "depths"])
+def test_more_blocks_than_tensors(args: dict[str, Any], tmp_path: Path) -> None:
+    """Building a thousand blocks takes seconds, and it is done several times before shapes are compared."""
+    torch.save(timm.create_model("test_vit", num_classes=2).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=f"is said to have {1_000 if 'depth' in args else 906} blocks"):
+        load_source(str(tmp_path / "x.pth"), SourceOptions(model="test_vit", model_kwargs=args))
+
+
+def test_thousands_of_state_dicts(tmp_path: Path) -> None:
+    tensor = torch.ones(1)
+    torch.save({f"k{i}": {"weight": tensor} for i in range(2_000)}, tmp_path / "x.pth")
+    with pytest.raises(UsageError, match=r"several models; say which: .* and 1992 more"):
+        load_source(str(tmp_path / "x.pth"), SourceOptions(model="test_vit"))

@@ -198,7 +198,12 @@ def test_a_verb_records_what_it_leaves_in_one_step(space: Workspace, monkeypatch
     """Ended in between, its model would stand beside the images and the choice of the run before."""
     out = leave(space, "convert")
     written: list[Path] = []
-    monkeypatch.setattr(module, "write_file", lambda path, content: written.append(path) or write_file(path, content))
+
+    def noted(path: Path, content: str) -> None:
+        written.append(path)
+        write_file(path, content)
+
+    monkeypatch.setattr(module, "write_file", noted)
     space.record(source=SOURCE, data={"data_dir": "y"}, images="i", selection={"ratio": 0.5}, stage=("fold", out))
     assert written == [space.path / "workspace.json"]
     again = Workspace(space.path).state

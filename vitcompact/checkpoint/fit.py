@@ -25,7 +25,7 @@ from vitcompact.checkpoint.implied import implied_args
 from vitcompact.checkpoint.infer import meta_model
 from vitcompact.checkpoint.read import Weights
 from vitcompact.checkpoint.unfinished import check_finished
-from vitcompact.errors import UsageError
+from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.text import some
 
 logger = logging.getLogger("vitcompact")
@@ -66,6 +66,7 @@ def fit(weights: Weights, name: str, base: str, given: Mapping[str, Any], facts:
         CheckpointError: the classifier cannot be kept, or the pooling is not told.
     """
     label = str(weights.path)
+    _check_blocks({**facts.args, **given}, weights, label)
     model = meta_model(name, **{key: value for key, value in given.items() if key != "global_pool"})
     key, layout = _best_layout(weights, base, model, label)
     check_finished(weights.boxes[key], label)
@@ -82,11 +83,26 @@ def fit(weights: Weights, name: str, base: str, given: Mapping[str, Any], facts:
     return Fitted(with_bias(kept, model), args, key, left_out)
 
 
+def _check_blocks(args: Mapping[str, Any], weights: Weights, label: str) -> None:
+    """Raises CheckpointError for more blocks than there are tensors: building them takes seconds, again and again."""
+    depths = args.get("depth", args.get("depths", 0))
+    told = [each for each in (depths if isinstance(depths, (list, tuple)) else [depths]) if isinstance(each, int)]
+    most = max(map(len, weights.boxes.values()), default=0)
+    if sum(told) > max(most, _FEW_BLOCKS):
+        raise CheckpointError(
+            f"{label} holds {most} tensors, and is said to have {sum(told)} blocks: correct its depth"
+        )
+
+
+_FEW_BLOCKS = 64
+_MOST_BOXES = 256
 _SHAPES = ("num_classes", "in_chans", "img_size")
 """What the weights tell themselves."""
 
 
 def _best_layout(weights: Weights, base: str, model: nn.Module, label: str) -> tuple[str, Layout]:
+    if len(weights.boxes) > _MOST_BOXES:
+        choose_key(weights.boxes, label)  # which says how many there are
     layouts = {key: to_layout(box, base, model) for key, box in weights.boxes.items()}
     most = max(layout.share for layout in layouts.values())
     keys = [key for key, layout in layouts.items() if layout.share >= max(_ENOUGH, 0.9 * most)]

@@ -107,7 +107,7 @@ class Trial:
                 tempfile.tempdir = str(self.box / "tmp")
                 announce_native_writers()
                 self.memory.install()
-                self.memory.begin(f"{self.name} {words}", off=self.case.spills)
+                self.memory.begin(f"{self.name} {_same(words)}", off=self.case.spills)
                 prepare()
                 code = run(words, self.case)
             finally:
@@ -284,6 +284,11 @@ class Passing:
         if name == "os.rename" and str(args[1]).endswith(STATES):
             place = Path(args[1]).resolve().relative_to(self.box.resolve())
             self.states.append((str(place), digest(Path(args[0]))))
+
+
+def _same(words: str) -> str:
+    """A command by what it computes: that of `compact` depends on the clock, and is the same for the next run."""
+    return words.replace(" --overwrite", "") if words.startswith("compact") else words
 
 
 def _differing(now: Units, other: Units) -> list[str]:

@@ -80,3 +80,20 @@ def test_refused(words: tuple[str, ...], part: str, run: Run, images: Path) -> N
     result = run(*words, "--data-dir", str(images))
     assert result.code == 2
     assert part in result.error
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--target-macs", "0.9", "--keep", "cls"), "--keep cls chooses among features, and this model has a head"),
+        (("--method", "pair", "--keep", "cls"), "--keep says what a budget weighs: give --target-macs"),
+        (("--target-macs", "0.9", "--keep", "all"), "'all' is not one of 'cls', 'patches', 'both'"),
+    ],
+)
+def test_what_counts_is_refused_where_nothing_is_chosen(
+    words: tuple[str, ...], part: str, run: Run, images: Path
+) -> None:
+    result = run("convert", "test_vit", "OUT", *SMALL, "--data-dir", images, *words)
+    assert result.code == 2
+    assert part in result.error
+    assert not Path("OUT").exists()

@@ -83,6 +83,25 @@ def test_outputs_that_are_none(
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModuleNotFoundError("No module named 'attrs'"), "Plain's converter lacks .*: No module named 'attrs'"),
+        (RuntimeError("no rule for aten::x"), "Plain cannot express this model: no rule for aten::x"),
+    ],
+)
+def test_what_a_converter_says(
+    plain: Plain, folded: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fails(job: Job, path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(plain, "write", fails)
+    with pytest.raises(UsageError, match=message):
+        vitcompact.export(folded, tmp_path / "model.plain")
+    assert left(tmp_path) == []
+
+
 def test_an_older_file_stays_until_the_new_one_is_proven(plain: Plain, folded: nn.Module, tmp_path: Path) -> None:
     out = tmp_path / "model.plain"
     out.write_text("older")

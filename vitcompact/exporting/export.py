@@ -172,6 +172,8 @@ def _write(form: Format, job: Job, path: Path) -> None:
         if is_out_of_memory(error):
             raise
         reason = next((line for line in _root(error).splitlines() if line.strip()), type(error).__name__)
+        if isinstance(error, ImportError):
+            raise UsageError(f"{form.title}'s converter lacks something that it imports: {reason.strip()}") from error
         raise UsageError(f"{form.title} cannot express this model: {reason.strip()}") from error
     finally:
         for logger, level in zip(quiet, levels, strict=True):

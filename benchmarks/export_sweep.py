@@ -6,7 +6,7 @@
 
 Models are those of `tests/conformance` (random weights, perturbed) and the checkpoints of the shared folder; each goes
 through the pair and a budget, is folded and exported. Small models go to ONNX and `.pt2`, checkpoints to
-OpenVINO as well, the plain ViT also to ExecuTorch and Core ML, whose rows say so where they are not installed. One JSON
+OpenVINO as well, plain ViTs also to ExecuTorch and Core ML, whose rows say so where they are not installed. One JSON
 line a cell: largest difference at batch 1, 3 and 8 relative to the largest output of that batch, on images that the
 export did not compare on. Cells that failed or could not be run are tried again by the next run; the exit code is 1
 where one failed.
@@ -42,7 +42,7 @@ BATCH_SIZES = (1, 3, 8)
 MOST_REL_DIFF = 1e-4
 EVERYWHERE = (".onnx", ".pt2")
 CHECKPOINTS: dict[str, tuple[str, ...]] = {name: (*EVERYWHERE, ".xml") for name in REAL if name != "demo"}
-CHECKPOINTS["vit_small_cifar10"] += (".pte", ".mlpackage")
+PLAIN, FOR_PLAIN = ("deit_tiny", "vit_small_cifar10"), (".pte", ".mlpackage")
 ONE_IMAGE = (".pte",)
 """Files that take one image at a time, and are not read back: what `export` measured is the row."""
 
@@ -60,7 +60,8 @@ def row_name(case: Any) -> str:
 
 def names() -> dict[str, tuple[str, ...]]:
     """The formats that each model goes to."""
-    return {**{row_name(case): EVERYWHERE for case in CASES}, **CHECKPOINTS}
+    found = {**{row_name(case): EVERYWHERE for case in CASES}, **CHECKPOINTS}
+    return {name: (*formats, *FOR_PLAIN) if name in PLAIN else formats for name, formats in found.items()}
 
 
 @torch.no_grad()

@@ -41,6 +41,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Seeds:
     return Seeds(tmp_path_factory.mktemp("seeds"))
 
 
+@pytest.mark.broad
 def test_no_file_wins(seeds: Seeds) -> None:
     cases = [Case(name, seed) for name in QUICK for seed in range(6)]
     verdicts = list(run(cases, seeds, batch=len(cases)))

@@ -43,7 +43,7 @@ def losses(vit: nn.Module, images: Tensor) -> Losses:
 
 @pytest.fixture(autouse=True)
 def _count_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget_plan, "count", lambda model, _: Cost(size(model), size(model)))
+    monkeypatch.setattr(budget_plan, "count", lambda model, _, **__: Cost(size(model), size(model)))
 
 
 def size(model: nn.Module) -> int:

@@ -29,7 +29,7 @@ from frontier_methods.common import macs_of, nearest
 from frontier_records import Key, Records, read_entries
 from frontier_report import tables
 
-pytestmark = pytest.mark.broad
+pytestmark = pytest.mark.sweep
 
 
 @pytest.fixture(scope="module")

@@ -149,6 +149,15 @@ def test_ctrl_c_leaves_a_state_to_go_on_from(run: Run, images: Path, monkeypatch
     assert "--steps 4" in resumed.err
     other = run(*shlex.split(hint)[1:], "--lr", "0.1", "--overwrite")
     assert (other.code, "--lr was" in other.error) == (2, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(PlainProgress, "advance", advance)
+        assert run(*words, "--overwrite").code == 130
+    anew = run("finetune", "--steps", 1, "-b", 8, "--workdir", "my job", "--overwrite")  # --resume was forgotten
+    assert anew.code == 0
+    kept = Path("my job", "finetune-state", "earlier")
+    assert f"it is kept, and --resume {kept} continues it" in anew.err
+    late = run("finetune", "--resume", kept, "--workdir", "my job", "--json")
+    assert (late.code, json.loads(late.out)["steps"]) == (0, 4)
 
 
 def _interrupt(progress: PlainProgress) -> None:

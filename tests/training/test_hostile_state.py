@@ -155,7 +155,7 @@ def test_the_best_weights_come_back(tmp_path: Path) -> None:
     assert keeper.save(stepper, StepPlan(8, 8, 4, 8, 4.0), 12.5)
     again = Keeper(tmp_path, {"it": 1})
     other: Any = _Stub()
-    plan, seconds = again.restore(load_state(tmp_path / STATE_NAME), other)
+    plan, seconds = again.restore(load_state(tmp_path / STATE_NAME), tmp_path, other)
     assert (plan, seconds) == (StepPlan(8, 8, 4, 8, 4.0), 12.5)
     assert (other.bad_in_a_row, other.bad_steps) == (1, 2)
     assert torch.equal(other.student.weight, stub.student.weight)
@@ -169,7 +169,7 @@ def test_the_best_weights_come_back(tmp_path: Path) -> None:
     _assert_same(again.best.weights, better)
     save_state(State({"weight": torch.ones(9, 9)}, {"value": 1.0, "step": 1}), tmp_path / BEST_NAME)
     with pytest.raises(CheckpointError, match="another model"):
-        Keeper(tmp_path, {}).restore(load_state(tmp_path / STATE_NAME), other)
+        Keeper(tmp_path, {}).restore(load_state(tmp_path / STATE_NAME), tmp_path, other)
 
 
 def _assert_same(weights: dict[str, Tensor], model: nn.Module) -> None:

@@ -160,6 +160,52 @@ def test_beginning_anew_forgets_an_earlier_run(
     assert result.best_step is None
 
 
+def test_beginning_anew_keeps_a_run_that_did_not_end(
+    student: nn.Module,
+    teacher: nn.Module,
+    stream: TensorBatches,
+    images: Tensor,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Hours may lie in it, and `resume` is easily left out; it goes on as if nothing had come between."""
+    chosen = options(steps=8, eval_every=1, eval_share=0.99)
+    labelled = [(images, torch.arange(24) % 5)]
+
+    def go(**how: Any) -> nn.Module:
+        return finetune(student, teacher, stream, options=chosen, evaluation=labelled, **how).model
+
+    whole = go()
+    with pytest.raises(Interrupted):
+        go(state_dir=tmp_path, progress=StopAfter(6))
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {STATE_NAME, BEST_NAME}
+    finetune(student, teacher, stream, options=options(steps=2), state_dir=tmp_path)
+    assert f"`resume='{tmp_path / 'earlier'}'`" in caplog.text
+    assert {path.name for path in (tmp_path / "earlier").iterdir()} == there
+    assert same_weights(whole, go(state_dir=tmp_path, resume=tmp_path / "earlier"))
+    finetune(student, teacher, stream, options=options(steps=1), state_dir=tmp_path)  # what ended is not kept
+    assert {path.name for path in (tmp_path / "earlier").iterdir()} == there
+
+
+def test_the_best_weights_are_those_of_the_run_that_is_continued(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, images: Tensor, tmp_path: Path
+) -> None:
+    """Another folder for the states has no part in it, whatever lies there."""
+    chosen = options(steps=8, eval_every=1, eval_share=0.99)
+    labelled = [(images, torch.arange(24) % 5)]
+    with pytest.raises(Interrupted):
+        finetune(
+            *(student, teacher, stream), options=chosen, evaluation=labelled, state_dir=tmp_path, progress=StopAfter(6)
+        )
+    best = load_state(tmp_path / BEST_NAME).values
+    other = tmp_path / "other"
+    other.mkdir()
+    save_state(State({"x": torch.zeros(1)}, {"value": 1e9, "step": 1}), other / BEST_NAME)
+    finetune(student, teacher, stream, options=chosen, evaluation=labelled, state_dir=other, resume=tmp_path)
+    assert best["value"] <= load_state(other / BEST_NAME).values["value"] <= 100
+
+
 def test_missing_and_damaged_states(
     student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
 ) -> None:

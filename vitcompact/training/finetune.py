@@ -147,12 +147,12 @@ class _Run:
         if saved is not None:
             state = load_state(saved)
             check_same_run(saved_run(state).identity, self.identity, str(saved))
-            begun, (plan, spent) = plan, self.keeper.restore(state, self.stepper)
+            begun, (plan, spent) = plan, self.keeper.restore(state, saved.parent, self.stepper)
             if not plan.continues(begun):
                 raise CheckpointError(f"the training state {saved} is damaged: {plan} is not the plan of this run")
             watch = Stopwatch(clock, spent)
         else:
-            self.keeper.clear()
+            self.keeper.begin_anew()
         held_out = None
         if evaluation is not None:
             held_out = HeldOut(evaluation, self.teacher, self.device, self._check, self.progress)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.errors import UsageError
+from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.training.optimizer import Stepper
 from vitcompact.training.saved import Best, best_of, damage, saved_run
 from vitcompact.training.schedule import StepPlan
@@ -28,10 +28,13 @@ from vitcompact.training.state import (
     unpack_optimizer,
 )
 from vitcompact.training.stream import TrainingStream
-from vitcompact.utils.files import claimed, tidied
+from vitcompact.utils.files import claimed, disk_errors, link_or_copy, publish, staged, tidied
 
 _FREE = ("eval_every", "eval_share", "save_minutes")
 """Options that do not change what is learned."""
+
+EARLIER = "earlier"
+"""Folder beside a state, with that of the run before which did not end."""
 
 _WHAT = {
     "model": "the converted model",
@@ -118,10 +121,24 @@ class Keeper:
         self.best: Best | None = None
         self.notes: dict[str, Any] = {}
 
-    def clear(self) -> None:
-        """Forget an earlier run in the same folder."""
-        for name in (STATE_NAME, BEST_NAME) if self.folder else ():
-            (self.folder / name).unlink(missing_ok=True)  # type: ignore[operator]
+    def begin_anew(self) -> None:
+        """Make room in the folder: what a run left that did not end goes to `EARLIER`, from where it can be resumed.
+
+        Raises:
+            UsageError: the disk refuses.
+        """
+        if self.folder is None:
+            return
+        there = [path for path in (self.folder / STATE_NAME, self.folder / BEST_NAME) if path.exists()]
+        if there[:1] == [self.folder / STATE_NAME] and not _is_finished(there[0]):
+            kept = self.folder / EARLIER
+            with disk_errors(kept), staged(kept) as aside:
+                for path in there:
+                    link_or_copy(path, aside / path.name)
+                publish(aside, kept)
+            logger.warning("a run that did not end left its state: it is kept, and `resume=%r` continues it", str(kept))
+        for path in there:
+            path.unlink()
 
     def offer(self, model: nn.Module, value: float, step: int) -> None:
         """Keep `model`'s weights if `value` beats all before."""
@@ -129,8 +146,12 @@ class Keeper:
             return
         weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         self.best = Best(value, step, weights)
-        if self.folder:
-            self._write(State(dict(weights), {"value": value, "step": step}), BEST_NAME)
+        self._write_best()
+
+    def _write_best(self) -> None:
+        if self.folder and self.best:
+            values = {"value": self.best.value, "step": self.best.step}
+            self._write(State(dict(self.best.weights), values), BEST_NAME)
 
     def save(self, stepper: Stepper, plan: StepPlan, seconds: float) -> bool:
         """Write the resumable state; False (and a warning) where the disk refuses.
@@ -152,8 +173,8 @@ class Keeper:
         state.values |= {"notes": self.notes, "skipped": skipped}
         return self._write(state, STATE_NAME)
 
-    def restore(self, state: State, stepper: Stepper) -> tuple[StepPlan, float]:
-        """Bring the run back to `state`; returns its plan and the seconds spent."""
+    def restore(self, state: State, beside: Path, stepper: Stepper) -> tuple[StepPlan, float]:
+        """Bring the run back to `state`, which lay in the folder `beside`; returns its plan and the seconds spent."""
         saved = saved_run(state)
         with damage():
             weights = state.take("student")
@@ -164,8 +185,11 @@ class Keeper:
                 unpack_optimizer(stepper.optimizer, state)
         stepper.bad_in_a_row, stepper.bad_steps = saved.skipped.in_a_row, saved.skipped.all
         self.notes = dict(saved.notes)
-        if self.folder and (self.folder / BEST_NAME).exists():
-            self.best = best_of(load_state(self.folder / BEST_NAME), weights)
+        if (beside / BEST_NAME).exists():
+            self.best = best_of(load_state(beside / BEST_NAME), weights)
+        if self.folder and self.folder.resolve() != beside.resolve():
+            (self.folder / BEST_NAME).unlink(missing_ok=True)  # of another run
+            self._write_best()
         return saved.plan, saved.seconds
 
     def _write(self, state: State, name: str) -> bool:
@@ -176,6 +200,14 @@ class Keeper:
             logger.warning("training goes on, but its state could not be saved: %s", error)
             return False
         return True
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether a state is of a run that ended; one that cannot be read is not taken for that."""
+    try:
+        return saved_run(load_state(path)).plan.finished
+    except CheckpointError:
+        return False
 
 
 def find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:

@@ -206,6 +206,14 @@ def write_file(path: Path, content: str | bytes) -> None:
     replace_file(path, write)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under one more name, or a copy of it where there are no links; for files that are only replaced."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def json_text(data: Any) -> str:
     """JSON as it stands in the files written here, and on stdout: what no terminal should see is escaped."""
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"

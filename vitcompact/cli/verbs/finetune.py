@@ -20,6 +20,7 @@ from vitcompact.data import Augment, evaluation_batches, training_loader
 from vitcompact.errors import CheckpointError, Interrupted, UsageError
 from vitcompact.reporting.measures import measured_of
 from vitcompact.training import TrainOptions, finetune
+from vitcompact.training.keep import EARLIER
 from vitcompact.training.state import STATE_NAME, is_state
 from vitcompact.utils.files import json_text, write_file
 from vitcompact.utils.reading import read_json
@@ -125,6 +126,7 @@ def _options_kept(state_dir: Path, options: Options) -> Iterator[None]:
         yield
         return
     had_folder, had_options = state_dir.exists(), kept.exists()
+    before = kept.read_bytes() if had_options else None
     chosen = {name: value for name, value in inputs.effective(options).items() if name not in _OF_THE_COMMAND}
     write_file(kept, json_text(common.plain({"options": chosen, "overwrite": options.overwrite})))
     try:
@@ -135,6 +137,10 @@ def _options_kept(state_dir: Path, options: Options) -> Iterator[None]:
             if not had_folder:
                 state_dir.rmdir()
         raise
+    finally:
+        aside = state_dir / EARLIER
+        if before is not None and aside.is_dir() and not (aside / OPTIONS_NAME).exists():
+            write_file(aside / OPTIONS_NAME, before)
 
 
 def _continued(options: Options, given: frozenset[str], console: Console) -> tuple[Options, frozenset[str]]:

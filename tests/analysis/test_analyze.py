@@ -113,6 +113,7 @@ def test_cost_of_a_model_that_gives_modules_a_parameter() -> None:
     assert count(timm.create_model("test_vit3", img_size=64), (3, 64, 64)).macs > 0
 
 
+@pytest.mark.broad
 def test_with_a_budget_layers_are_those_of_its_plan(vit: VisionTransformer) -> None:
     """Heads, parents and ranks are what `convert` would do, not what the pair would have done."""
     images = torch.randn(24, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -109,7 +109,7 @@ sys.exit(main(["families", *sys.argv[1:]]))
 """
 
 
-@pytest.mark.parametrize("option", ["--json", pytest.param("--quiet", marks=pytest.mark.broad)])
+@pytest.mark.parametrize("option", ["--json", pytest.param("--quiet", marks=pytest.mark.sweep)])
 def test_a_closed_pipe_is_no_error_message(option: str) -> None:
     words = [sys.executable, "-c", CLOSED_PIPE, option]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -29,7 +29,7 @@ def test_help_and_wrong_options_load_neither_torch_nor_timm(words: list[str]) ->
 
 
 @pytest.mark.parametrize(
-    "first", ["import timm, vitcompact", pytest.param("import vitcompact, timm", marks=pytest.mark.broad)]
+    "first", ["import timm, vitcompact", pytest.param("import vitcompact, timm", marks=pytest.mark.sweep)]
 )
 def test_timm_knows_our_models_in_either_order(first: str, saved: Path) -> None:
     done = python(

@@ -140,6 +140,7 @@ def test_a_machine_that_slows_down_and_recovers_changes_nothing(vit: VisionTrans
         assert noisy.saved[name] == pytest.approx(savings, abs=1e-3)
 
 
+@pytest.mark.broad
 def test_too_many_options_are_thinned_and_the_rest_not_offered(vit: VisionTransformer, losses: Losses) -> None:
     """On a slow machine fewer sizes are measured, within the time allowed, and only those can be chosen."""
     spent, seen = 0.0, set()
@@ -217,6 +218,7 @@ def test_heads_that_only_differ_in_who_is_whose_parent_are_alike() -> None:
     assert alike((FactorizeSpec(8, 2),)) == alike((FactorizeSpec(8),))
 
 
+@pytest.mark.broad
 def test_plan_for_measures_first(vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "time_sites", partial(time_sites, stopwatch=awkward))
     monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))

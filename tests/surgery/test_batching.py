@@ -83,6 +83,7 @@ def test_plan_and_weights_do_not_hang_on_the_number_of_threads(model: nn.Module,
     assert furthest(wanted.state_dict(), found.state_dict()) < WEIGHTS
 
 
+@pytest.mark.broad
 def test_nothing_hangs_on_luck(model: nn.Module, images: Tensor) -> None:
     wanted, found = (converted(model, images, 64, **CASES["budget"]) for _ in range(2))
     assert vitcompact.results(found).plan == vitcompact.results(wanted).plan

@@ -98,10 +98,12 @@ class ShortSuite:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "case" in metafunc.fixturenames:
             swept = metafunc.function.__name__ in SWEPT
+            placed = any(map(metafunc.definition.get_closest_marker, ("slow", "sweep")))
             found = []
             for place, case in enumerate(self.cases):
                 later = "sweep" if swept and place else case.stage or ("broad" if swept and not self.quick else "")
-                found.append(pytest.param(case, id=case.id, marks=[getattr(pytest.mark, later)] if later else []))
+                marks = [getattr(pytest.mark, later)] if later and not placed else []
+                found.append(pytest.param(case, id=case.id, marks=marks))
             metafunc.parametrize("case", found, scope="class")
 
     def test_outputs_depend_on_the_image(self, original: nn.Module, trained: nn.Module, images: Tensor) -> None:

@@ -205,7 +205,7 @@ class Keeper:
 def _is_finished(path: Path) -> bool:
     """Whether a state is of a run that ended; one that cannot be read is not taken for that."""
     try:
-        return saved_run(load_state(path)).plan.finished
+        return saved_run(load_state(path, tensors=False)).plan.finished
     except CheckpointError:
         return False
 

@@ -70,8 +70,8 @@ def is_state(path: Path) -> bool:
         return False
 
 
-def load_state(path: Path) -> State:
-    """Read what `save_state` wrote.
+def load_state(path: Path, *, tensors: bool = True) -> State:
+    """Read what `save_state` wrote; without `tensors` its values alone, which lie in the header.
 
     Raises:
         CheckpointError: it is damaged, or not such a state.
@@ -81,12 +81,12 @@ def load_state(path: Path) -> State:
         check_regular(path)
         with safe_open(path, framework="pt") as file:
             values = parse_json((file.metadata() or {}).get(_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
     except _UNREADABLE as error:
         raise CheckpointError(f"cannot read the training state {path}: {error}; {advice}") from error
     if not isinstance(values, dict) or values.get("version") != STATE_VERSION:
         raise CheckpointError(f"{path} is not a training state of this release; {advice}")
-    return State(tensors, values)
+    return State(found, values)
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import vitcompact
 from vitcompact import UsageError
+from vitcompact.benchmarking import beside_first
 from vitcompact.folding.verify import perturbed
 
 
@@ -32,7 +33,25 @@ def test_the_first_is_what_the_others_are_compared_with(model: nn.Module) -> Non
     assert second.change_interval is not None
     assert second.change_interval[0] <= (second.change or 0.0) <= second.change_interval[1]
     assert (first.macs, first.params) == (second.macs, second.params)
+    assert (first.speedup, first.speedup_interval) == (1.0, (1.0, 1.0))
     alone = vitcompact.compare({"a": model, "b": other}, batch_size=1, num_pairs=1)
     assert [each.top1 for each in alone] == [None, None]
     with pytest.raises(UsageError, match="two or more"):
         vitcompact.compare({"a": model})
+
+
+def test_all_are_timed_in_the_same_rounds(model: nn.Module) -> None:
+    order: list[str] = []
+    models = {name: copy.deepcopy(model) for name in "abc"}
+    for name, each in models.items():
+        each.patch_embed.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+    found = beside_first(list(models.values()), batch_size=1, num_rounds=3, warmup=1)
+    assert "".join(order) == "abc" + "abc" + "cba" + "abc"
+    assert [len(times.model) for times in found] == [3, 3, 3]
+    assert all(times.baseline == found[0].model for times in found)
+
+
+def test_images_that_one_refuses_are_refused(model: nn.Module) -> None:
+    larger = timm.create_model("test_vit", img_size=64, num_classes=5, depth=2, dynamic_img_size=False).eval()
+    with pytest.raises(UsageError, match="cannot run on images of 1 x 3 x 32 x 32"):
+        vitcompact.compare({"a": model, "b": larger}, batch_size=1, num_pairs=1)

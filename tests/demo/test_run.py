@@ -35,7 +35,7 @@ def _as_many_threads_as_before() -> Iterator[None]:
 def test_the_whole_job_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules[run.__module__]
     monkeypatch.setattr(module, "TRAINING", TrainOptions(steps=2))
-    monkeypatch.setattr(module, "NUM_PAIRS", 2)
+    monkeypatch.setattr(module, "NUM_ROUNDS", 2)
     threads = Threads()
     torch.set_num_threads(2)
     result = run(tmp_path, threads)

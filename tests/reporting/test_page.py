@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from vitcompact.data import from_tensor, resolve_input
 from vitcompact.evaluation import MostChanged
 from vitcompact.models.cost import count
 from vitcompact.reporting import draw, heat_uri, picture_uri
+from vitcompact.reporting.html import table_of
+from vitcompact.reporting.svg import scatter
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -158,6 +161,29 @@ def test_the_most_changed_come_first_whatever_the_batches() -> None:
     assert pages[0] == pages[1]
     assert pages[0]["differ"] == int((before.argmax(1) != after.argmax(1)).sum())
     assert all(one["before"][0] != one["after"][0] for one in pages[0]["images"])
+
+
+@pytest.mark.parametrize(
+    ("heights", "most", "above"),
+    [((99.4, 99.4, 99.4), 100.0, 100.0), ((60.0, 71.5, 99.9), 100.0, 100.0), ((0.99, 0.98, 1.0), 1.0, 1.0)],
+)
+def test_axes_have_round_numbers_that_can_be(heights: tuple[float, ...], most: float, above: float) -> None:
+    points = [(1.0 + 0.05 * i, height, f"m{i}") for i, height in enumerate(heights)]
+    drawing = scatter(points, "times as fast", most)
+    levels = [float(text) for text in re.findall(r'text-anchor="end">([\d.]+)</text>', drawing)]
+    steps = {round(b - a, 9) for a, b in pairwise(levels)}
+    assert 2 <= len(levels) <= 7
+    assert max(levels) <= above
+    assert len(steps) == 1
+    assert f"{steps.pop():e}"[0] in "125"
+
+
+def test_a_phone_lists_the_cells_of_a_wide_table_by_name() -> None:
+    head = ("", "top-1", "ms", "MACs", "parameters", "<file size>")
+    text = table_of(head, [("a", "1", "2", "3", "4", "5")], text=1)
+    assert '<table class="many">' in text
+    assert '<td class="number" data-name="&lt;file size&gt;">5</td>' in text
+    assert "data-name" not in table_of(head[:5], [("a", "1", "2", "3", "4")], text=1)
 
 
 def test_a_page_of_a_vit_large_is_small(document: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from vitcompact.benchmarking.layers import check_layers, layer_times
 from vitcompact.benchmarking.memory import peak_memory
 from vitcompact.benchmarking.result import BatchResult, BenchResult
 from vitcompact.benchmarking.setup import Setup, attention_backends, chosen_backend, first_line, open_device
-from vitcompact.benchmarking.timing import interleave
+from vitcompact.benchmarking.timing import PairedTimes, interleave, take_turns
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError, is_out_of_memory
 from vitcompact.options.benchmarking import Backend
@@ -100,8 +101,64 @@ def bench(
     return BenchResult(tuple(results), shape, backends[0], backends[1], macs, tuple(notes), timed)
 
 
+def beside_first(
+    models: Sequence[nn.Module],
+    *,
+    batch_size: int,
+    num_rounds: int,
+    warmup: int = 5,
+    max_seconds: float | None = None,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Progress = notebooks,
+) -> list[PairedTimes]:
+    """Time several models in turns on the same random images, each beside the first one; they are copied.
+
+    All times come from the same rounds, so that those of any two models can be compared.
+
+    Args:
+        models: the first says how large images are.
+        batch_size: images a batch.
+        num_rounds, warmup, max_seconds: see `take_turns`.
+        device: where all run; exported files run in their own runtime, and the others with them.
+        seed: of the images.
+
+    Raises:
+        UsageError: no such device, images that a model refuses, or a batch that does not fit into memory.
+    """
+    setup = Setup(open_device(device), None, None, False, chosen_backend(None, False, *models))
+    shape = (batch_size, *_input_shape(models[0], None))
+    prepared = [setup.prepare(model) for model in models]
+    progress.start("bench", num_rounds)
+    try:
+        with _refused(shape, setup.device):
+            images = setup.images(shape, seed)
+            runs = [setup.runner(model, images) for model in prepared]
+            laps = take_turns(
+                *(runs, num_rounds, warmup), clock=clock, max_seconds=max_seconds, on_round=progress.advance
+            )
+    except _OutOfMemory as error:
+        raise UsageError(f"{batch_size} images do not fit into the memory of {setup.device}") from error
+    progress.finish()
+    return [PairedTimes(own, laps[0]) for own in laps]
+
+
 class _OutOfMemory(Exception):
     pass
+
+
+@contextmanager
+def _refused(shape: tuple[int, ...], device: torch.device) -> Iterator[None]:
+    """What running a model on such images can end in becomes `UsageError`, or `_OutOfMemory`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
+        if not is_out_of_memory(error):
+            raise UsageError(f"cannot run on images of {_text(shape)}: {first_line(error)}") from error
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise _OutOfMemory from error
 
 
 @dataclass(frozen=True)
@@ -123,7 +180,7 @@ class _Pair:
         progress: Progress,
     ) -> BatchResult:
         """Times and peak memory at one batch size, `shape` (batch, channels, height, width)."""
-        try:
+        with _refused(shape, self.setup.device):
             images = self.setup.images(shape, self.seed)
             run_model, run_baseline = (self.setup.runner(m, images) for m in (self.model, self.baseline))
             times = interleave(
@@ -139,12 +196,6 @@ class _Pair:
                 peak_memory(self.model, run_model, self.setup.device),
                 peak_memory(self.baseline, run_baseline, self.setup.device),
             )
-        except (RuntimeError, MemoryError, AssertionError, ValueError) as error:
-            if not is_out_of_memory(error):
-                raise UsageError(f"cannot run on images of {_text(shape)}: {first_line(error)}") from error
-            if self.setup.device.type == "cuda":
-                torch.cuda.empty_cache()
-            raise _OutOfMemory from error
         return BatchResult.of(shape[0], times, memory, self.seed)
 
 

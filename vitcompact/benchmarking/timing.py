@@ -1,4 +1,4 @@
-"""Paired timing of two callables in one process, and the statistics of the pairs."""
+"""Timing of several callables in turns in one process, and the statistics of pairs of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import torch
@@ -35,45 +36,55 @@ def interleave(
     max_seconds: float | None = None,
     on_pair: Callable[[], object] = lambda: None,
 ) -> PairedTimes:
-    """Run both sides alternately: `warmup` untimed pairs, then `num_pairs` timed ones.
+    """Run both sides in turns: `take_turns` of two."""
+    runs = [run_model, run_baseline]
+    return PairedTimes(*take_turns(runs, num_pairs, warmup, clock=clock, max_seconds=max_seconds, on_round=on_pair))
 
-    Which side goes first alternates from pair to pair, so that heat, clock changes and other work on the machine
-    hit both sides alike. Garbage collection waits until the end.
+
+def take_turns(
+    runs: Sequence[Callable[[], object]],
+    num_rounds: int,
+    warmup: int,
+    *,
+    clock: Callable[[], float],
+    max_seconds: float | None = None,
+    on_round: Callable[[], object] = lambda: None,
+) -> list[list[float]]:
+    """Seconds of each of `runs`, round by round: `warmup` untimed rounds, then `num_rounds` timed ones.
+
+    Which one goes first alternates from round to round, so that heat, clock changes and other work on the machine hit
+    all alike. Garbage collection waits until the end.
 
     Args:
-        run_model: one complete run, waiting for the device included.
-        run_baseline: the same for the other side.
-        num_pairs: timed pairs.
-        warmup: untimed pairs before.
+        runs: complete runs, waiting for the device included.
+        num_rounds: timed rounds.
+        warmup: untimed rounds before.
         clock: seconds, monotonic.
-        max_seconds: no further pair begins once this time has passed since the first timed one, but at least
+        max_seconds: no further round begins once this time has passed since the first timed one, but at least
             `MIN_PAIRS` are measured; None sets no limit.
-        on_pair: called after each timed pair.
+        on_round: called after each timed round.
     """
-    if num_pairs < 1 or warmup < 0:
-        raise UsageError(f"at least 1 pair and no negative warm-up are needed, got {num_pairs} and {warmup}")
+    if num_rounds < 1 or warmup < 0:
+        raise UsageError(f"at least 1 pair and no negative warm-up are needed, got {num_rounds} and {warmup}")
 
-    def lap(run: Callable[[], object]) -> Callable[[], float]:
-        def timed() -> float:
-            start = clock()
-            run()
-            return clock() - start
+    def lap(run: Callable[[], object]) -> float:
+        start = clock()
+        run()
+        return clock() - start
 
-        return timed
-
-    times = PairedTimes()
+    seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(warmup):
-        run_model()
-        run_baseline()
+        for run in runs:
+            run()
     with _no_garbage_collection():
         begun = clock()
-        for model, baseline in islice(rounds([lap(run_model), lap(run_baseline)]), num_pairs):
-            times.model.append(model)
-            times.baseline.append(baseline)
-            on_pair()
-            if max_seconds is not None and len(times.model) >= MIN_PAIRS and clock() - begun > max_seconds:
+        for laps in islice(rounds([partial(lap, run) for run in runs]), num_rounds):
+            for own, each in zip(seconds, laps, strict=True):
+                own.append(each)
+            on_round()
+            if max_seconds is not None and len(seconds[0]) >= MIN_PAIRS and clock() - begun > max_seconds:
                 break
-    return times
+    return seconds
 
 
 def quantile(values: Sequence[float], q: float) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitcompact.benchmarking import bench
+from vitcompact.benchmarking import beside_first
+from vitcompact.benchmarking.timing import quantile, speedup, speedup_interval
 from vitcompact.data import check_model, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.evaluation import evaluate
@@ -25,8 +26,8 @@ class Compared:
     Attributes:
         name: as it was given.
         macs, params: counted, of the folded form.
-        latency_ms: median milliseconds of a batch.
-        speedup: median over pairs of runs of the first one's time over this one's, with its 95 % interval.
+        latency_ms: median milliseconds of a batch, of rounds in which all models ran.
+        speedup: median over the rounds of the first one's time over this one's, with its 95 % interval.
         top1: percent right; None without labels.
         change: points of top-1 more than the first, and its 95 % interval.
         agreement, cosine: with the first; None without images.
@@ -68,7 +69,7 @@ def compare(
         models: timm modules by name, two or more, of one task.
         evaluation: batches `(images, labels)` or of images, read once for each model; None scores nothing.
         batch_size: images a batch, for times.
-        num_pairs, max_seconds: timed runs of each model beside the first, and their limit in seconds.
+        num_pairs, max_seconds: timed rounds in which each model runs once, and their limit in seconds for each model.
 
     Raises:
         UsageError: fewer than two models, or what cannot be compared.
@@ -79,22 +80,22 @@ def compare(
         check_model(model, name)
     first = next(iter(models.values()))
     found = []
-    for name, model in models.items():
+    times = beside_first(
+        list(models.values()),
+        batch_size=batch_size,
+        num_rounds=num_pairs,
+        max_seconds=max_seconds * len(models),
+        device=device,
+        seed=seed,
+        progress=progress,
+    )
+    for (name, model), laps in zip(models.items(), times, strict=True):
         cost = count(model, resolve_input(model).input_size)
-        times = bench(
-            *(model, first),
-            batch_sizes=(batch_size,),
-            num_pairs=num_pairs,
-            max_seconds=max_seconds,
-            device=device,
-            seed=seed,
-            progress=progress,
-        ).headline
         scores: dict[str, Any] = {}
         if evaluation is not None:
             score = evaluate(model, evaluation, reference=first, device=device, progress=progress)
             scores = {"top1": score.top1, "agreement": score.agreement, "cosine": score.cosine}
             scores |= {"change": score.top1_change, "change_interval": score.top1_change_interval}
-        own = times.model.latency_ms.p50
-        found.append(Compared(name, cost.macs, cost.params, own, times.speedup, times.speedup_interval, **scores))
+        fast = speedup(laps), speedup_interval(laps, seed)
+        found.append(Compared(name, cost.macs, cost.params, 1e3 * quantile(laps.model, 0.5), *fast, **scores))
     return tuple(found)

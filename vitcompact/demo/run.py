@@ -15,7 +15,8 @@ from torch import nn
 
 from vitcompact.analysis import Cost, count
 from vitcompact.attached import results
-from vitcompact.benchmarking import BenchResult, bench
+from vitcompact.benchmarking import beside_first
+from vitcompact.benchmarking.timing import PairedTimes, quantile, speedup, speedup_interval
 from vitcompact.checkpoint import check_out, load_source, save
 from vitcompact.data import CalibrationImages, DataOptions, evaluation_batches, resolve_input, training_loader
 from vitcompact.data.augment import Augment
@@ -27,7 +28,7 @@ from vitcompact.utils.progress import Progress, silent
 
 BATCH_SIZE = 64
 TRAINING = TrainOptions(steps=100)
-NUM_PAIRS = 30
+NUM_ROUNDS = 30
 NAIVE = "copied heads, plain SVD"
 PAIR, TUNED_PAIR = "the pair", "the pair, finetuned and folded"
 BUDGET, FOLDED = "a budget, nothing trained", "the budget, folded"
@@ -38,7 +39,7 @@ class Stage:
     """One row of the demo's table; `seconds` is how long it took, the rest is measured on the model after it.
 
     `top1` is in percent on the held-out images, `latency_ms` the median for a batch of 64 (of the original and of what
-    is folded, each timed alternately with the original).
+    is folded, all timed in the same rounds).
     """
 
     stage: str
@@ -55,8 +56,8 @@ class DemoResult:
 
     Attributes:
         stages: original; the naive way; the pair, then finetuned and folded; a budget of the same MACs, then folded.
-        speedup: median over pairs of runs, one of each model, with its 95 % interval: on a busy machine it is not the
-            ratio of the two medians in `stages`.
+        speedup: median over rounds in which each model ran once, with its 95 % interval: on a busy machine not quite
+            the ratio of the two medians in `stages`.
         pair_speedup: of the pair, folded.
     """
 
@@ -117,28 +118,25 @@ class _Demo:
         began = time.monotonic()
         folded = fold(compact, seed=self.seed)
         after = self._stage(FOLDED, folded, began)
-        times, pair_times = self._times(folded, original, after, before), self._times(pair, original, finetuned, before)
-        first = _timed(before, times.headline.baseline.latency_ms.p50)
-        last = _timed(after, times.headline.model.latency_ms.p50)
-        second = _timed(finetuned, pair_times.headline.model.latency_ms.p50)
+        laps = self._times(original, pair, folded)
+        first, second, last = (_timed(*each) for each in zip((before, finetuned, after), laps, strict=True))
         parity = results(folded).parity
         assert parity is not None  # fold leaves it
         result = DemoResult(
             (first, copied, paired, second, converted, last),
-            times.speedup,
-            times.headline.speedup_interval,
+            speedup(laps[2]),
+            speedup_interval(laps[2], self.seed),
             after.macs / before.macs,
             parity.rel_diff,
-            pair_times.speedup,
-            pair_times.headline.speedup_interval,
+            speedup(laps[1]),
+            speedup_interval(laps[1], self.seed),
             out,
         )
         save(folded, out, provenance=self.source.provenance, results=result.to_json(), overwrite=overwrite)
         return result
 
-    def _times(self, model: nn.Module, original: nn.Module, after: Stage, before: Stage) -> BenchResult:
-        macs = (after.macs, before.macs)
-        return bench(model, original, batch_sizes=(BATCH_SIZE,), num_pairs=NUM_PAIRS, max_seconds=4, macs=macs)
+    def _times(self, *models: nn.Module) -> list[PairedTimes]:
+        return beside_first(models, batch_size=BATCH_SIZE, num_rounds=NUM_ROUNDS, max_seconds=6)
 
     def _stage(self, name: str, model: nn.Module, began: float) -> Stage:
         seconds = time.monotonic() - began
@@ -159,5 +157,5 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _timed(stage: Stage, latency_ms: float) -> Stage:
-    return Stage(**{**asdict(stage), "latency_ms": latency_ms})
+def _timed(stage: Stage, laps: PairedTimes) -> Stage:
+    return replace(stage, latency_ms=1e3 * quantile(laps.model, 0.5))

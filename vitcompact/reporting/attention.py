@@ -40,9 +40,10 @@ def maps(found: Mapping[str, Any]) -> Section:
     for index, layer in enumerate(found["layers"]):
         rows = "".join(_head(layer["name"], head) for head in layer["heads"])
         number_of = len(layer["heads"])
-        told = f"{number_of} head{'s' if number_of > 1 else ''}"
-        if layer.get("more"):
-            told += f" of {number_of + layer['more']}"
+        whole = number_of + layer.get("more", 0)
+        told = f"{number_of} heads of {whole}" if whole > number_of else f"{number_of} heads"
+        if whole == 1:
+            told = escape(str(layer["heads"][0]["title"]))
         parts.append(
             f"<details{' open' if index == 0 else ''}><summary><code>{escape(str(layer['name']))}</code> "
             f'<span class="muted">{told}</span></summary><div class="maps"><span></span>{top}{rows}</div></details>'

@@ -15,10 +15,10 @@ COLUMNS = ("top-1", "same class", "ms", "times as fast", "MACs", "parameters", "
 def rows_of(models: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Name and figures of each model as texts, in the order of `COLUMNS`."""
     rows: list[tuple[str, ...]] = []
-    for model in models:
+    for index, model in enumerate(models):
         same = number(model["agreement"]) if model["agreement"] is not None else number(model["cosine"], 4)
         change = "" if not model["change"] else f" ({model['change']:+.2f})"
-        times = f"{model['speedup']:.2f} ({interval(model['speedup_interval'])})"
+        times = f"{model['speedup']:.2f} ({interval(model['speedup_interval'])})" if index else "1.00"
         cells = (percent(model["top1"]) + change, same, f"{model['latency_ms']:.2f}", times)
         rows.append((str(model["name"]), *cells, big(model["macs"]), big(model["params"]), size(model["bytes"])))
     return rows
@@ -40,7 +40,8 @@ def plot(models: Sequence[Mapping[str, Any]]) -> Section | None:
         return None
     label = {"top1": "top-1 in percent", "agreement": "same top-1 class", "cosine": "cosine"}[measure]
     points = [(float(model["speedup"]), float(model[measure]), _short(str(model["name"]))) for model in models]
-    return Section("Quality against speed", svg.scatter(points, "times as fast as the first"), f"Upwards: {label}.")
+    drawn = svg.scatter(points, "times as fast as the first", most=100.0 if measure == "top1" else 1.0)
+    return Section("Quality against speed", drawn, f"Upwards: {label}.")
 
 
 def _short(name: str) -> str:

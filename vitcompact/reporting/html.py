@@ -13,6 +13,8 @@ from vitcompact.reporting.style import style_sheet
 
 MARK = '<meta name="generator" content="vitcompact">'
 """What a page of ours has near its beginning."""
+FEW = 5
+"""Columns that a phone has room for."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,22 @@ def page(title: str, lead: str, sections: Iterable[Section | None]) -> str:
 
 
 def table_of(head: Sequence[str], rows: Sequence[Sequence[str]], text: int | None = None) -> str:
-    """A table of plain texts whose columns after the first `text` ones are numbers; it scrolls where it is too wide."""
+    """A table of plain texts whose columns after the first `text` ones are numbers.
+
+    Where it is too wide it scrolls; on a phone, each row of one of more than `FEW` columns is a list of its cells.
+    """
     text = len(head) if text is None else text
+    many = len(head) > FEW
 
     def cells(tag: str, row: Sequence[str]) -> str:
         kinds = ("" if i < text else ' class="number"' for i in range(len(row)))
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+        named = (f' data-name="{escape(name)}"' if many and tag == "td" and name else "" for name in head)
+        parts = zip(kinds, named, row, strict=True)
+        return "".join(f"<{tag}{kind}{name}>{escape(cell)}</{tag}>" for kind, name, cell in parts)
 
     lines = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{cells("th", head)}</tr>{lines}</table></div>'
+    kind = ' class="many"' if many else ""
+    return f'<div class="wide"><table{kind}><tr>{cells("th", head)}</tr>{lines}</table></div>'
 
 
 def legend(names: Sequence[str]) -> str:

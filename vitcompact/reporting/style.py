@@ -79,6 +79,11 @@ footer { margin-top: 2.5em; font-size: .9em; } footer pre { white-space: pre-wra
   .answers, .strip { grid-template-columns: minmax(0, 1fr); } .answers { gap: 6px; } .answer { padding: 6px; }
   .answer img { width: 56px; height: 56px; } td, th { padding-right: .55em; } table { font-size: .8em; }
   th, td.number:last-child { white-space: normal; } .grid { gap: 12px; } .grid svg { max-width: calc(50% - 6px); }
+  td:not(.number):last-child { overflow-wrap: anywhere; } .many, .many tbody, .many tr { display: block; }
+  .many tr { border-bottom: 1px solid var(--line); padding: .5em 0; } .many tr:first-child { display: none; }
+  .many td { display: flex; justify-content: space-between; gap: 1em; padding-right: 0; }
+  .many td:first-child { font-weight: 600; } .many td:empty { display: none; }
+  .many td[data-name]::before { content: attr(data-name); color: var(--muted); font-weight: 400; }
 }
 @media print { h2 { break-after: avoid; } .card, figure, .answer { break-inside: avoid; } }
 """

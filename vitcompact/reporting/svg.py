@@ -67,7 +67,9 @@ def curve(points: Sequence[Point], chosen: Point, name: str) -> str:
     tip = f"<title>{100 * chosen[0]:.1f} % of the {escape(name)} left, loss increase {chosen[1]:.2e}</title>"
     parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" class="dot">{tip}</circle>')
     right = x > _LEFT + _WIDTH * 0.55
-    at = f'x="{x - 11 if right else x + 11:.1f}" y="{max(y - 9, 12):.1f}" text-anchor="{"end" if right else "start"}"'
+    # The loss rises to the right: right of the dot there is room below the line, and left of it above.
+    height = max(y - 9, 12) if right else min(y + 16, _ABOVE + _HEIGHT - 4)
+    at = f'x="{x - 11 if right else x + 9:.1f}" y="{height:.1f}" text-anchor="{"end" if right else "start"}"'
     parts.append(f'<text {at} class="marked">the plan: {100 * chosen[0]:.1f} %</text>')
     return plane.drawn(parts)
 
@@ -94,15 +96,18 @@ def spectra(lines: Sequence[tuple[str, Sequence[Point], Point]], name: str) -> s
     return plane.drawn(parts)
 
 
-def scatter(points: Sequence[tuple[float, float, str]], across: str) -> str:
+def scatter(points: Sequence[tuple[float, float, str]], across: str, most: float) -> str:
     """Named points on linear axes; the first is drawn in the accent colour.
 
     Args:
         points: x, y and name.
         across: of the horizontal axis.
+        most: the largest y there can be.
     """
     plane = Plane.padded([(x, y) for x, y, _ in points])
-    parts = plane.frame(across, [(x, f"{x:.2f}") for x in plane.marks()])
+    low, high = plane.up
+    plane.up = low, min(high, most + 0.1 * (high - low))
+    parts = plane.frame(across, [(x, text) for text, x in _round_values(*plane.across)])
     taken: list[tuple[float, float]] = []
     for index, (x, y, name) in enumerate(points):
         at, down = plane.place(x, y)
@@ -140,11 +145,12 @@ class Plane:
 
     @classmethod
     def padded(cls, points: Sequence[Point]) -> Plane:
-        """Limits of a linear chart with some room around the points."""
+        """Limits of a linear chart with some room around the points, and a fiftieth of them where all are equal."""
         limits = []
         for values in zip(*points, strict=True):
-            room = 0.12 * (max(values) - min(values)) or 0.05 * abs(max(values)) or 1.0
-            limits.append((min(values) - room, max(values) + room))
+            span = max(max(values) - min(values), 0.02 * max(abs(max(values)), abs(min(values)))) or 1.0
+            middle = (max(values) + min(values)) / 2
+            limits.append((middle - 0.62 * span, middle + 0.62 * span))
         return cls(*limits, log=False)
 
     def place(self, x: float, y: float) -> Point:
@@ -152,10 +158,6 @@ class Plane:
         share = (x - self.across[0]) / (self.across[1] - self.across[0])
         height = ((math.log10(max(y, 1e-12)) if self.log else y) - self.up[0]) / (self.up[1] - self.up[0])
         return _LEFT + _WIDTH * (1 - share if self.falling else share), _ABOVE + _HEIGHT * (1 - height)
-
-    def marks(self, count: int = 4) -> list[float]:
-        """Evenly spaced values of the horizontal axis."""
-        return [self.across[0] + (self.across[1] - self.across[0]) * i / count for i in range(count + 1)]
 
     def line(self, points: Sequence[Point], kind: str, more: str = "") -> str:
         """A line through points."""
@@ -181,7 +183,7 @@ class Plane:
             step = math.ceil((high - low) / 6)
             values = [(f"1e{power}", float(power)) for power in range(int(low), int(high) + 1, step)]
         else:
-            values = [(f"{low + (high - low) * i / 4:.4g}", low + (high - low) * i / 4) for i in range(5)]
+            values = _round_values(low, high)
         return [(label, _ABOVE + _HEIGHT * (1 - (value - low) / (high - low))) for label, value in values]
 
     def drawn(self, parts: Sequence[str]) -> str:
@@ -196,6 +198,15 @@ def svg(width: float, height: float, parts: Sequence[str], kind: str = "") -> st
         f'<svg xmlns="http://www.w3.org/2000/svg"{named} width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img">{"".join(parts)}</svg>'
     )
+
+
+def _round_values(low: float, high: float) -> list[tuple[str, float]]:
+    """Three to seven round numbers of an axis with their texts."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next(step for step in (5 * power, 2 * power, power) if (high - low) / step >= 3)
+    places = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [(f"{i * step:.{places}f}", i * step) for i in range(first, last + 1)]
 
 
 def _percents(plane: Plane) -> list[tuple[float, str]]:

@@ -47,10 +47,9 @@ def test_writes_the_hub_layout(vit: VisionTransformer, tmp_path: Path) -> None:
     assert config["label_names"] == list("abcdefghij")
     assert config["num_classes"] == 10
     args = config["model_args"]
-    assert (args["base"], args["num_classes"], args["img_size"], args["in_chans"], args["global_pool"]) == (
-        *("test_vit", 10, [64, 64], 3),
-        "token",
-    )
+    assert (args["base"], args["img_size"], args["in_chans"], args["global_pool"]) == ("test_vit", [64, 64], 3, "token")
+    assert "num_classes" not in args
+    assert config["pretrained_cfg"]["input_size"] == [3, 64, 64]
     assert Plan.from_json(args["plan"]) == PLAN
     with safetensors.safe_open(out / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}

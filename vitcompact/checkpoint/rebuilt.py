@@ -70,9 +70,9 @@ def check_written(model: nn.Module, folder: Path, tensors: Mapping[str, Tensor])
 
 def _skeleton(folder: Path) -> nn.Module:
     """What `config.json` says, without memory."""
-    _, _, args = read_config(folder)
+    cfg, _, args = read_config(folder)
     with timm_errors(UsageError, "this model cannot be saved"), torch.random.fork_rng(devices=[]), without_memory():
-        return entrypoint(pretrained=False, **args)
+        return entrypoint(pretrained=False, pretrained_cfg=cfg, **args)
 
 
 def _as_written(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -20,6 +20,7 @@ from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.rebuilt import check_written, unrecorded
 from vitcompact.checkpoint.record import RECORD_NAME, Record
+from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import disk_errors, json_text, publish, staged
@@ -120,8 +121,11 @@ def _write_config(model: nn.Module, path: Path, base: str, plan: Plan) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     args = config["model_args"]
     args = {**args.pop("base_args", {}), **args}
+    if args.get("num_classes") == config["num_classes"]:
+        del args["num_classes"]  # transformers' TimmWrapper gives it beside model_args, and would give it twice
     config["model_args"] = _ordered({**args, "base": base})
     config["pretrained_cfg"]["architecture"] = ENTRYPOINT
+    config["pretrained_cfg"]["input_size"] = list(resolve_input(model).input_size)  # of a model built for another one
     for key in labels:  # timm reads them from the top level
         config["pretrained_cfg"].pop(key, None)
     path.write_text(json_text(config), encoding="utf-8")

@@ -13,7 +13,7 @@ from vitcompact.reporting.style import style_sheet
 
 MARK = '<meta name="generator" content="vitcompact">'
 """What a page of ours has near its beginning."""
-FEW = 5
+FEW = 4
 """Columns that a phone has room for."""
 
 

@@ -239,7 +239,8 @@ def follow(options: Any, *verbs: str, space: Workspace | None) -> str:
     usual = {field.name: field.default for field in dataclasses.fields(options)}
     named = {name: getattr(options, name) for name in images.SET_NAMES if getattr(options, name) != usual[name]}
     data = [word for name, value in named.items() for word in flagged(name, value)] or ["--data-dir", "IMAGES"]
-    needs = {"finetune": data, "eval": data}
+    judged = getattr(options, "eval_data_dir", None)
+    needs = {"finetune": data, "eval": data if judged is None else flagged("data_dir", judged)}
     return ", ".join(command(verb, str(options.out), *needs.get(verb, [])) for verb in verbs)
 
 

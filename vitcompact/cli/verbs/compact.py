@@ -112,7 +112,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         console.note(f"exported to {written.out}; run it: {written.how_to_run}")
     document["options"] = inputs.effective(options)
     console.result(document, *compact_tables(document))
-    following = common.follow(options, "eval", "bench", space=space)
+    following = common.follow(options, *(["bench"] if evaluation is None else ["eval", "bench"]), space=space)
     console.note(f"written to {out}; next: {following}")
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from vitcompact.cli.app import VERBS
 from vitcompact.cli.console import Console
 from vitcompact.cli.spoken import flags, spoken
+from vitcompact.cli.verbs.common import follow
 
 from .commands import SMALL, Run
 
@@ -100,3 +103,20 @@ def test_a_workspace_of_an_earlier_release_is_read(run: Run, tmp_path: Path, ima
     plan = json.loads(result.out)["plan"]
     assert {op["op"] for layer in plan["layers"] for op in layer["operators"]} <= {"neurons"}
     assert plan["merge_tokens"][0] == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"data_dir": Path("imgs")}, "vitcompact eval out --data-dir imgs, vitcompact bench out"),
+        (
+            {"data_dir": Path("imgs"), "eval_data_dir": Path("a b")},
+            "vitcompact eval out --data-dir 'a b', vitcompact bench out",
+        ),
+        ({"out": Path("my out")}, "vitcompact eval 'my out' --data-dir IMAGES, vitcompact bench 'my out'"),
+    ],
+)
+def test_what_comes_next_judges_on_evaluation_images(given: dict[str, Any], words: str) -> None:
+    verb = next(each for each in VERBS if each.name == "compact")
+    options = verb.values(**{"source": "ckpt", "out": Path("out"), **given})
+    assert follow(options, "eval", "bench", space=None) == words

@@ -227,12 +227,15 @@ class ConformanceSuite(ShortSuite):
         out = vitcompact.save(folded, tmp_path / "out")
         chosen = {"features_only": True, "out_indices": case.features}
         features = timm.create_model(f"local-dir:{out}", pretrained=True, **chosen).eval()
-        wanted = folded.forward_intermediates(images, indices=case.features, norm=True, intermediates_only=True)
+        plain = folded.forward_intermediates(images, indices=case.features, intermediates_only=True)
+        try:
+            wanted = folded.forward_intermediates(images, indices=case.features, norm=True, intermediates_only=True)
+        except AssertionError:  # timm's Hiera has no norms to give
+            wanted = plain
         got = [
             f.permute(0, 3, 1, 2) if f.shape != w.shape else f for f, w in zip(features(images), wanted, strict=True)
         ]
         assert [f.shape for f in got] == [w.shape for w in wanted]
-        plain = folded.forward_intermediates(images, indices=case.features, intermediates_only=True)
         assert torch.equal(got[-1], wanted[-1]) or torch.equal(got[-1], plain[-1])
 
     def test_compile(self, case: Case, folded: nn.Module, images: Tensor) -> None:

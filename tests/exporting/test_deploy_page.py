@@ -17,11 +17,14 @@ pytestmark = pytest.mark.broad
 
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml", "executorch": "model.pte", "torch": "model.pt2"}
+FILES = {
+    **{"onnxruntime": "model.onnx", "openvino": "model.xml", "executorch": "model.pte", "torch": "model.pt2"},
+    "transformers": "vitcompact-out/folded",
+}
 
 
 def runtime(snippet: str) -> str:
-    return next(name for name in FILES if re.search(rf"^(import|from) {name}\b", snippet, re.MULTILINE))
+    return next((name for name in FILES if re.search(rf"^(import|from) {name}\b", snippet, re.MULTILINE)), "none")
 
 
 def test_the_page_has_a_snippet_for_each() -> None:
@@ -43,6 +46,8 @@ def test_snippet(
     made = {"onnxruntime": "onnx_file", "torch": "pt2_file"}.get(name)
     if made:
         Path(FILES[name]).symlink_to(request.getfixturevalue(made))
+    elif name == "transformers":
+        vitcompact.save(folded, FILES[name])
     else:
         vitcompact.export(folded, FILES[name])
     Image.fromarray(np.full((40, 40, 3), 99, dtype=np.uint8)).save("image.png")

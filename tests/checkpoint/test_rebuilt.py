@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitcompact.checkpoint import load, save
 from vitcompact.checkpoint.overrides import Override, apply_overrides, find_overrides, overrides_from_json
+from vitcompact.checkpoint.rebuilt import _difference as difference
 from vitcompact.errors import CheckpointError, UsageError, VerificationError
 
 from .helpers import perturb
@@ -203,3 +204,12 @@ def test_overrides_found_are_those_applied(vit: VisionTransformer) -> None:
     apply_overrides(vit, given)
     assert find_overrides(vit, other) == given
     assert overrides_from_json([override.to_json() for override in given]) == given
+
+
+def test_outputs_are_compared_by_the_largest_of_all_of_them() -> None:
+    nan, inf = float("nan"), float("inf")
+    large, small, none = torch.tensor([-8.0, nan, 2.0]), torch.tensor([1.0, inf]), torch.empty(0)
+    assert difference([large, small, none], [large + 0.5, small - 1, none]) == 1 / 8
+    assert difference([none], [none]) == difference([], []) == 0
+    assert difference([small], [small[:1]]) == difference([small], [torch.tensor([1.0, 0.0])]) == inf
+    assert difference([torch.zeros(2)], [torch.tensor([0.0, 3.0])]) == 3

@@ -7,12 +7,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import vitcompact
 from vitcompact.errors import DataError, UsageError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
 from vitcompact.layers.narrow import narrow
 from vitcompact.models import inspect
 from vitcompact.models.cores import core_of
 from vitcompact.operators import thin
+from vitcompact.plans.schema import LayerPlan, Plan
+from vitcompact.plans.specs import OperatorSpec
 
 
 def rows(seed: int, *shape: int) -> Tensor:
@@ -125,3 +128,28 @@ def test_what_cannot_be_absorbed_is_refused() -> None:
     model = timm.create_model("test_vit", scale_attn_norm=True)
     with pytest.raises(UsageError, match="thin-vo: the heads' outputs are normalised"):
         narrow(core_of(model, inspect(model).attention[0]), v_dim=8)
+
+
+@pytest.mark.parametrize("images", [None, torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))])
+@pytest.mark.parametrize(
+    ("spec", "kwargs"),
+    [(thin.ThinQkSpec(16), {"qk_norm": True}), (thin.ThinVoSpec(16), {"scale_attn_norm": True})],
+    ids=["qk", "vo"],
+)
+@torch.no_grad()
+def test_heads_of_their_full_width_are_left_as_they_are(
+    spec: OperatorSpec, kwargs: dict[str, bool], images: Tensor | None
+) -> None:
+    """Norms that do not let them be narrowed would not let them be turned either."""
+    model = timm.create_model("test_vit", depth=1, embed_dim=32, num_heads=2, img_size=64, num_classes=3, **kwargs)
+    name = inspect(model.eval()).attention[0].name
+    torch.nn.init.normal_(model.get_parameter(f"{name}.{'norm' if 'scale_attn_norm' in kwargs else 'q_norm'}.weight"))
+    plan = Plan(layers=(LayerPlan(name, "attention", (spec,)),))
+    compact = vitcompact.convert(model, images=images, plan=plan)
+    x = torch.randn(2, 3, 64, 64)
+    found = compact.get_submodule(name)
+    assert isinstance(found, CompactAttention)
+    assert torch.equal(found.rows("q")[0], model.get_parameter(f"{name}.qkv.weight")[:32])
+    assert torch.equal(found.rows("v")[0], model.get_parameter(f"{name}.qkv.weight")[64:])
+    if images is None:
+        torch.testing.assert_close(compact(x), model(x))

@@ -86,12 +86,14 @@ def _as_written(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in found]:
         return float("inf")
-    largest = max((float(tensor.nan_to_num().abs().max()) for tensor in expected if tensor.numel()), default=0.0)
-    apart = 0.0
+    largest = apart = 0.0
     for one, other in zip(expected, found, strict=True):
-        if not torch.equal(one.isfinite(), other.isfinite()):
+        finite = one.isfinite()
+        if not torch.equal(finite, other.isfinite()):
             return float("inf")
-        apart = max(apart, float((one - other).nan_to_num(posinf=0.0, neginf=0.0).abs().max()) if one.numel() else 0.0)
+        if finite.any():
+            largest = max(largest, float(one[finite].abs().max()))
+            apart = max(apart, float((one - other)[finite].abs().max()))
     return apart / largest if largest else apart
 
 

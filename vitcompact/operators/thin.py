@@ -110,10 +110,8 @@ class ThinQk(Operator[ThinQkSpec]):
     def solve(self, layer: SolvedSite, spec: ThinQkSpec) -> None:
         """See `Operator.solve`."""
         assert isinstance(layer, SolvedAttention)
-        core = layer.core
-        if spec.qk_dim < core.qk_dim:
-            query, key, _ = qk_moments(layer.streams, layer.site, core).subspaces()
-            set_qk(core, query, key, spec.qk_dim)
+        query, key, _ = qk_moments(layer.streams, layer.site, layer.core).subspaces()
+        set_qk(layer.core, query, key, spec.qk_dim)
 
     def solve_from_weights(self, model: nn.Module, site: Site, spec: ThinQkSpec) -> None:
         """See `Operator.solve_from_weights`: as if the layer's inputs were white."""
@@ -169,9 +167,7 @@ class ThinVo(Operator[ThinVoSpec]):
     def solve(self, layer: SolvedSite, spec: ThinVoSpec) -> None:
         """See `Operator.solve`."""
         assert isinstance(layer, SolvedAttention)
-        core = layer.core
-        if spec.v_dim < core.v_dim:
-            _narrow_values(core, head_covariance(layer.streams, layer.site, core), spec.v_dim)
+        _narrow_values(layer.core, head_covariance(layer.streams, layer.site, layer.core), spec.v_dim)
 
     def solve_from_weights(self, model: nn.Module, site: Site, spec: ThinVoSpec) -> None:
         """See `Operator.solve_from_weights`: as if the layer's inputs were white."""
@@ -180,8 +176,9 @@ class ThinVo(Operator[ThinVoSpec]):
 
 
 def _narrow_values(core: CompactAttention, covariance: Tensor, v_dim: int) -> None:
-    basis, _ = value_bases(covariance, core.proj.weight)
-    set_vo(core, basis[..., :v_dim], covariance)
+    if v_dim != core.v_dim:
+        basis, _ = value_bases(covariance, core.proj.weight)
+        set_vo(core, basis[..., :v_dim], covariance)
 
 
 def _grams(weight: Tensor, heads: int) -> Tensor:
@@ -198,9 +195,10 @@ def _attention(site: Site) -> AttentionSite:
 @torch.no_grad()
 def set_qk(core: CompactAttention, query: Tensor, key: Tensor, qk_dim: int) -> None:
     """Narrow a core's queries and keys to the first `qk_dim` columns of two projections `(maps, old, columns)`."""
-    _project_rows(core, "q", query[..., :qk_dim])
-    _project_rows(core, "k", key[..., :qk_dim])
-    narrow(core, qk_dim=qk_dim)
+    if qk_dim != core.qk_dim:
+        _project_rows(core, "q", query[..., :qk_dim])
+        _project_rows(core, "k", key[..., :qk_dim])
+        narrow(core, qk_dim=qk_dim)
 
 
 @torch.no_grad()

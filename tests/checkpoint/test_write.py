@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,23 @@ def test_shared_views_and_non_contiguous_tensors(vit: VisionTransformer, images:
     assert (tmp_path / "out" / "model.safetensors").stat().st_size < 1.1 * sum(
         tensor.numel() * 4 for tensor in vit.state_dict().values()
     ) + 10_000
+
+
+def test_weights_are_written_from_where_they_are(
+    vit: VisionTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that fills the memory can still be saved."""
+    own = {name: tensor.data_ptr() for name, tensor in vit.state_dict().items()}
+    given: dict[str, int] = {}
+    write_tensors = write.write_tensors
+
+    def noted(tensors: Mapping[str, torch.Tensor], *args: Any) -> None:
+        given.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        write_tensors(tensors, *args)
+
+    monkeypatch.setattr(write, "write_tensors", noted)
+    save(vit, tmp_path / "out")
+    assert given == own
 
 
 def test_an_existing_output_is_refused(vit: VisionTransformer, tmp_path: Path) -> None:

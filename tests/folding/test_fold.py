@@ -71,6 +71,14 @@ def test_either_difference_is_refused_above_the_tolerance(
         vitcompact.fold(compact)
 
 
+def test_a_difference_of_just_the_tolerance_is_no_matter_for_float64(
+    compact: VisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([(0.0, 0.0, 1.0), (0.0, 0.25, 1.0)])  # on its own weights and on perturbed ones: no third
+    monkeypatch.setattr(importlib.import_module("vitcompact.folding.fold"), "compare", lambda *_: next(answers))
+    assert parity_of(vitcompact.fold(compact, tolerance=0.25)).rel_diff == 0.25
+
+
 def test_timm_reparameterize_folds_too(compact: VisionTransformer) -> None:
     images = torch.randn(2, 3, 64, 64)
     fused = timm.utils.reparameterize_model(compact)
@@ -123,6 +131,23 @@ def test_outputs_that_are_not_finite(compact: VisionTransformer) -> None:
 def test_an_unconverted_model_is_refused() -> None:
     with pytest.raises(UsageError, match="run convert first"):
         vitcompact.fold(timm.create_model("test_vit"))
+
+
+@torch.no_grad()
+def test_a_perturbed_copy_has_every_number_moved_and_none_far() -> None:
+    """By a tenth of a tensor's spread, small ones by 0.05; matrices of many inputs by less: their noise adds up."""
+    model = nn.Sequential(nn.Linear(400, 300), nn.BatchNorm1d(300), nn.Linear(300, 400))
+    nn.init.normal_(model.get_parameter("2.weight"), std=2.0)
+    for name, value in (("weight", 0.0), ("running_mean", 3.0), ("running_var", 4.0)):
+        getattr(model[1], name).fill_(value)
+    before, after = model.state_dict(), perturbed(model, seed=0).state_dict()
+    change = {name: after[name] - value for name, value in before.items() if value.is_floating_point()}
+    assert all((moved != 0).float().mean() > 0.99 for moved in change.values())
+    wanted = {"0.weight": 0.5 / 20, "0.bias": 0.05, "1.weight": 0.05, "1.running_mean": 2.0, "2.weight": 0.2}
+    for name, size in wanted.items():
+        assert float(change[name].std()) == pytest.approx(size, rel=0.15), name
+    factors = after["1.running_var"] / 4
+    assert 0.5 <= float(factors.min()) < float(factors.max()) < 5
 
 
 def test_headless(compact: VisionTransformer) -> None:

@@ -59,7 +59,11 @@ def test_recomputation_updates_statistics_once() -> None:
     once, twice = FactorizedLinear(12, 8, 4, 1), FactorizedLinear(12, 8, 4, 1)
     twice.load_state_dict(once.state_dict())
     x = torch.randn(2, 5, 12, requires_grad=True)
+    assert isinstance(once.reduce, BranchedLinear)
+    seen = once.reduce.branches[0].get_submodule("linear")(x).flatten(0, 1)
     once.train()(x).sum().backward()
+    torch.testing.assert_close(once.get_buffer("reduce.branches.0.norm.running_mean"), 0.1 * seen.mean(0))
+    torch.testing.assert_close(once.get_buffer("reduce.branches.0.norm.running_var"), 0.9 + 0.1 * seen.var(0))
     checkpoint(twice.train(), x, use_reentrant=False).sum().backward()
     for (name, first), second in zip(once.named_buffers(), twice.buffers(), strict=True):
         torch.testing.assert_close(first, second, msg=name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitcompact.calibration import least_squares as statistics
 from vitcompact.calibration.held_out import Parts
@@ -12,7 +15,7 @@ from vitcompact.calibration.least_squares import LeastSquares, Moments, Split
 from vitcompact.errors import DataError
 from vitcompact.operators import attention_fit, ffn_fit
 from vitcompact.operators.factorize import rank_for
-from vitcompact.operators.factors import plain_svd
+from vitcompact.operators.factors import plain_svd, spectrum
 
 
 def rows(seed: int, *shape: int) -> Tensor:
@@ -90,6 +93,38 @@ def test_ffn_truncation_is_optimal_for_the_data() -> None:
     assert got <= best * 1.02
     naive = plain_svd(weight, bias, 4)
     assert got < 0.7 * error((hidden @ naive.reduce.T) @ naive.expand.T + naive.bias)
+
+
+def test_the_naive_factors_are_the_nearest_of_their_rank_and_take_no_square_matrix() -> None:
+    """Eckart-Young; and a tall matrix costs no square one of its height."""
+    weight, bias = rows(0, 40, 6), rows(1, 40)
+    with _Made() as made:
+        factors = plain_svd(weight, bias, 4)
+    gap = float((factors.expand @ factors.reduce - weight).square().sum())
+    assert gap == pytest.approx(float(torch.linalg.svdvals(weight)[4:].square().sum()))
+    assert torch.equal(factors.bias, bias)
+    assert max(made.sizes) <= weight.numel()
+
+
+def test_shares_of_the_energy_are_those_of_the_directions_whatever_its_size() -> None:
+    basis = torch.linalg.qr(rows(0, 4, 4)).Q
+    energy = torch.tensor([1e-6, 6e-6, 0.0, 3e-6], dtype=torch.float64)
+    found = spectrum(basis @ torch.diag(energy) @ basis.T)
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.3, 0.1, 0.0], dtype=torch.float64))
+    assert spectrum(torch.zeros(3, 3, dtype=torch.float64)).tolist() == [0, 0, 0]
+
+
+class _Made(TorchDispatchMode):
+    """Numbers in each tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.sizes += [part.numel() for part in (out if isinstance(out, tuple) else (out,))]
+        return out
 
 
 def test_ffn_refit_takes_back_drift() -> None:

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor
 
+import vitcompact
 from vitcompact.calibration.held_out import Parts
 from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.errors import UsageError
@@ -17,6 +18,7 @@ from vitcompact.models import inspect
 from vitcompact.operators import neurons
 from vitcompact.operators.neurons import keep_units, removal_order
 from vitcompact.operators.steps import size_steps
+from vitcompact.plans.schema import LayerPlan, Plan
 
 
 def rows(seed: int, *shape: int) -> Tensor:
@@ -105,6 +107,27 @@ def test_units_that_do_nothing_leave_no_trace(name: str, kwargs: dict[str, Any])
     assert model.get_submodule(site.output).weight.shape[1] == hidden // 2
     if name != "nextvit_small":
         assert sum(p.numel() for p in ffn.parameters()) < 0.6 * (hidden * channels * 3)
+
+
+@pytest.mark.parametrize("from_images", [True, False])
+@torch.no_grad()
+def test_units_that_are_not_needed_go_without_a_trace(from_images: bool) -> None:
+    """Those that nothing comes out of; LayerScale goes into the output layer."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", embed_dim=32, num_heads=2, depth=1, img_size=64, num_classes=3, init_values=1.0
+    ).eval()
+    mlp, scale = model.get_submodule("blocks.0.mlp"), model.get_parameter("blocks.0.ls2.gamma")
+    scale.copy_(torch.rand(32) + 0.5)
+    for name in ("fc1.weight", "fc2.weight", "fc2.bias"):
+        mlp.get_parameter(name).normal_(std=3.0 if name == "fc2.bias" else 0.5)
+    mlp.get_parameter("fc2.weight")[:, 1::2] = 0
+    images = torch.randn(64, 3, 64, 64)
+    plan = Plan(layers=(LayerPlan("blocks.0.mlp", "ffn", (neurons.NeuronsSpec(64),)),))
+    compact = vitcompact.convert(model, images=images if from_images else None, plan=plan)
+    assert compact.get_submodule("blocks.0.mlp.fc1").out_features == 64
+    x = torch.randn(4, 3, 64, 64)
+    assert float((compact(x) - model(x)).abs().max() / model(x).std()) < 0.02
 
 
 def test_normalised_units_are_refused() -> None:

@@ -6,10 +6,15 @@ import itertools
 import math
 
 import pytest
+import timm
 import torch
 
+import vitcompact
+from tests.attached import plan_of
 from vitcompact.errors import DataError
 from vitcompact.layers.attention import CompactAttention, HeadLayout
+from vitcompact.operators import pair_heads
+from vitcompact.operators.hallucinate import parents_in
 from vitcompact.operators.pairing import CopyCosts, assignment, attention_maps, num_hallucinated, shortlist
 
 
@@ -28,6 +33,12 @@ def test_assignment_is_the_cheapest() -> None:
             itertools.permutations(range(columns), rows), key=lambda p: sum(costs[i][j] for i, j in enumerate(p))
         )
         assert tuple(assignment(costs)) == best
+
+
+def test_of_equal_costs_the_first_columns_are_taken() -> None:
+    """So that a plan does not depend on how a sum was rounded; its costs are cut to their leading digits."""
+    assert assignment([[1.0] * 5] * 3) == [0, 1, 2]
+    assert assignment([[2.0, 1.0, 1.0, 1.0]] * 2) == [1, 2]
 
 
 def brute_force(costs: torch.Tensor, count: int) -> float:
@@ -82,3 +93,21 @@ def test_costs_that_are_not_finite_are_refused(value: float) -> None:
     costs[2, 4] = value
     with pytest.raises(DataError, match="not finite"):
         shortlist(costs, 3, 4)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@torch.no_grad()
+def test_of_the_shortlist_that_is_taken_which_is_best_once_proj_is_solved(
+    normalised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads 0 and 1 have the same map; heads whose outputs are normalised together are taken as they were listed."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "test_vit", depth=1, embed_dim=32, num_heads=4, img_size=64, num_classes=3, scale_attn_norm=normalised
+    ).eval()
+    qkv = model.get_parameter("blocks.0.attn.qkv.weight").normal_().unflatten(0, (3, 4, 8))
+    qkv[:2, 1] = qkv[:2, 0]
+    listed = [{2: 3}, {1: 0}]
+    monkeypatch.setattr(pair_heads, "shortlist", lambda *_: listed)
+    compact = vitcompact.convert(model, images=torch.randn(64, 3, 64, 64), ratio=0.25, only="heads")
+    assert [parents_in(layer) for layer in plan_of(compact).layers] == [listed[0 if normalised else 1]]

@@ -13,8 +13,9 @@ HEADS, SIZE = 5, 6
 
 
 @pytest.mark.parametrize("packing", [("qkv",), ("q", "k", "v")])
+@pytest.mark.parametrize("children", [((1,), (3,), ()), ((1, 3), (), ())])
 @torch.no_grad()
-def test_logits_are_the_weighted_mean(packing: tuple[str, ...]) -> None:
+def test_logits_are_the_weighted_mean(packing: tuple[str, ...], children: tuple[tuple[int, ...], ...]) -> None:
     """Where the heads' products fit into one head's width together, the mean is exact up to a shift of each query."""
     torch.manual_seed(0)
     whole = CompactAttention(24, HeadLayout(tuple(range(HEADS)), ((),) * HEADS), SIZE, 4, packing=packing)
@@ -24,7 +25,7 @@ def test_logits_are_the_weighted_mean(packing: tuple[str, ...]) -> None:
             assert rows is not None
             part = slice(head * SIZE, (head + 1) * SIZE)
             rows[part] = 0 if rows.dim() == 1 else basis @ basis.T @ rows[part]
-    layout = HeadLayout((2, 0, 4), ((1,), (3,), ()))
+    layout = HeadLayout((2, 0, 4), children)
     core = CompactAttention(24, layout, SIZE, 4, packing=packing)
     for name in "qk":
         for old, new in zip(whole.rows(name), core.rows(name), strict=True):
@@ -40,8 +41,9 @@ def test_logits_are_the_weighted_mean(packing: tuple[str, ...]) -> None:
     logits = q @ k.mT
     shared_q, shared_k, _ = core.project(core.inputs(x))
     got = shared_q @ shared_k.mT
-    for place, (kept, child) in enumerate(((2, 1), (0, 3))):
-        wanted = 0.75 * logits[:, kept] + 0.25 * logits[:, child]
+    for place, rest in enumerate(children[:2]):
+        kept = logits[:, layout.maps[place]]
+        wanted = 0.75 * kept + 0.25 * logits[:, rest].mean(1) if rest else kept
         gap = got[:, place] - wanted
         assert (gap - gap.mean(-1, keepdim=True)).abs().max() < 1e-3 * wanted.abs().max()
     assert torch.equal(core.rows("q")[0][2 * SIZE :], own)  # a map of one head stays what it is

@@ -172,12 +172,14 @@ def test_tokens_left_are_those_that_layers_see(vit: VisionTransformer, images: T
 
 
 def test_what_loses_less_is_chosen(vit: VisionTransformer, losses: Losses, offered: tuple[Merging, ...]) -> None:
-    """Merging alone where it is for nothing, none where it is dear, both where the first pairs are cheap."""
+    """Merging alone where it is for nothing, none where layers cost less, both where some are for nothing."""
     without = plan_budget(vit, losses, replace(AUTO, merge_tokens=None))
     free = [replace(each, loss=0.0) for each in offered]
     dear = [replace(each, loss=1e3) for each in offered]
     first = [replace(each, loss=0.0 if i < 3 else 1e3) for i, each in enumerate(offered)]
+    more = [replace(each, loss=1.01 * without.loss) for each in offered]
     alone, none, both = (plan_budget(vit, losses, AUTO, choice) for choice in (free, dear, first))
+    assert plan_budget(vit, losses, AUTO, more).plan == without.plan
     assert (alone.plan.layers, alone.plan.merge_tokens) == ((), offered[-1].schedule)
     assert none.plan == without.plan
     assert both.plan.merge_tokens == offered[2].schedule

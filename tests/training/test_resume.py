@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitcompact.errors import CheckpointError, Interrupted, UsageError
 from vitcompact.training import TensorBatches, TrainOptions, finetune
+from vitcompact.training.interrupt import StopRequest
 from vitcompact.training.state import BEST_NAME, STATE_NAME, State, load_state, save_state
 
 from .helpers import StopAfter, make_student, make_teacher, options, same_weights
@@ -112,6 +113,22 @@ def test_without_a_folder_an_interruption_says_that_nothing_is_kept(
     with pytest.raises(Interrupted, match="nothing was saved"):
         finetune(student, teacher, stream, options=options(), progress=StopAfter(2))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_acts_as_if_nobody_listened(number: signal.Signals) -> None:
+    """Who presses Ctrl-C twice does not want to wait for the end of a step."""
+    heard: list[int] = []
+    before = signal.signal(number, lambda sent, _: heard.append(sent))
+    try:
+        with StopRequest() as stop:
+            for requested, so_far in ((True, []), (True, [number])):
+                signal.raise_signal(number)
+                assert (stop.requested, heard) == (requested, so_far)
+        signal.raise_signal(number)
+        assert heard == [number, number]
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_state_of_another_run_is_refused_by_name(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitcompact.errors import Interrupted
 from vitcompact.training import FinetuneResult, TensorBatches, finetune
+from vitcompact.training.keep import Keeper
 from vitcompact.training.optimizer import make_optimizer
 from vitcompact.training.schedule import LearningRate, StepPlan
 
@@ -155,3 +156,16 @@ def test_a_bar_counts_one_thing(
     assert shown[0][0] == task
     assert shown[0][1] == (4 if task == "finetune" else pytest.approx(30, abs=5))
     assert all(("step" in note) == ("seconds" in task) and "left" not in note for note in notes)
+
+
+def test_evaluations_come_after_so_many_steps_each(
+    student: nn.Module, teacher: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes before the first step is the model as it was: not one that training has found."""
+    offered: list[int] = []
+    monkeypatch.setattr(Keeper, "offer", lambda self, model, value, step: offered.append(step))
+    clock = FakeClock()
+    stream = TimedBatches(images, clock, lambda step: 1.0)
+    evaluation = [(images, torch.arange(len(images)) % 5)]
+    finetune(student, teacher, stream, options=options(steps=7, eval_every=3), evaluation=evaluation, clock=clock)
+    assert offered == [3, 6]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vitcompact.errors import UsageError
-from vitcompact.utils import files
+from vitcompact.utils import files, locks
 from vitcompact.utils.files import (
     beside,
     claimed,
@@ -243,6 +243,32 @@ def test_a_lock_whose_file_was_taken_away_is_taken_anew(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_somebody_removes_while_it_is_taken_is_left_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its holder before does, just when the next one has opened the file: nobody else would see such a lock."""
+    path, flock, taken = tmp_path / "out", locks.fcntl.flock, []
+
+    def late(descriptor: int, flags: int) -> None:
+        flock(descriptor, flags)
+        taken.append(descriptor)
+        if len(taken) == 1:
+            beside(path, "lock").unlink()
+
+    monkeypatch.setattr(locks.fcntl, "flock", late)
+    before = sorted(os.listdir("/dev/fd"))
+    with exclusive(path):
+        assert len(taken) == 2
+        assert os.path.samestat(os.fstat(taken[1]), beside(path, "lock").stat())
+    assert sorted(os.listdir("/dev/fd")) == before
+
+
+def test_a_lock_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    with exclusive(tmp_path / "out"):
+        assert beside(tmp_path / "out", "lock").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_a_lock_that_cannot_be_removed_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

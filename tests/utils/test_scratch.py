@@ -58,6 +58,13 @@ def test_one_that_could_not_be_removed_goes_later(tmp_path: Path, monkeypatch: p
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_whose_folder_was_never_made_goes_too(tmp_path: Path) -> None:
+    beside(tmp_path / "vitcompact-0123456789abcdef", "lock").touch()
+    with scratch():
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()

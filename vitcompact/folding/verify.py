@@ -72,7 +72,7 @@ def compare(reference: nn.Module, other: nn.Module, images: Tensor) -> tuple[flo
     if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
         raise VerificationError("fold verification: the model's outputs are not finite")
     difference = float((first - second).abs().max())
-    agreement = float(same_guess(guesses[0], guesses[1]).double().mean())
+    agreement = float(same_guess(*guesses).double().mean())
     return difference, difference / max(float(first.abs().max()), 1e-30), agreement
 
 
@@ -90,7 +90,7 @@ def perturbed(model: nn.Module, seed: int) -> nn.Module:
 
     for parameter in moved.parameters():
         spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
-        inputs = parameter[0].numel() if parameter.dim() > 1 else 1
+        inputs = torch.atleast_1d(parameter)[:1].numel()
         parameter.add_(noise(parameter) * max(0.1 * spread, min(0.05, 0.5 * inputs**-0.5)))
     for module in moved.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:

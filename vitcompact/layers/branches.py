@@ -63,9 +63,7 @@ class LinearBranch(nn.Module):
 class BranchedLinear(nn.Module):
     """`y = W x + b + sum_i BN_i(B_i x)`, the training form of one FFN factor (arXiv 2306.10875, section 3.3)."""
 
-    def __init__(
-        self, in_features: int, out_features: int, branches: int, bias: bool = True, channel_dim: int = -1
-    ) -> None:
+    def __init__(self, in_features: int, out_features: int, branches: int, bias: bool, channel_dim: int = -1) -> None:
         super().__init__()
         self.in_features, self.out_features, self.channel_dim = in_features, out_features, channel_dim
         self.main = linear_class(channel_dim)(in_features, out_features, bias=bias)

@@ -41,10 +41,11 @@ class AttentionFit:
     def load_into(self, core: CompactAttention) -> None:
         """Copy the values into a core."""
         core.load_projection(self.weight, self.bias)
-        if core.beta is not None and "identity" in self.paths:
-            core.beta.copy_(self.paths["identity"])
-        if core.gamma is not None and "mean" in self.paths:
-            core.gamma.copy_(self.paths["mean"])
+        of_path = {"identity": core.beta, "mean": core.gamma}
+        for term, values in self.paths.items():
+            coefficients = of_path[term]
+            assert coefficients is not None  # the paths solved are those that the core has
+            coefficients.copy_(values)
 
 
 def features(core: CompactAttention, inputs: AttentionInputs, terms: tuple[str, ...]) -> Tensor:

@@ -1,7 +1,7 @@
 """Whether a one-line fault in the code that must not be wrong is caught by that code's own tests.
 
-    python benchmarks/mutants.py --per-group 16
-    python benchmarks/mutants.py --only 3 17            # some of them again
+    python benchmarks/mutants.py --seed 2 --per-group 14 --recorded benchmarks/results/mutants.json    # new ones
+    python benchmarks/mutants.py --again benchmarks/results/mutants.json --ended survived              # those again
     python benchmarks/mutants.py --list                 # show them without running anything
 
 Lines are drawn by seed, evenly over the files of each group, and changed one at a time in a copy of the checkout: a
@@ -26,85 +26,33 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-from mutants_sites import Mutant, mutants_of
+from mutants_sites import Key, Mutant, mutants_of
+from mutants_tests import GROUPS, tests_of
 
+Recorded = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 PRELOADED = ("torch", "timm", "timm.optim", "PIL.Image", "safetensors.torch", "pytest", "typer", "rich", "yaml")
 """What every mutant needs and none changes."""
-GROUPS: dict[str, tuple[str, ...]] = {
-    "folding": ("folding/*.py", "layers/factor.py", "layers/branches.py"),
-    "operators": ("operators/*.py",),
-    "planning": ("planning/*.py",),
-    "writing": (
-        *("checkpoint/write.py", "checkpoint/disk.py", "checkpoint/rebuilt.py", "checkpoint/record.py"),
-        *("utils/files.py", "utils/locks.py", "utils/postponed.py", "utils/scratch.py"),
-    ),
-    "resume": (
-        *("training/state.py", "training/keep.py", "training/loop.py", "training/schedule.py", "training/stream.py"),
-        *("training/finetune.py", "training/interrupt.py"),
-    ),
-}
-"""Files of the package by group."""
-TESTS: dict[str, tuple[str, ...]] = {
-    "folding/": ("folding",),
-    "layers/": ("layers/test_factor.py", "folding"),
-    "operators/filter_fit": ("operators/test_filter_fit.py", "surgery/test_value_filter.py"),
-    "operators/hallucinate": ("operators/test_pairing.py", "operators/test_filter_fit.py", "surgery/test_convert.py"),
-    "operators/pair": ("operators/test_pairing.py", "operators/test_fits.py"),
-    "operators/merg": ("operators/test_merging.py",),
-    "operators/neurons": ("operators/test_neurons.py",),
-    "operators/share_qk": ("operators/test_share_qk.py",),
-    "operators/refit": ("operators/test_filter_fit.py", "surgery/test_value_filter.py"),
-    "operators/outputs": ("surgery/test_convert.py",),
-    "operators/": (
-        *(
-            "operators/test_fits.py",
-            "operators/test_thin.py",
-            "operators/test_registry.py",
-            "operators/test_neurons.py",
-        ),
-        *("operators/test_share_qk.py", "surgery/test_convert.py"),
-    ),
-    "planning/knapsack": ("planning/test_knapsack.py", "planning/test_budget.py"),
-    "planning/latency_target": ("planning/test_latency_target.py",),
-    "planning/site_time": ("planning/test_site_time.py", "planning/test_latency_target.py"),
-    "planning/site_structure": ("planning/test_site_time.py",),
-    "planning/combinations": (
-        "planning/test_site_time.py",
-        "planning/test_latency_target.py",
-        "planning/test_budget.py",
-    ),
-    "planning/merging": ("planning/test_merging_budget.py",),
-    "planning/scope": ("library/test_plan.py", "surgery/test_convert.py"),
-    "planning/planner": ("planning/test_budget.py", "planning/test_merging_budget.py", "analysis/test_analyze.py"),
-    "planning/": ("planning/test_budget.py", "planning/test_knapsack.py", "planning/test_merging_budget.py"),
-    "checkpoint/": ("checkpoint/test_write.py", "checkpoint/test_rebuilt.py"),
-    "utils/files": ("utils/test_files.py", "checkpoint/test_write.py"),
-    "utils/": ("utils/test_files.py", "utils/test_scratch.py", "utils/test_postponed.py"),
-    "training/schedule": ("training/test_schedule.py", "training/test_resume.py"),
-    "training/finetune": ("training/test_finetune.py", "training/test_resume.py"),
-    "training/": ("training/test_resume.py", "training/test_schedule.py", "training/test_finetune.py"),
-}
-"""By the beginning of a file's name, the first that fits: the tests that have to notice."""
 
 
-def tests_of(file: str) -> tuple[str, ...]:
-    """The tests of a file of the package."""
-    name = file.removeprefix("vitcompact/")
-    return next(tests for start, tests in TESTS.items() if name.startswith(start))
+def drawn(per_group: int, seed: int, recorded: Container[Key] = ()) -> list[tuple[str, Mutant]]:
+    """The mutants of every group, as many of each file as of the next, and of each kind where there is one.
 
-
-def drawn(per_group: int, seed: int) -> list[tuple[str, Mutant]]:
-    """The mutants of every group, as many of each file as of the next, and of each kind where there is one."""
+    Those recorded are left out.
+    """
     found: list[tuple[str, Mutant]] = []
     for group, patterns in GROUPS.items():
         rng = random.Random(f"{seed} {group}")
         files = sorted({path for pattern in patterns for path in (ROOT / "vitcompact").glob(pattern)})
-        pools = [mutants_of(path, ROOT) for path in files if path.name != "__init__.py"]
+        pools = [
+            [mutant for mutant in mutants_of(path, ROOT) if mutant.key not in recorded]
+            for path in files
+            if path.name != "__init__.py"
+        ]
         rng.shuffle(pools)
         kinds: Counter[str] = Counter()
         left = per_group
@@ -122,20 +70,46 @@ def drawn(per_group: int, seed: int) -> list[tuple[str, Mutant]]:
     return found
 
 
-def run(mutant: Mutant, tests: Sequence[str], copy: Path, limit: float) -> tuple[str, str]:
-    """How a mutant ended (caught, survived, hung) and the test that caught it."""
+def found_again(recorded: Sequence[Recorded]) -> list[tuple[Recorded, Mutant | None]]:
+    """The mutants of a record, wherever their lines stand now; None where the line is no more."""
+    pools: dict[str, list[Mutant]] = {}
+    found: list[tuple[Recorded, Mutant | None]] = []
+    for each in recorded:
+        path = ROOT / each["file"]
+        pool = pools.setdefault(each["file"], mutants_of(path, ROOT) if path.is_file() else [])
+        same = [mutant for mutant in pool if mutant.key == _key(each)]
+        found.append((each, min(same, key=lambda mutant: abs(mutant.line - each["line"]), default=None)))
+    return found
+
+
+def _key(recorded: Recorded) -> Key:
+    return recorded["file"], recorded["source"], recorded["column"], recorded["change"]
+
+
+def check_plain(words: Sequence[str], copy: Path) -> str:
+    """The test that fails without any fault, or nothing: what fails anyway would catch everything."""
+    end, failed = _tested(words, copy, 3600.0)
+    return "" if end == "survived" else failed or end
+
+
+def run(mutant: Mutant, words: Sequence[str], copy: Path, limit: float) -> tuple[str, str]:
+    """How a mutant ended (caught, survived, hung) and the test that caught it; `words` are pytest's."""
     path = copy / mutant.file
     plain = path.read_text(encoding="utf-8")
     path.write_text(mutant.applied(plain), encoding="utf-8")
     shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
-    log = copy / "mutant.log"
     try:
-        child = os.fork()
-        if child == 0:
-            _in_child(tests, copy, log)
-        ended = _wait(child, limit)
+        return _tested(words, copy, limit)
     finally:
         path.write_text(plain, encoding="utf-8")
+
+
+def _tested(words: Sequence[str], copy: Path, limit: float) -> tuple[str, str]:
+    log = copy / "mutant.log"
+    child = os.fork()
+    if child == 0:
+        _in_child(words, copy, log)
+    ended = _wait(child, limit)
     if ended is None:
         return "hung", ""
     told = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
@@ -143,19 +117,19 @@ def run(mutant: Mutant, tests: Sequence[str], copy: Path, limit: float) -> tuple
     return ("survived" if ended == 0 else "caught"), (failed or [""])[0].rpartition("/")[2]
 
 
-def _in_child(tests: Sequence[str], copy: Path, log: Path) -> None:
+def _in_child(words: Sequence[str], copy: Path, log: Path) -> None:
     import pytest
 
     os.setsid()
     os.chdir(copy)
     sys.path[:0] = [str(copy)]
+    os.environ["PYTHONPATH"] = str(copy)  # of processes that tests start
     with log.open("w", encoding="utf-8") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-        words = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
         code = 3
         with contextlib.suppress(BaseException):
-            code = int(pytest.main(words))
+            code = int(pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *words]))
         sys.stdout.flush()
         os._exit(code)
 
@@ -173,7 +147,7 @@ def _wait(child: int, limit: float) -> int | None:
     return None
 
 
-def report(results: Sequence[dict[str, Any]]) -> str:
+def report(results: Sequence[Recorded]) -> str:
     """A table of the groups, and every mutant that no test caught."""
     out = io.StringIO()
     for group in GROUPS:
@@ -190,24 +164,12 @@ def report(results: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw, run and report; returns 1 where more than a twentieth survived."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--per-group", type=int, default=16, help="mutants of each group")
-    parser.add_argument("--groups", nargs="+", choices=[*GROUPS], default=[*GROUPS])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", type=int, help="numbers of the mutants to run")
-    parser.add_argument("--list", action="store_true", help="show them, run none")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds after which a mutant counts as hung")
-    parser.add_argument("--out", type=Path, help="append results to this file, one JSON document a line")
-    args = parser.parse_args(argv)
-    chosen = [
-        (number, group, mutant)
-        for number, (group, mutant) in enumerate(drawn(args.per_group, args.seed))
-        if group in args.groups and (args.only is None or number in args.only)
-    ]
+    """Draw, run and report; returns 1 where more than a twentieth survived, 2 where tests fail without a fault."""
+    args = _parser().parse_args(argv)
+    chosen = _chosen(args)
     if args.list:
-        for number, group, mutant in chosen:
-            print(f"{number:3} {group:10} {mutant.file}:{mutant.line} {mutant.kind}: {mutant.change}")
+        for told, mutant in chosen:
+            print(f"{told['number']:3} {told['group']:10} {mutant.file}:{mutant.line} {mutant.kind}: {mutant.change}")
         return 0
     for name in PRELOADED:
         importlib.import_module(name)
@@ -217,18 +179,67 @@ def main(argv: Sequence[str] | None = None) -> int:
         copy = Path(folder) / "copy"
         hidden = shutil.ignore_patterns(".git", "__pycache__", ".venv")
         shutil.copytree(ROOT, copy, ignore=hidden)
-        for number, group, mutant in chosen:
+        marks = ["-m", "not slow and not sweep"] if args.broad else []
+        words = {mutant: [*marks, *(f"tests/{test}" for test in tests_of(mutant.file))] for _, mutant in chosen}
+        wrong = check_plain([*marks, *sorted({word for each in words.values() for word in each[len(marks) :]})], copy)
+        if wrong:
+            print(f"fails without any fault: {wrong}")
+            return 2
+        for told, mutant in chosen:
             began = time.monotonic()
-            end, caught_by = run(mutant, tests_of(mutant.file), copy, args.limit)
-            found = {"number": number, "group": group, **mutant.to_json(), "end": end, "caught_by": caught_by}
+            end, caught_by = run(mutant, words[mutant], copy, args.limit)
+            found = {**told, **mutant.to_json(), "end": end, "caught_by": caught_by}
             results.append(found)
             seconds = time.monotonic() - began
+            number = told["number"]
             print(f"{number:3} {end:8} {mutant.file}:{mutant.line} {mutant.change}  ({seconds:.0f} s)", flush=True)
             if args.out is not None:
                 with args.out.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(found) + "\n")
     print(report(results), end="")
     return 1 if sum(each["end"] == "survived" for each in results) > 0.05 * len(results) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--per-group", type=int, default=16, help="mutants of each group")
+    parser.add_argument("--groups", nargs="+", choices=[*GROUPS], default=[*GROUPS])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recorded", type=Path, help="draw none of those that this record holds")
+    parser.add_argument("--again", type=Path, help="run those of this record instead, wherever their lines stand now")
+    parser.add_argument("--ended", choices=["caught", "survived", "hung"], help="of --again, those that ended so")
+    parser.add_argument("--only", nargs="+", type=int, help="numbers of the mutants to run")
+    parser.add_argument("--broad", action="store_true", help="run the tests marked broad too")
+    parser.add_argument("--list", action="store_true", help="show them, run none")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds after which a mutant counts as hung")
+    parser.add_argument("--out", type=Path, help="append results to this file, one JSON document a line")
+    return parser
+
+
+def _chosen(args: argparse.Namespace) -> list[tuple[Recorded, Mutant]]:
+    """What to run, each with what the record says of it besides: seed, number and group, and a reason given before."""
+    if args.again is None:
+        left_out = {_key(each) for each in _read(args.recorded)} if args.recorded else set()
+        found: list[tuple[Recorded, Mutant | None]] = [
+            ({"seed": args.seed, "number": number, "group": group}, mutant)
+            for number, (group, mutant) in enumerate(drawn(args.per_group, args.seed, left_out))
+        ]
+    else:
+        recorded = [each for each in _read(args.again) if args.ended in (None, each["end"])]
+        found = found_again(recorded)
+        gone = sum(mutant is None for _, mutant in found)
+        print(f"{len(found)} recorded, {gone} of them in lines that are written otherwise now")
+    kept = ("seed", "number", "group", "reason")
+    return [
+        ({name: told[name] for name in kept if name in told}, mutant)
+        for told, mutant in found
+        if mutant is not None and told["group"] in args.groups and (args.only is None or told["number"] in args.only)
+    ]
+
+
+def _read(path: Path) -> list[Recorded]:
+    recorded: list[Recorded] = json.loads(path.read_text(encoding="utf-8"))
+    return recorded
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+Key = tuple[str, str, int, str]
+"""File, line without indent, column in it, and change."""
 _COMPARED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -39,6 +41,8 @@ class Mutant:
 
     file: str
     line: int
+    source: str
+    indent: int
     start: int
     stop: int
     kind: str
@@ -58,9 +62,20 @@ class Mutant:
         lines[self.line - 1] = (plain[: self.start] + self.after.encode() + plain[self.stop :]).decode()
         return "".join(lines)
 
+    @property
+    def column(self) -> int:
+        """Where the change begins in the line, its indent left out."""
+        return self.start - self.indent
+
+    @property
+    def key(self) -> Key:
+        """What stays the same when lines are written above it."""
+        return self.file, self.source, self.column, self.change
+
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {**asdict(self), "change": self.change}
+        """JSON-ready, as it is recorded."""
+        shown = ("file", "line", "source", "column", "kind", "change")
+        return {name: getattr(self, name) for name in shown}
 
 
 def mutants_of(path: Path, root: Path) -> list[Mutant]:
@@ -74,7 +89,10 @@ def mutants_of(path: Path, root: Path) -> list[Mutant]:
         start, stop = node.col_offset, node.end_col_offset
         before = lines[node.lineno - 1][start:stop].decode()
         if _bare(before) != _bare(after):
-            found.append(Mutant(str(path.relative_to(root)), node.lineno, start, stop or start, kind, before, after))
+            line = lines[node.lineno - 1].decode()
+            indent = len(line) - len(line.lstrip())
+            place = (str(path.relative_to(root)), node.lineno, line.strip(), indent, start, stop or start)
+            found.append(Mutant(*place, kind, before, after))
     return found
 
 

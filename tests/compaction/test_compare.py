@@ -44,7 +44,7 @@ def test_all_are_timed_in_the_same_rounds(model: nn.Module) -> None:
     order: list[str] = []
     models = {name: copy.deepcopy(model) for name in "abc"}
     for name, each in models.items():
-        each.patch_embed.register_forward_pre_hook(lambda *_, name=name: order.append(name))
+        each.get_submodule("patch_embed").register_forward_pre_hook(lambda *_, name=name: order.append(name))
     found = beside_first(list(models.values()), batch_size=1, num_rounds=3, warmup=1)
     assert "".join(order) == "abc" + "abc" + "cba" + "abc"
     assert [len(times.model) for times in found] == [3, 3, 3]

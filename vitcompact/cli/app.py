@@ -19,8 +19,10 @@ from vitcompact.cli.command import Invocation, Options, Verb, command, join_numb
 from vitcompact.cli.console import Console
 from vitcompact.cli.options import VERBS
 from vitcompact.cli.spoken import spoken
+from vitcompact.cli.together import run_together
 from vitcompact.errors import VitCompactError, is_out_of_memory
 from vitcompact.utils import early_exit
+from vitcompact.utils.launch import place_of
 from vitcompact.version import __version__
 
 PROGRAM = early_exit.PROGRAM
@@ -42,25 +44,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(verbose="--verbose" in words or "-v" in words)
     if not words:
         return main(["--help"]) or EXIT_USAGE
-    previous = _listen()
+    previous, place = _listen(), None
     try:
-        parsed = typer.main.get_command(application()).main(
-            join_numbers(words, VERBS), prog_name=PROGRAM, standalone_mode=False
-        )
-        if isinstance(parsed, Invocation):
-            given = parsed.options
-            console = Console(as_json=given.json, quiet=given.quiet, verbose=given.verbose)
-            with console.capture_messages():
-                module = _load(parsed.verb, console)
-                console.watch(parsed.verb.name)
-                module.run(_on_device(given, console), parsed.given, console)
-            return 0
-        return parsed if isinstance(parsed, int) else 0
+        place = place_of(os.environ)
+        if place is not None:
+            return run_together(
+                place,
+                lambda: _parsed(words),
+                lambda parsed, processes: _carry_out(parsed, _console_of(parsed, processes)),
+                lambda error: _report(error, console),
+            )
+        parsed = _parsed(words)
+        if isinstance(parsed, int):
+            return parsed
+        console = _console_of(parsed)
+        _carry_out(parsed, console)
+        return 0
     except BaseException as error:
         return _report(error, console)
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # of several processes that have failed
+                signal.signal(number, handler)
+
+
+def _parsed(words: list[str]) -> Invocation | int:
+    """What was typed, or the exit code of words that were answered at once, such as --help."""
+    parsed = typer.main.get_command(application()).main(
+        join_numbers(words, VERBS), prog_name=PROGRAM, standalone_mode=False
+    )
+    return parsed if isinstance(parsed, (Invocation, int)) else 0
+
+
+def _console_of(parsed: Invocation, processes: Any = None) -> Console:
+    given = parsed.options
+    return Console(as_json=given.json, quiet=given.quiet, verbose=given.verbose, processes=processes)
+
+
+def _carry_out(parsed: Invocation, console: Console) -> None:
+    with console.capture_messages():
+        module = _load(parsed.verb, console)
+        console.watch(parsed.verb.name)
+        module.run(_on_device(parsed.options, console), parsed.given, console)
 
 
 def _load(verb: Verb, console: Console) -> ModuleType:
@@ -74,12 +99,14 @@ def _load(verb: Verb, console: Console) -> ModuleType:
 
 
 def _on_device(options: Options, console: Console) -> Options:
-    """`--device auto` as the device that it stands for."""
-    if getattr(options, "device", None) != AUTO:
-        return options
-    device = import_module("vitcompact.utils.device").best_device()
-    console.note(f"--device {AUTO}: {device}")
-    return dataclasses.replace(options, device=device)
+    """`--device auto` as the device that it stands for; of several processes, each has a GPU of its own."""
+    asked = device = getattr(options, "device", None)
+    if asked == AUTO:
+        device = import_module("vitcompact.utils.device").best_device()
+        console.note(f"--device {AUTO}: {device}")
+    if device == "cuda" and console.processes is not None:
+        device = f"cuda:{import_module('torch').cuda.current_device()}"
+    return options if device == asked else dataclasses.replace(options, device=device)
 
 
 def _listen() -> dict[signal.Signals, Any]:

@@ -33,10 +33,14 @@ class Console:
         as_json: stdout is one JSON document.
         quiet: neither notes nor progress.
         verbose: also what is logged below warnings, and tracebacks.
+        processes: those that torchrun started (`utils.processes`), None for one alone.
     """
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False, processes: Any = None
+    ) -> None:
         self.as_json, self.quiet, self.verbose = as_json, quiet, verbose
+        self.processes = processes
         self._stdout = sys.stdout
         self._out = _rich(stderr=False)
         self._err = _rich(stderr=True)

@@ -35,7 +35,7 @@ TARGET_NAMES = ("target_macs", "target_params", "target_latency", "ops")
 SELECTION_NAMES = tuple(declared(SelectionOptions))
 ORIGINAL = "original"
 """Key in the recorded options of a checkpoint: how the model that it was made from is read."""
-UNRECORDED = ("config", "json", "quiet", "verbose", "overwrite", "dry_run", "resume")
+UNRECORDED = ("config", "json", "quiet", "verbose", "overwrite", "dry_run", "resume", "dist_timeout")
 
 T = TypeVar("T")
 

@@ -30,7 +30,7 @@ from vitcompact.options.evaluation import ProbeOptions
 from vitcompact.options.exporting import ExportOptions
 from vitcompact.options.recipes import NAMES as RECIPES
 from vitcompact.options.selection import LimitOptions, SelectionOptions
-from vitcompact.options.shared import MixedPrecision
+from vitcompact.options.shared import Distributed, MixedPrecision
 from vitcompact.options.source import SourceOptions
 from vitcompact.options.surgery import SurgeryOptions
 from vitcompact.options.training import TrainOptions
@@ -127,7 +127,13 @@ VERBS = (
         """Look at a model: how alike its attention heads are, what its FFNs need, and what compaction would save.
 
         Example: vitcompact analyze vit_small_patch16_224 --data-dir images --report analysis.html""",
-        (SourceOptions, DataOptions, SelectionOptions, _own("method checkpoint eval_data_dir device report workdir")),
+        (
+            SourceOptions,
+            DataOptions,
+            SelectionOptions,
+            Distributed,
+            _own("method checkpoint eval_data_dir device report workdir"),
+        ),
         arguments={"source": ("SOURCE", _SOURCE)},
         defaults={"num_samples": 512},
     ),
@@ -146,6 +152,7 @@ VERBS = (
             SelectionOptions,
             LimitOptions,
             SurgeryOptions,
+            Distributed,
             _own("method checkpoint eval_data_dir device plan dry_run report workdir overwrite dtype"),
         ),
         arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("converted")},
@@ -159,7 +166,13 @@ VERBS = (
         keeps a state from which --resume auto continues.
 
         Example: vitcompact finetune --max-minutes 10 --eval-data-dir val""",
-        (DataOptions, TrainOptions, Augment, _own("teacher eval_data_dir resume device workdir overwrite dtype")),
+        (
+            DataOptions,
+            TrainOptions,
+            Augment,
+            Distributed,
+            _own("teacher eval_data_dir resume device workdir overwrite dtype"),
+        ),
         arguments={
             "source": ("MODEL", "A converted model; by default 'converted' in the workspace."),
             "out": _out("finetuned"),
@@ -213,6 +226,7 @@ VERBS = (
             DataOptions,
             ProbeOptions,
             MixedPrecision,
+            Distributed,
             _own("checkpoint eval_data_dir reference device report workdir"),
         ),
         arguments={"source": _MODEL},

@@ -10,6 +10,7 @@ from typing import Literal
 from vitcompact.options.declare import RUN, TARGET, option
 
 AmpDType = Literal["bfloat16", "float16"]
+DIST_TIMEOUT = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,4 +51,19 @@ class MaxDrop:
         unit="POINTS",
         least=0,
         most=100,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distributed:
+    """Several processes, started by torchrun."""
+
+    dist_timeout: float = option(
+        DIST_TIMEOUT,
+        "Started by torchrun: how long a process waits for the others before all give up.",
+        panel=RUN,
+        unit="SECONDS",
+        above=0,
+        most=1e6,
+        rare=True,
     )

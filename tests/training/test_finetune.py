@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import timm
@@ -95,7 +96,7 @@ def test_only_surgery_tells_the_student_from_the_original(images: Tensor) -> Non
     losses: list[float] = []
     step = Distiller.loss
 
-    def spy(self: Distiller, *args: Tensor) -> Tensor:
+    def spy(self: Distiller, *args: Any) -> Tensor:
         losses.append(float(step(self, *args).detach()))
         return step(self, *args)
 

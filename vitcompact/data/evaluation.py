@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from vitcompact.data.image_set import ImageSet, StreamedImage, StreamSet
 from vitcompact.data.open import open_dataset
 from vitcompact.data.pipeline import TransformedImages, apply_transform, stack
 from vitcompact.data.prefetch import chunked, ordered_map
-from vitcompact.data.sampling import random_subset
+from vitcompact.data.sampling import part_of, random_subset
 from vitcompact.errors import DataError
 from vitcompact.options.data import DataOptions
 
@@ -24,18 +25,31 @@ class EvaluationBatches:
     The order is that of the data set and the same on every pass. `num_samples` and `skipped` are exact after a pass.
     """
 
-    def __init__(self, dataset: ImageSet | StreamSet, config: InputConfig, options: DataOptions) -> None:
+    def __init__(
+        self,
+        dataset: ImageSet | StreamSet,
+        config: InputConfig,
+        options: DataOptions,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self.config = config
+        self._opened = dataset, config, options
         self.description = dataset.description
         self.class_names = dataset.class_names
         self._source: TransformedImages | _StreamBatches
         if isinstance(dataset, StreamSet):
-            self._source = _StreamBatches(dataset, config, options)
+            self._source = _StreamBatches(dataset, config, options, rank, world)
         else:
             indices = sorted(random_subset(len(dataset), options.num_samples, options.seed))
+            own = indices[part_of(len(indices), rank, world)]
             self._source = TransformedImages(
-                dataset, indices, config, options.batch_size, options.workers, options.cache_mb
+                dataset, own, config, options.batch_size, options.workers, options.cache_mb, world > 1
             )
+
+    def shared(self, rank: int, world: int) -> EvaluationBatches:
+        """The images of process `rank` of `world`: a part of the row, of a stream each `world`-th batch."""
+        return EvaluationBatches(*self._opened, rank, world)
 
     @property
     def num_samples(self) -> int | None:
@@ -78,8 +92,8 @@ def evaluation_batches(model: nn.Module, options: DataOptions, *, split: str | N
 class _StreamBatches:
     """uint8 batches with labels of a stream, whose damaged records timm's reader drops and logs by itself."""
 
-    def __init__(self, stream: StreamSet, config: InputConfig, options: DataOptions) -> None:
-        self._stream = stream
+    def __init__(self, stream: StreamSet, config: InputConfig, options: DataOptions, rank: int, world: int) -> None:
+        self._stream, self._rank, self._world = stream, rank, world
         self._mode = config.image_mode
         self._transform: Transform = eval_transform(config)
         self._options = options
@@ -87,12 +101,13 @@ class _StreamBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         seen = 0
-        chunks = chunked(self._limited(), self._options.batch_size)
+        every = chunked(self._limited(), self._options.batch_size)
+        chunks = islice(every, self._rank, None, self._world)
         for images, labels in ordered_map(self._transformed, chunks, self._options.workers):
             seen += len(labels)
             yield images, labels
         self.num_samples = seen
-        if not seen:
+        if not seen and self._world == 1:
             raise DataError(f"no images in {self._stream.description}")
 
     def _limited(self) -> Iterator[StreamedImage]:

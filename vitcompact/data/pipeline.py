@@ -70,6 +70,9 @@ class TransformedImages:
     An unreadable image makes its batch one shorter; nothing takes its place. Transformed images stay in memory
     up to `cache_mb` MiB, so that later passes decode only the rest.
 
+    Args:
+        partial: these are some of the images that are looked at: it does not matter if none of them can be read.
+
     Raises:
         DataError: on iteration, when not one image could be read.
     """
@@ -82,8 +85,9 @@ class TransformedImages:
         batch_size: int,
         workers: int,
         cache_mb: int,
+        partial: bool = False,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self._partial = dataset, partial
         self.indices = list(indices)
         self.batch_size = batch_size
         self.skips = SkipList()
@@ -103,7 +107,8 @@ class TransformedImages:
             if samples:
                 yield stack(samples)
         self.skips.warn(len(self.indices))
-        self.skips.refuse_all(len(self.indices), self.dataset.description)
+        if not self._partial:
+            self.skips.refuse_all(len(self.indices), self.dataset.description)
         self._say_rotated()
 
     def _say_rotated(self) -> None:

@@ -19,6 +19,11 @@ def generator(*key: int | str) -> random.Random:
     return random.Random("/".join(str(part) for part in key))
 
 
+def part_of(size: int, rank: int, world: int) -> slice:
+    """What of `size` things in a row is the share of process `rank` of `world`: together all of them, none twice."""
+    return slice(rank * size // world, (rank + 1) * size // world)
+
+
 def shuffled(size: int, *key: int | str) -> list[int]:
     """All of 0..size-1 in a random order that depends on `key` only."""
     rng = torch.Generator().manual_seed(generator(*key).getrandbits(63))

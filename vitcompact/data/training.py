@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
+from copy import copy
 from itertools import chain, count, islice
 from typing import Any
 
@@ -26,7 +27,7 @@ from vitcompact.data.open import open_dataset
 from vitcompact.data.pipeline import Sample, SkipList, apply_transform, say_left_out, stack
 from vitcompact.data.planes import Planes
 from vitcompact.data.prefetch import BoundedCache, chunked, ordered_map
-from vitcompact.data.sampling import generator, random_subset, shuffled
+from vitcompact.data.sampling import generator, part_of, random_subset, shuffled
 from vitcompact.errors import DataError
 from vitcompact.options.data import DataOptions
 
@@ -57,6 +58,13 @@ class TrainingBatches(ABC):
         self._seed = options.seed
         self._workers = options.workers
         self._skips = SkipList()
+        self._part = (0, 1)
+
+    def shared(self, rank: int, world: int) -> TrainingBatches:
+        """The same batches, of which only the images of process `rank` of `world` are read: every one is one's."""
+        share = copy(self)
+        share._part = (rank, world)
+        return share
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,6 +78,8 @@ class TrainingBatches(ABC):
 
     def batches(self, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches from step `start_step` (counted from 0 over all epochs) on, without end.
+
+        Of a share, its part of each.
 
         Yields:
             float32 (batch_size, channels, height, width), normalised, and int64 labels (batch_size,), -1 for none.
@@ -91,7 +101,7 @@ class TrainingBatches(ABC):
         first_epoch, position = divmod(start_step, self.steps_per_epoch)
         for epoch in count(first_epoch):
             for chunk in chunked(self._epoch_items(epoch, position * self.batch_size), self.batch_size):
-                yield epoch, chunk
+                yield epoch, chunk[part_of(len(chunk), *self._part)]
             position = 0
 
     def _batch(self, step: tuple[int, list[Any]]) -> list[Sample]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ class TokenBatchNorm(nn.BatchNorm1d):
     """
 
     channel_dim = -1
+    over_all: Callable[[Tensor], Tensor] | None = None
+    """Sums a tensor over processes that share a batch, with gradients: statistics are then those of the whole batch."""
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -25,10 +29,27 @@ class TokenBatchNorm(nn.BatchNorm1d):
         momentum = 0.0 if self.training and _is_recomputing() else self.momentum
         mean, variance = self.running_mean, self.running_var
         flat = x if self.channel_dim == 1 else x.reshape(-1, x.shape[-1])
+        if self.training and self.over_all is not None:
+            return self._of_whole_batch(flat, self.over_all, momentum or 0.0).reshape(x.shape)
         out = nn.functional.batch_norm(
             flat, mean, variance, self.weight, self.bias, self.training, momentum or 0.0, self.eps
         )
         return out.reshape(x.shape)
+
+    def _of_whole_batch(self, x: Tensor, over_all: Callable[[Tensor], Tensor], momentum: float) -> Tensor:
+        """The same for a part `(rows, channels)` or `(images, channels, ...)` of a batch."""
+        rows = x.movedim(1, -1).reshape(-1, x.shape[1]).float()
+        sums = over_all(torch.cat((rows.sum(0), rows.new_tensor([len(rows)]))))
+        count, mean = float(sums[-1].detach()), sums[:-1] / sums[-1].detach()
+        variance = over_all((rows - mean).square().sum(0)) / count
+        if self.running_mean is not None and self.running_var is not None:
+            unbiased = variance.detach() * (count / max(count - 1, 1))
+            self.running_mean.lerp_(mean.detach().to(self.running_mean), momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var), momentum)
+        along = (1, -1, *[1] * (x.ndim - 2))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        out: Tensor = (x.float() - mean.view(along)) * scale.view(along) + self.bias.view(along)
+        return out.to(x.dtype)
 
 
 def _is_recomputing() -> bool:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitcompact.utils.processes import Processes
+
 
 class Mean:
     """Mean of values that arrive in batches; None without any."""
@@ -17,6 +19,11 @@ class Mean:
     def add(self, values: Tensor) -> None:
         self._sum += float(values.double().sum())
         self._count += values.numel()
+
+    def total_over(self, processes: Processes) -> None:
+        """From here on the mean of the values of all processes."""
+        self._sum, count = processes.sums(self._sum, self._count)
+        self._count = round(count)
 
     @property
     def count(self) -> int:

@@ -119,6 +119,14 @@ class TrainOptions(MixedPrecision, Seeded):
     model_ema_decay: float = option(
         0.99, "Decay of that average per step.", panel=TRAINING, unit="RATE", least=0, below=1, rare=True
     )
+    grad_accum: int = option(
+        1,
+        "Parts that a batch is split into, one after the other: the same step with less memory.",
+        panel=TRAINING,
+        unit="N",
+        least=1,
+        rare=True,
+    )
     grad_checkpointing: bool = option(
         False, "Recompute activations: less memory, for about a third more time.", panel=TRAINING, rare=True
     )

@@ -15,6 +15,7 @@ from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.models import inspect
 from vitcompact.models.forward import autocast, features, num_classes
 from vitcompact.training.options import TrainOptions
+from vitcompact.training.share import Weights
 from vitcompact.utils.device import computes_bfloat16
 from vitcompact.utils.hooks import recorded_outputs
 
@@ -181,12 +182,13 @@ class Distiller:
         self._names = names
         self._stop = None if first is None else stop_gradients_before(student, first)
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, images: Tensor, labels: Tensor, weights: Weights | None = None) -> Tensor:
         """The weighted sum of all losses, a float32 scalar with gradients.
 
         Args:
             images: (batch, channels, height, width) on the models' device.
             labels: int64 (batch,); looked at with `options.labels` only.
+            weights: what these images count of a batch of which they are a part; None for a whole one.
 
         Raises:
             DataError: labels are wanted and no image has one.
@@ -203,10 +205,13 @@ class Distiller:
         if student.blocks:
             _check_shapes(student.blocks, teacher.blocks)
             total = total + options.block_weight * block_loss(student.blocks, teacher.blocks, self._channels_last)
+        if weights is not None:
+            total = total * weights.images
         if options.labels and student.logits is not None:
-            if not bool((labels >= 0).any()):
+            if weights is None and not bool((labels >= 0).any()):
                 raise DataError("`labels` was given, but the images have no labels: leave it out")
-            total = total + options.label_weight * label_loss(student.logits, labels, options.smoothing)
+            counted = options.label_weight * (1.0 if weights is None else weights.labelled)
+            total = total + counted * label_loss(student.logits, labels, options.smoothing)
         return total
 
     def close(self) -> None:

@@ -21,17 +21,19 @@ from vitcompact.models.forward import eval_mode, num_classes
 from vitcompact.training.distill import Distiller, amp_dtype, block_names
 from vitcompact.training.held_out import JUDGED_STEPS, HeldOut, Scores, batches_judged, evaluated_loss, unseen_crops
 from vitcompact.training.interrupt import StopRequest
-from vitcompact.training.keep import Keeper, check_same_run, describe_run, find_state, holding
+from vitcompact.training.keep import Keeper, check_same_run, describe_run, find_state, fingerprint, holding
 from vitcompact.training.loop import Clock, Loop, Stopwatch
 from vitcompact.training.optimizer import Stepper, block_error, make_optimizer, output_scales, rate_factor
 from vitcompact.training.options import ResolvedOptions, TrainOptions
 from vitcompact.training.result import FinetuneResult, StoppedBy
 from vitcompact.training.saved import Best, saved_run
 from vitcompact.training.schedule import LearningRate, StepPlan
-from vitcompact.training.state import STATE_NAME, load_state
+from vitcompact.training.share import Sharing, own_statistics
+from vitcompact.training.state import STATE_NAME, State, load_state, told_state
 from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
+from vitcompact.utils.processes import ALONE, Processes
 from vitcompact.utils.progress import Progress, notebooks
 
 logger = logging.getLogger("vitcompact")
@@ -49,6 +51,7 @@ def finetune(
     resume: Literal["auto"] | str | Path | None = None,
     progress: Progress = notebooks,
     clock: Clock = time.monotonic,
+    processes: Processes = ALONE,
 ) -> FinetuneResult:
     """Train a copy of `model` to answer as `teacher` does; labels are not used unless `options.labels` says so.
 
@@ -70,6 +73,9 @@ def finetune(
             has to exist; None begins anew.
         progress: told of each step.
         clock: seconds, monotonic.
+        processes: those of a run that torchrun started (`utils.processes.joined`), each of which calls this function
+            with the same arguments: it trains on its part of every batch, and gets the same result. The first keeps
+            the state.
 
     Raises:
         UsageError: options, models, images or the saved state do not fit.
@@ -85,11 +91,13 @@ def finetune(
     device = torch.device(device)
     stream = as_stream(batches, model, chosen.seed)
     watch, home = Stopwatch(clock), device_of(teacher)
-    folder, saved = find_state(state_dir, resume)
+    folder, saved = find_state(state_dir, resume) if processes.first else (None, None)
+    _check_same(model, teacher, stream, processes)
+    listening = StopRequest(patient=processes.several)
     try:
-        with holding(folder, saved), StopRequest() as stop, eval_mode(teacher), _own_randomness(device):
+        with holding(folder, saved), listening as stop, eval_mode(teacher), _own_randomness(device):
             teacher.to(device)
-            run = _Run(model, teacher, stream, chosen, device, folder, stop, progress)
+            run = _Run(model, teacher, stream, chosen, device, folder, stop, progress, processes)
             return run.finish(run.start(evaluation, saved, watch, clock))
     finally:
         teacher.to(home)
@@ -108,26 +116,31 @@ class _Run:
         folder: Path | None,
         stop: StopRequest,
         progress: Progress,
+        processes: Processes,
     ) -> None:
         options = ResolvedOptions.of(given, has_head=num_classes(teacher) > 0)
-        self.model, self.teacher, self.stream = model, teacher, stream
+        self.processes, self.sharing = processes, Sharing(processes, options.grad_accum, options.labels)
+        self.sharing.check(stream, model)
+        self.model, self.teacher, self.stream = model, teacher, self.sharing.stream(stream)
         self.home, self.precision = device_of(model), next(model.parameters()).dtype
         self.device, self.stop, self.progress = device, stop, progress
         self.amp_dtype = amp_dtype(options, device)
-        amp, first = self.amp_dtype is not None, first_batch(stream)
+        amp, first = self.amp_dtype is not None, first_batch(self.stream)
         asked = {**asdict(options), "lr": given.lr, "branch_lr": given.branch_lr}  # before the rule
-        identity = describe_run(model, teacher, stream, first, asked, device, amp) if folder else {}
-        self.identity, self.keeper = identity, Keeper(folder, identity)
+        whole = first_batch(stream) if folder and processes.several else first
+        identity = describe_run(model, teacher, stream, whole, asked, device, amp) if folder else {}
+        self.identity, self.keeper = identity, Keeper(folder, identity, processes)
         student = _training_mode(copy_of(model).to(device, torch.float32).requires_grad_(True))
         ema = None
         if options.model_ema:
             ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)
+        self.sharing.whole_statistics(student)
         self.blocks = block_names(teacher)
         if options.block_weight and not self.blocks:
             logger.warning("the original's blocks are not known: only its outputs are matched")
         self.has_branches = bool(branch_ratios(student))
         if given.lr is None and options.block_weight and self.blocks:
-            factor = rate_factor(block_error(student, teacher, self.blocks, self._unseen()))
+            factor = rate_factor(block_error(student, teacher, self.blocks, self._unseen(), self.sharing))
             options = replace(options, lr=options.lr * factor)
             if given.branch_lr is None:
                 options = replace(options, branch_lr=options.branch_lr * factor)
@@ -135,19 +148,20 @@ class _Run:
         self.distiller = Distiller(student, teacher, self.blocks, options, self.amp_dtype)
         if options.grad_checkpointing:
             _checkpoint_gradients(student)
-        optimizer = make_optimizer(student, options, output_scales(student, first[0].to(device)))
+        optimizer = make_optimizer(student, options, output_scales(student, first[0].to(device), processes))
         self.rate = LearningRate(optimizer, options)
-        self.stepper = Stepper(student, self.distiller.loss, optimizer, ema, options.clip_grad, options.seed)
+        self.stepper = Stepper(
+            student, self.distiller.loss, optimizer, ema, options.clip_grad, options.seed, self.sharing
+        )
 
     def start(
         self, evaluation: Iterable[tuple[Tensor, Tensor]] | None, saved: Path | None, watch: Stopwatch, clock: Clock
     ) -> Loop:
         """Begin or resume, and train."""
         plan = StepPlan.of(self.options, self.stream.steps_per_epoch)
-        if saved is not None:
-            state = load_state(saved)
-            check_same_run(saved_run(state).identity, self.identity, str(saved))
-            begun, (plan, spent) = plan, self.keeper.restore(state, saved.parent, self.stepper)
+        if self.processes.agreed(lambda: saved is not None):
+            state = told_state(lambda: self._loaded(saved), self.processes)
+            begun, (plan, spent) = plan, self.keeper.restore(state, saved.parent if saved else None, self.stepper)
             if not plan.continues(begun):
                 raise CheckpointError(f"the training state {saved} is damaged: {plan} is not the plan of this run")
             watch = Stopwatch(clock, spent)
@@ -155,7 +169,8 @@ class _Run:
             self.keeper.begin_anew()
         held_out = None
         if evaluation is not None:
-            held_out = HeldOut(evaluation, self.teacher, self.device, self._check, self.progress)
+            shared = self.sharing.evaluation(evaluation)
+            held_out = HeldOut(shared, self.teacher, self.device, self._check, self.progress, self.processes)
         self._score_before(held_out, watch)
         loop = Loop(
             stepper=self.stepper,
@@ -171,6 +186,7 @@ class _Run:
             reserve=lambda pace: self._reserve(pace, plan, held_out),
             held_out=held_out,
             amp_dtype=self.amp_dtype,
+            processes=self.processes,
         )
         try:
             loop.run()
@@ -182,8 +198,10 @@ class _Run:
         """Measure what came out, and choose between the last weights and the best ones seen."""
         model = loop.averaged
         if self.has_branches:
+            self.sharing.whole_statistics(model)
             with closing(self.stream.batches(0)) as batches:  # type: ignore[type-var]
                 remeasure(model, batches, self.options.statistics_batches, self.device, self.amp_dtype)
+            own_statistics(model)
         scores, held_out, best_step = Scores(), loop.held_out, None
         if held_out is not None and (best := self._better(model, held_out)) is not None:
             model.load_state_dict(best.weights)
@@ -192,7 +210,7 @@ class _Run:
             model.load_state_dict(self.model.state_dict())
             best_step = 0
         if held_out is not None:
-            scores = held_out.score(model, None, "evaluate the result")
+            scores = self._scored(held_out, model, None, "evaluate the result")
         before = Scores(**self.keeper.notes["before"]) if "before" in self.keeper.notes else Scores()
         if self.options.grad_checkpointing:
             model.set_grad_checkpointing(False)  # type: ignore[operator]
@@ -217,7 +235,7 @@ class _Run:
     def _better(self, model: nn.Module, held_out: HeldOut) -> Best | None:
         """The best weights seen, if they beat those of `model`."""
         best = self.keeper.best
-        if best is None or held_out.score(model, self.amp_dtype, "evaluate").value >= best.value:
+        if best is None or self._scored(held_out, model, self.amp_dtype, "evaluate").value >= best.value:
             return None
         return best
 
@@ -226,7 +244,7 @@ class _Run:
         batches, losses = self._unseen(steps), []
         for model in (copy_of(self.model).to(self.device, torch.float32), trained):
             with closing(Distiller(model, self.teacher, self.blocks, self.options, None)) as distiller:
-                losses.append(evaluated_loss(distiller.loss, model, batches))
+                losses.append(evaluated_loss(distiller.loss, model, batches, self.sharing))
         before, after = losses
         if after < before:
             return False
@@ -247,7 +265,7 @@ class _Run:
         if held_out is None or "before" in self.keeper.notes:
             return
         start = watch.seconds
-        scores = held_out.score(self.stepper.student, None, "evaluate before training")
+        scores = self._scored(held_out, self.stepper.student, None, "evaluate before training")
         self.keeper.notes["before"] = scores.to_json()
         self.keeper.notes["evaluation_seconds"] = watch.seconds - start
 
@@ -262,10 +280,39 @@ class _Run:
 
     def _check(self) -> None:
         if self.stop.requested:
-            folder = self.keeper.folder
-            kept = folder is not None and (folder / STATE_NAME).exists()
-            hint = f"`resume='auto'` continues from {folder}" if kept else "nothing was saved"
-            raise Interrupted(f"interrupted while evaluating; {hint}")
+            raise Interrupted("interrupted while evaluating")
+
+    def _scored(self, held_out: HeldOut, model: nn.Module, amp_dtype: torch.dtype | None, task: str) -> Scores:
+        """`held_out.score`; an interruption says from where the run can go on."""
+        try:
+            return held_out.score(model, amp_dtype, task)
+        except Interrupted as error:
+            hint = self.processes.agreed(self._kept)
+            raise Interrupted(f"{error}; {hint}") from error
+
+    def _kept(self) -> str:
+        folder = self.keeper.folder
+        kept = folder is not None and (folder / STATE_NAME).exists()
+        return f"`resume='auto'` continues from {folder}" if kept else "nothing was saved"
+
+    def _loaded(self, saved: Path | None) -> State:
+        """The state to go on from, which has to be one of this run."""
+        assert saved is not None  # the first process has found it
+        state = load_state(saved)
+        check_same_run(saved_run(state).identity, self.identity, str(saved))
+        return state
+
+
+def _check_same(model: nn.Module, teacher: nn.Module, stream: TrainingStream, processes: Processes) -> None:
+    """Refuse processes that read other models or images than the first.
+
+    Raises:
+        UsageError: see above.
+    """
+    if processes.several:
+        processes.check_same("converted model", fingerprint(model.state_dict()))
+        processes.check_same("original", fingerprint(teacher.state_dict()))
+        processes.check_same("number of training images", stream.num_samples)
 
 
 def branch_ratios(model: nn.Module) -> dict[str, float]:

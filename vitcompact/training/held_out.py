@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.errors import DataError
+from vitcompact.errors import DataError, Interrupted
 from vitcompact.models.forward import eval_mode, features, logits, num_classes
 from vitcompact.models.scores import Mean, cosines, top_k_hits
+from vitcompact.training.share import Sharing
 from vitcompact.training.stream import TrainingStream
+from vitcompact.utils.processes import ALONE, Processes
 from vitcompact.utils.progress import Progress
 
 JUDGED_STEPS = 20
@@ -51,8 +53,9 @@ class HeldOut:
         batches: `(images, labels)`, the same on every pass, labels negative for none; never training images.
         teacher: the original, on `device`.
         device: where models run.
-        check: called before each batch; it may raise to stop.
+        check: called before each batch; it may raise `Interrupted` to stop, in one process or in several.
         progress: told of each batch.
+        processes: those that share the images, of which `batches` are this one's.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class HeldOut:
         device: torch.device,
         check: Callable[[], None],
         progress: Progress,
+        processes: Processes = ALONE,
     ) -> None:
+        self._processes = processes
         self._batches, self._teacher, self._device = batches, teacher, device
         self._check, self._progress = check, progress
         self._answers: list[Tensor] = []
@@ -78,9 +83,28 @@ class HeldOut:
 
         Raises:
             DataError: there are no images.
+            Interrupted: `check` did so, in any of the processes.
         """
-        top1, agreement, cosine = Mean(), Mean(), Mean()
+        top1, agreement, cosine = means = Mean(), Mean(), Mean()
         self._answers = self._answers if self._complete else []
+        stopped: Interrupted | None = None
+        try:
+            seen = self._run(model, amp_dtype, task, *means)
+        except Interrupted as error:
+            seen, stopped = 0, error
+        if self._processes.sums(stopped is not None)[0]:
+            raise stopped or Interrupted("interrupted while evaluating")
+        for mean in means:
+            mean.total_over(self._processes)
+        if not self._processes.sums(seen)[0]:
+            raise DataError("no images to evaluate on")
+        self._complete = True
+        return Scores(top1.value(100), agreement.value(), cosine.value())
+
+    def _run(
+        self, model: nn.Module, amp_dtype: torch.dtype | None, task: str, top1: Mean, agreement: Mean, cosine: Mean
+    ) -> int:
+        """The images of this process, of which it is said how many there are."""
         seen = 0
         self._progress.start(task, getattr(self._batches, "num_batches", None))
         with eval_mode(model, self._teacher), torch.inference_mode():
@@ -99,10 +123,7 @@ class HeldOut:
                 seen += len(images)
                 self._progress.advance(1, f"{seen} images")
         self._progress.finish()
-        if not seen:
-            raise DataError("no images to evaluate on")
-        self._complete = True
-        return Scores(top1.value(100), agreement.value(), cosine.value())
+        return seen
 
     def _answer(self, model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None) -> Tensor:
         if num_classes(model):
@@ -123,8 +144,11 @@ def unseen_crops(stream: TrainingStream, steps: int = 0) -> list[tuple[Tensor, T
 
 
 def evaluated_loss(
-    loss: Callable[[Tensor, Tensor], Tensor], model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]
+    loss: Callable[..., Tensor],
+    model: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    sharing: Sharing = Sharing(),
 ) -> float:
     """Mean `loss` of batches of images and labels, with the model it belongs to in evaluation mode."""
     with eval_mode(model), torch.no_grad():
-        return sum(float(loss(images, labels)) for images, labels in batches) / len(batches)
+        return sum(sharing.value(loss, images, labels) for images, labels in batches) / len(batches)

@@ -14,10 +14,15 @@ class StopRequest:
     """While entered, SIGINT and SIGTERM set `requested`; the second one acts as if nobody listened.
 
     Signals reach the main thread only; in any other, nothing is installed.
+
+    Args:
+        patient: the second one does nothing either: torchrun passes on what the terminal has sent already, and ends
+            what does not end by itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
         self.requested = False
+        self._patient = patient
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -31,7 +36,8 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if not self._patient:
+            self._restore()
 
     def _restore(self) -> None:
         while self._previous:

@@ -25,13 +25,15 @@ from vitcompact.training.state import (
     load_state,
     pack_optimizer,
     save_state,
+    told_state,
     unpack_optimizer,
 )
 from vitcompact.training.stream import TrainingStream
 from vitcompact.utils.files import claimed, disk_errors, link_or_copy, publish, staged, tidied
+from vitcompact.utils.processes import ALONE, Processes
 
-_FREE = ("eval_every", "eval_share", "save_minutes")
-"""Options that do not change what is learned."""
+_FREE = ("eval_every", "eval_share", "save_minutes", "grad_accum")
+"""Options that do not change what is learned; nor does the number of processes."""
 
 EARLIER = "earlier"
 """Folder beside a state, with that of the run before which did not end."""
@@ -114,10 +116,12 @@ class Keeper:
     Attributes:
         best: the best weights so far, or None.
         notes: JSON-ready values saved along: scores and times of earlier parts of the run.
+
+    Of several processes the first has the folder; the others keep the best in memory too.
     """
 
-    def __init__(self, folder: Path | None, identity: dict[str, Any]) -> None:
-        self.folder, self._identity = folder, identity
+    def __init__(self, folder: Path | None, identity: dict[str, Any], processes: Processes = ALONE) -> None:
+        self.folder, self._identity, self._processes = folder, identity, processes
         self.best: Best | None = None
         self.notes: dict[str, Any] = {}
 
@@ -173,8 +177,11 @@ class Keeper:
         state.values |= {"notes": self.notes, "skipped": skipped}
         return self._write(state, STATE_NAME)
 
-    def restore(self, state: State, beside: Path, stepper: Stepper) -> tuple[StepPlan, float]:
-        """Bring the run back to `state`, which lay in the folder `beside`; returns its plan and the seconds spent."""
+    def restore(self, state: State, beside: Path | None, stepper: Stepper) -> tuple[StepPlan, float]:
+        """Bring the run back to `state`, which lay in the folder `beside`; returns its plan and the seconds spent.
+
+        Only the first of several processes knows that folder, and tells the others what is in it.
+        """
         saved = saved_run(state)
         with damage():
             weights = state.take("student")
@@ -185,9 +192,10 @@ class Keeper:
                 unpack_optimizer(stepper.optimizer, state)
         stepper.bad_in_a_row, stepper.bad_steps = saved.skipped.in_a_row, saved.skipped.all
         self.notes = dict(saved.notes)
-        if (beside / BEST_NAME).exists():
-            self.best = best_of(load_state(beside / BEST_NAME), weights)
-        if self.folder and self.folder.resolve() != beside.resolve():
+        kept = None if beside is None else beside / BEST_NAME
+        if self._processes.agreed(lambda: kept is not None and kept.exists()):
+            self.best = best_of(told_state(lambda: load_state(_known(kept)), self._processes), weights)
+        if self.folder and beside and self.folder.resolve() != beside.resolve():
             (self.folder / BEST_NAME).unlink(missing_ok=True)  # of another run
             self._write_best()
         return saved.plan, saved.seconds
@@ -200,6 +208,11 @@ class Keeper:
             logger.warning("training goes on, but its state could not be saved: %s", error)
             return False
         return True
+
+
+def _known(path: Path | None) -> Path:
+    assert path is not None  # the first process knows it
+    return path
 
 
 def _is_finished(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NoReturn
 
 import torch
@@ -19,6 +19,7 @@ from vitcompact.training.optimizer import Stepper
 from vitcompact.training.options import TrainOptions
 from vitcompact.training.schedule import LearningRate, StepPlan
 from vitcompact.training.stream import TrainingStream
+from vitcompact.utils.processes import ALONE, Processes
 from vitcompact.utils.progress import Progress
 
 Clock = Callable[[], float]
@@ -45,6 +46,7 @@ class Loop:
         reserve: gives the seconds to leave for what comes after the last step.
         held_out: evaluation images, or None.
         amp_dtype: precision of evaluations during training.
+        processes: those that train together. What depends on a clock or a signal is decided by the first for all.
     """
 
     stepper: Stepper
@@ -60,6 +62,7 @@ class Loop:
     reserve: Callable[[float], float]
     held_out: HeldOut | None
     amp_dtype: torch.dtype | None
+    processes: Processes = ALONE
 
     def run(self) -> None:
         """Train until the plan is done.
@@ -95,7 +98,7 @@ class Loop:
         self._pace.tick(self.plan.step)
         self._keep_to_time()
         self._report(loss)
-        if self.stop.requested:
+        if self.processes.sums(self.stop.requested)[0]:
             self._interrupt()
         self._save_sometimes()
 
@@ -103,8 +106,14 @@ class Loop:
         """Plan and revise the number of steps of a run with a time limit, and end it when the time is up."""
         if self.options.max_minutes is None:
             return
+        if self.processes.first:
+            self._plan_by_clock(self.options.max_minutes)
+        if self.processes.several:
+            self.plan.follow(self.processes.agreed(lambda: asdict(self.plan)))
+
+    def _plan_by_clock(self, minutes: float) -> None:
         pace = self._pace.seconds
-        left = 60 * self.options.max_minutes - self.watch.seconds - self.reserve(pace)
+        left = 60 * minutes - self.watch.seconds - self.reserve(pace)
         if self.plan.revision_due:
             self.plan.revise(left / max(pace, 1e-9))
             self._pace.restart(self.plan.step)
@@ -119,7 +128,7 @@ class Loop:
             return
         before = self.watch.seconds
         cost = self.keeper.notes.get("evaluation_seconds", 0.0) / 2  # that one ran the teacher too
-        if self._evaluated + cost > self.options.eval_share * before:
+        if not self.processes.agreed(lambda: self._evaluated + cost <= self.options.eval_share * before):
             return
         self.progress.finish()
         try:
@@ -141,9 +150,12 @@ class Loop:
 
     def _interrupt(self) -> NoReturn:
         done = f"interrupted after step {self.plan.step}" + (f" of {self.plan.total}" if self.plan.total else "")
-        if self.keeper.save(self.stepper, self.plan, self.watch.seconds):
-            raise Interrupted(f"{done}; `resume='auto'` continues from {self.keeper.folder}")
+        if folder := self.processes.agreed(self._saved_in):
+            raise Interrupted(f"{done}; `resume='auto'` continues from {folder}")
         raise Interrupted(f"{done}; nothing was saved")
+
+    def _saved_in(self) -> str:
+        return str(self.keeper.folder) if self.keeper.save(self.stepper, self.plan, self.watch.seconds) else ""
 
     def _start_progress(self) -> None:
         """A run with a time limit counts seconds, and says so; any other counts steps."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from timm.optim import create_optimizer_v2, muon, param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vitcompact.data.sampling import generator
 from vitcompact.errors import UsageError
@@ -23,8 +25,10 @@ from vitcompact.training.distill import Distiller
 from vitcompact.training.held_out import evaluated_loss
 from vitcompact.training.options import ResolvedOptions, TrainOptions
 from vitcompact.training.result import DivergedError
+from vitcompact.training.share import Learner, Loss, Sharing
 from vitcompact.utils.device import computes_bfloat16, device_of
 from vitcompact.utils.hooks import hooked
+from vitcompact.utils.processes import ALONE, Processes
 
 USUAL_RMS = 0.02
 """Root mean square of a ViT's weight matrices, for which `--lr` is meant literally (timm initialises them so)."""
@@ -47,12 +51,13 @@ def weight_scale(parameter: Tensor) -> float:
     return float(2.0 ** round(math.log2(rms / USUAL_RMS)))
 
 
-def output_scales(model: nn.Module, images: Tensor) -> dict[str, float]:
+def output_scales(model: nn.Module, images: Tensor, processes: Processes = ALONE) -> dict[str, float]:
     """Root mean square over channels of the standard deviation that each `BranchedLinear`'s solved part gives.
 
     Args:
         model: on the device of `images`.
         images: one batch (batch, channels, height, width).
+        processes: those that share the batch, of which `images` are this one's.
     """
     found: dict[str, float] = {}
 
@@ -60,7 +65,7 @@ def output_scales(model: nn.Module, images: Tensor) -> dict[str, float]:
         def hook(main: nn.Module, _: object, output: Tensor) -> None:
             rows = output.float().movedim(channel_dim(main), -1)
             flat = rows.reshape(-1, rows.shape[-1])
-            found[name] = float(flat.var(dim=0, correction=0).mean().sqrt())
+            found[name] = float(_variance(flat, processes).mean().sqrt())
 
         return hook
 
@@ -69,6 +74,19 @@ def output_scales(model: nn.Module, images: Tensor) -> dict[str, float]:
         with hooked(model, hooks), eval_mode(model), torch.no_grad():
             model(images)
     return {name: scale if scale > 0 and math.isfinite(scale) else 1.0 for name, scale in found.items()}
+
+
+def _variance(rows: Tensor, processes: Processes) -> Tensor:
+    """Of each channel, over the rows `(rows, channels)` of all processes: spread within parts, and between them."""
+    within = rows.var(dim=0, correction=0)
+    if not processes.several:
+        return within
+    count, mean = float(len(rows)), rows.double().mean(0)
+    sums = torch.cat((mean * count, mean.new_tensor([count])))
+    processes.total(sums)
+    spread = count * (within.double() + (mean - sums[:-1] / sums[-1]).square())
+    processes.total(spread)
+    return spread / sums[-1]
 
 
 def silent_groups(model: nn.Module, scales: Mapping[str, float]) -> list[tuple[list[nn.Parameter], float]]:
@@ -167,7 +185,11 @@ def rate_factor(error: float) -> float:
 
 
 def block_error(
-    student: nn.Module, teacher: nn.Module, blocks: Sequence[str], batches: Sequence[tuple[Tensor, Tensor]]
+    student: nn.Module,
+    teacher: nn.Module,
+    blocks: Sequence[str],
+    batches: Sequence[tuple[Tensor, Tensor]],
+    sharing: Sharing = Sharing(),
 ) -> float:
     """Mean `relative_error` of block outputs, from the first block on that differs.
 
@@ -176,9 +198,10 @@ def block_error(
         teacher: the original, in evaluation mode.
         blocks: module paths of at least one block.
         batches: images and labels, of which the latter are not looked at.
+        sharing: how the batches are shared, of which these are this process's rows.
     """
     with closing(Distiller(student, teacher, blocks, _BLOCKS_ALONE, None)) as distiller:
-        return evaluated_loss(distiller.loss, student, batches)
+        return evaluated_loss(distiller.loss, student, batches, replace(sharing, labels=False))
 
 
 class Stepper:
@@ -191,19 +214,22 @@ class Stepper:
         ema: the moving average, or None.
         clip_grad: largest gradient norm, or None.
         seed: with the number of the step it decides all that is random in it.
+        sharing: how batches are shared by processes and split into parts; `loss` then takes a part's `Weights` too.
     """
 
     def __init__(
         self,
         student: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         optimizer: torch.optim.Optimizer,
         ema: ModelEmaV3 | None,
         clip_grad: float | None,
         seed: int,
+        sharing: Sharing = Sharing(),
     ) -> None:
         self.student, self.optimizer, self.ema = student, optimizer, ema
-        self._loss = loss
+        self._loss, self._sharing = loss, sharing
+        self._learner = _averaging(student, loss, sharing.processes)
         self._max_norm = math.inf if clip_grad is None else clip_grad
         self._seed = seed
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -213,16 +239,15 @@ class Stepper:
     def step(self, number: int, images: Tensor, labels: Tensor) -> float | None:
         """Step `number` (from 0) on one batch; its loss, or None where it was not finite and the step was skipped.
 
+        Of a batch that processes share, `images` and `labels` are the rows of this one; the loss is the whole's.
+
         Raises:
             DivergedError: too many steps in a row were skipped.
         """
         torch.manual_seed(generator("step", self._seed, number).getrandbits(63))
         buffers = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
-        loss = self._loss(images, labels)
-        value = float(loss.detach())
-        norm = math.nan
+        value, norm = self._gradients(images, labels), math.nan
         if math.isfinite(value):
-            loss.backward()
             norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm))
         if not math.isfinite(norm):
             with torch.no_grad():
@@ -237,6 +262,28 @@ class Stepper:
         self.bad_in_a_row = 0
         return value
 
+    def _gradients(self, images: Tensor, labels: Tensor) -> float:
+        """The loss of the whole batch and, where it is finite, its gradients."""
+        parts, value = self._sharing.parts(images, labels), 0.0
+        for place, part in enumerate(parts):
+            last = place + 1 == len(parts)
+            with self._exchanging(last):
+                if self._learner is None:
+                    loss = self._loss(*part) if part[2] is not None else self._loss(*part[:2])
+                    value += float(loss.detach())
+                else:
+                    loss = self._learner(*part)
+                    value += float(loss.detach()) / self._sharing.processes.world
+                if last and self._learner is not None:
+                    value = self._sharing.processes.sums(value)[0]
+                if math.isfinite(value):
+                    loss.backward()
+        return value
+
+    def _exchanging(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged once a step, after the last part."""
+        return nullcontext() if last or self._learner is None else self._learner.no_sync()
+
     def _count_bad(self, number: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         self.bad_steps += 1
@@ -246,3 +293,15 @@ class Stepper:
                 f"the loss was not finite for {self.bad_in_a_row} steps in a row, up to step {number + 1}: "
                 "train with a lower `lr`, and check the images and the converted model"
             )
+
+
+def _averaging(student: nn.Module, loss: Loss, processes: Processes) -> DistributedDataParallel | None:
+    """The student and its loss with gradients that are averaged over processes; None for one.
+
+    Blocks before the first changed one and, with a loss on blocks alone, the head get no gradients: torch looks for
+    them at each step.
+    """
+    if not processes.several:
+        return None
+    learner = Learner(student, loss, processes)
+    return DistributedDataParallel(learner, find_unused_parameters=True)

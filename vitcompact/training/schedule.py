@@ -8,6 +8,7 @@ of its span in the planned number of steps, so the learning rate is down when th
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -98,6 +99,11 @@ class StepPlan:
     def note_revision(self) -> None:
         """Count the points of `REVISIONS` that are behind."""
         self.revisions = sum(self.total is not None and self.position >= share * self.span for share in REVISIONS)
+
+    def follow(self, values: Mapping[str, Any]) -> None:
+        """Become what another process has planned."""
+        for name, value in values.items():
+            setattr(self, name, value)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

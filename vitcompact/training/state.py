@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from vitcompact.checkpoint.disk import write_tensors
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.files import disk_errors, replace_file
+from vitcompact.utils.processes import Processes
 from vitcompact.utils.reading import check_regular, parse_json
 
 STATE_NAME = "last.safetensors"
@@ -58,6 +59,21 @@ def save_state(state: State, path: Path) -> None:
             write_tensors(_unshared(state.tensors), temporary, header)
 
     replace_file(path, write)
+
+
+def told_state(make: Callable[[], State], processes: Processes) -> State:
+    """The state that the first process makes, in all of them."""
+    if not processes.several:
+        return make()
+    state = make() if processes.first else State()
+    layout = {name: (str(t.dtype).removeprefix("torch."), list(t.shape)) for name, t in state.tensors.items()}
+    values, layout = processes.agreed(lambda: (state.values, layout))
+    if not processes.first:
+        empty = {name: torch.empty(shape, dtype=getattr(torch, kind)) for name, (kind, shape) in layout.items()}
+        state = State(empty, values)
+    state.tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors.items()}
+    processes.same(tensor.reshape(-1).view(torch.uint8) for tensor in state.tensors.values() if tensor.numel())
+    return state
 
 
 def is_state(path: Path) -> bool:

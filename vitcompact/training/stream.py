@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from copy import copy
 from itertools import count, islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.data import from_tensor, images_for
-from vitcompact.data.sampling import shuffled
+from vitcompact.data.sampling import part_of, shuffled
 from vitcompact.errors import UsageError
 from vitcompact.layers.branches import TokenBatchNorm
 from vitcompact.models.forward import autocast, eval_mode
@@ -60,12 +61,20 @@ class TensorBatches:
         self.batch_size = min(batch_size, self.num_samples)
         self.steps_per_epoch = self.num_samples // self.batch_size
         self._seed = seed
+        self._part = (0, 1)
+
+    def shared(self, rank: int, world: int) -> TensorBatches:
+        """The same with the rows of each batch that are those of process `rank` of `world`."""
+        share = copy(self)
+        share._part = (rank, world)
+        return share
 
     def batches(self, start_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         first_epoch, position = divmod(start_step, self.steps_per_epoch)
         for epoch in count(first_epoch):
             order = torch.tensor(shuffled(self.num_samples, "order", self._seed, epoch))
-            for chunk in order.split(self.batch_size)[position : self.steps_per_epoch]:
+            for whole in order.split(self.batch_size)[position : self.steps_per_epoch]:
+                chunk = whole[part_of(len(whole), *self._part)]
                 yield self._images[chunk], self._labels[chunk]
             position = 0
 

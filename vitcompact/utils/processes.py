@@ -109,10 +109,6 @@ class Processes:
                 "every machine the same files"
             )
 
-    def part(self, count: int) -> range:
-        """The share of this process in `count` things that stand in a row: all shares together are all, none twice."""
-        return range(self.rank * count // self.world, (self.rank + 1) * count // self.world)
-
     def check_enough(self, what: str, count: int) -> None:
         """Refuse fewer things than processes to share them.
 

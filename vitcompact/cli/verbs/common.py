@@ -28,28 +28,41 @@ from vitcompact.models.cost import Cost, count
 from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import NOTHING_WRITTEN, claimed
 from vitcompact.utils.plain import to_plain
+from vitcompact.utils.processes import ALONE, Processes
 
 
-def workspace_for(options: Any, held: ExitStack) -> Workspace | None:
+def processes_of(console: Console) -> Processes:
+    """The processes that carry out this command; one alone unless torchrun started several."""
+    found: Processes = console.processes or ALONE
+    return found
+
+
+def workspace_for(options: Any, held: ExitStack, processes: Processes = ALONE) -> Workspace | None:
     """The workspace of a verb, or None where both model and output were given: it is neither read nor written.
 
-    It is held until the end of `held`: no other verb writes into it meanwhile.
+    It is held until the end of `held`: no other verb writes into it meanwhile. Of several processes the first holds it,
+    the others read what it had before.
 
     Raises:
         UsageError: another verb is at work in it.
     """
     if options.source is not None and options.out is not None:
         return None
-    return held.enter_context(Workspace(options.workdir).held())
+    space = Workspace(options.workdir)
+    return held.enter_context(space.held()) if processes.first else space
 
 
-def out_for(options: Any, space: Workspace | None, verb: str, held: ExitStack) -> Path:
+def out_for(options: Any, space: Workspace | None, verb: str, held: ExitStack, processes: Processes = ALONE) -> Path:
     """The directory to write, refused early where it exists, and held until the end of `held`.
+
+    Of several processes the first writes it, and it alone looks at it.
 
     Raises:
         UsageError: it exists and --overwrite was not given, or what is in it must not be overwritten.
     """
     out = options.out if options.out is not None else _not_none(space).out(verb)
+    if not processes.first:
+        return Path(out).expanduser()
     checked = check_out(out, overwrite=options.overwrite, keep=_to_keep(options, space))
     held.enter_context(claimed(checked))
     return checked

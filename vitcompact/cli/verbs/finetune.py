@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from vitcompact.benchmarking.setup import open_device
@@ -37,16 +37,18 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
 
 def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
     ends = [str(end) for end in (options.source, options.out) if end is not None]
+    processes = common.processes_of(console)
     options, given = _continued(options, given, console)
-    space = common.workspace_for(options, held)
+    space = common.workspace_for(options, held, processes)
     training, augment = of_kind(TrainOptions, options), of_kind(Augment, options)
     open_device(options.device)
-    out = common.out_for(options, space, "finetune", held)
+    out = common.out_for(options, space, "finetune", held, processes)
     taken = options.source is None
     options = common.model_from_workspace(options, space, "finetune", console)
     options = images.with_recorded_images(options, given, space, console)
     images.require_images(options, "finetune")
-    common.check_kept(out, options, space)
+    if processes.first:
+        common.check_kept(out, options, space)
     loaded = load_source(str(options.source))
     model = loaded.model
     teacher = _teacher(options, space if taken else None, console)
@@ -58,7 +60,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         console.note("no evaluation images (--eval-data-dir, or a split of --data-dir): top-1 will not be measured")
     state_dir = _state_dir(out, space)
     try:
-        with _options_kept(state_dir, options):
+        with _options_kept(state_dir, options) if processes.first else nullcontext():
             result = finetune(
                 model,
                 teacher.model,
@@ -69,12 +71,15 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
                 state_dir=state_dir,
                 resume=options.resume,
                 progress=console.progress,
+                processes=processes,
             )
     except Interrupted as error:
         if "`resume='auto'`" not in str(error):
             raise
         again = command("finetune", *ends, "--resume", "auto", workdir=options.workdir)
         raise Interrupted(f"{error}: {again}") from error
+    if not processes.first:
+        return
     measured = common.plain(result.to_json())
     provenance, original = inputs.lineage(str(options.source))
     dtype = common.saved_dtype(options, loaded)

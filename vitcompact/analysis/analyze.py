@@ -14,7 +14,7 @@ from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, Laye
 from vitcompact.analysis.savings import savings
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
 from vitcompact.calibration.similarity import weight_similarity
-from vitcompact.data import ImageBatches, check_model, images_for, open_model, resolve_input
+from vitcompact.data import ImageBatches, check_model, images_for, open_model, processes_of, resolve_input
 from vitcompact.errors import VitCompactError
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import AttentionSite, FfnSite, Site, family_named
@@ -32,7 +32,7 @@ from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
 from vitcompact.planning.planner import plan_for
-from vitcompact.planning.request import budget_of, check_budget
+from vitcompact.planning.request import budget_of, check_budget, check_one_clock
 from vitcompact.planning.scope import Wanted, check_patterns, wanted_layers
 from vitcompact.planning.selection import Selection, patterns
 from vitcompact.plans.schema import LayerPlan, Plan
@@ -79,6 +79,7 @@ def analyze(
     """
     budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens, keep)
     check_budget(budget, (ratio, rank_ratio), None, images)
+    check_one_clock(budget, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, patterns(protect))
     check_allocation(allocation, selection, budget, None, images)
@@ -145,6 +146,7 @@ def _reported(
     budget: dict[str, Any] | None,
     compacted: nn.Module | None = None,
 ) -> AnalysisReport:
+    shown = processes_of(images).first
     return AnalysisReport(
         model=str((getattr(model, "pretrained_cfg", None) or {}).get("architecture", type(model).__name__)),
         cost=count(model, resolve_input(model).input_size),
@@ -156,7 +158,7 @@ def _reported(
         budget=budget,
         plan=plan,
         savings=savings(model, plan),
-        pictures={} if images is None else pictures_of(model, images, wanted, layers, plan, compacted),
+        pictures=pictures_of(model, images, wanted, layers, plan, compacted) if images is not None and shown else {},
     )
 
 
@@ -191,6 +193,9 @@ def _from_images(
         for batch in batches:
             watched(batch.to(device))
             progress.advance()
+        watches: list[AttentionWatch | FfnWatch] = [*heads.values(), *outputs.values()]
+        for watch in watches:
+            watch.total_over(processes_of(batches))
     progress.finish()
     layers = [_layer(site, amount, heads[site.name], planned) for site, amount in wanted.attention]
     return layers, [_ffn(model, site, rank, outputs[site.name]) for site, rank in wanted.ffn]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from vitcompact.analysis.maps import attention_pictures
 from vitcompact.analysis.merged import merged_pictures
 from vitcompact.analysis.report import LayerReport
-from vitcompact.data import ImageBatches, as_pixels, first_images, resolve_input
+from vitcompact.data import ImageBatches, as_pixels, example_of, resolve_input
 from vitcompact.models.forward import eval_mode
 from vitcompact.operators import MODEL_OPERATORS
 from vitcompact.planning.scope import Wanted
@@ -34,7 +33,7 @@ def pictures_of(
     compacted: nn.Module | None = None,
 ) -> dict[str, Any]:
     """`maps` and `merged`, as far as this model and plan have them, on the first four images."""
-    few = torch.cat(list(first_images(images, PICTURES)))
+    few = example_of(images, PICTURES)
     if not few.isfinite().all() or few.shape[1] not in (1, 3):
         return {}
     pixels = as_pixels(few, resolve_input(model)).permute(0, 2, 3, 1).cpu().numpy()

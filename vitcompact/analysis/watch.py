@@ -16,6 +16,7 @@ from vitcompact.models.layer_scale import output_scale
 from vitcompact.operators.attention_fit import features
 from vitcompact.operators.pairing import CopyCosts, attention_maps
 from vitcompact.utils.hooks import hooked
+from vitcompact.utils.processes import Processes
 
 
 class AttentionWatch:
@@ -36,6 +37,11 @@ class AttentionWatch:
         self.costs.add(maps, v.unflatten(-1, (self.core.num_heads, self.core.v_dim)).transpose(1, 2))
         self.outputs.add(self.core(*args, **kwargs) if self.whole else self.core.proj(features(self.core, inputs, ())))
 
+    def total_over(self, processes: Processes) -> None:
+        """See `calibration.sums.Sums`."""
+        for statistics in (self.similarity, self.costs, self.outputs):
+            statistics.total_over(processes)
+
 
 class FfnWatch:
     """Moments of one FFN's output, its LayerScale applied."""
@@ -48,6 +54,10 @@ class FfnWatch:
         """A forward hook of the output layer."""
         rows = output.movedim(self.channel_dim, -1)
         self.outputs.add(rows if self.scale is None else rows * self.scale.to(rows))
+
+    def total_over(self, processes: Processes) -> None:
+        """See `calibration.sums.Sums`."""
+        self.outputs.total_over(processes)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.held_out import Parts
+from vitcompact.calibration.sums import summed
+from vitcompact.utils.processes import Processes
 
 CHUNK = 1024
 """Rows that are in float64 at a time."""
@@ -26,9 +28,9 @@ class LeastSquares:
     def __init__(self, name: str = "") -> None:
         self.name = name
         self.rows = 0
-        self.gram: Tensor = torch.empty(0)
-        self.cross: Tensor = torch.empty(0)
-        self.energy: Tensor = torch.empty(0)
+        self.gram: Tensor = torch.empty(0, dtype=torch.float64)
+        self.cross: Tensor = torch.empty(0, dtype=torch.float64)
+        self.energy: Tensor = torch.empty(0, dtype=torch.float64)
 
     def add(self, phi: Tensor, target: Tensor, weights: Tensor | None = None) -> None:
         """Add rows: `phi (..., features)`, `target (..., outputs)`, how much each counts `(...)` (None: all alike).
@@ -53,6 +55,11 @@ class LeastSquares:
             self.energy.add_(wanted.square().sum(0))
         check_finite(self.name, self.gram.diagonal(), self.energy)
         self.rows += len(phi)
+
+    def total_over(self, processes: Processes) -> None:
+        """See `Sums`."""
+        self.gram, self.cross, self.energy = summed((self.gram, self.cross, self.energy), processes)
+        self.rows = round(processes.sums(self.rows)[0])
 
     @property
     def num_features(self) -> int:
@@ -136,6 +143,11 @@ class Split:
         for (held, rows), some in zip(parts.slices(len(phi)), weighed, strict=True):
             (self.held_out if held else self.fit).add(phi[rows], target[rows], some)
 
+    def total_over(self, processes: Processes) -> None:
+        """See `Sums`."""
+        self.fit.total_over(processes)
+        self.held_out.total_over(processes)
+
     def derive(self, change: Callable[[LeastSquares], LeastSquares]) -> Split:
         """The same change of problem on both sides."""
         return Split(change(self.fit), change(self.held_out) if self.held_out.rows else self.held_out)
@@ -151,8 +163,8 @@ class Moments:
 
     def __init__(self, name: str = "") -> None:
         self.name, self.rows = name, 0
-        self.total: Tensor = torch.empty(0)
-        self.gram: Tensor = torch.empty(0)
+        self.total: Tensor = torch.empty(0, dtype=torch.float64)
+        self.gram: Tensor = torch.empty(0, dtype=torch.float64)
 
     def add(self, rows: Tensor) -> None:
         """Add `rows (..., channels)`.
@@ -166,6 +178,11 @@ class Moments:
         self.total = total if self.rows == 0 else self.total + total
         self.gram = gram if self.rows == 0 else self.gram + gram
         self.rows += rows.shape[0]
+
+    def total_over(self, processes: Processes) -> None:
+        """See `Sums`."""
+        self.total, self.gram = summed((self.total, self.gram), processes)
+        self.rows = round(processes.sums(self.rows)[0])
 
     @property
     def mean(self) -> Tensor:

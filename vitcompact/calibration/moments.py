@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from vitcompact.calibration.finite import check_finite
+from vitcompact.calibration.sums import summed
+from vitcompact.utils.processes import Processes
 
 FLOOR = 1e-9
 """Directions with less than this share of the largest eigenvalue count as silent."""
@@ -16,8 +18,8 @@ class QkMoments:
 
     def __init__(self, name: str = "") -> None:
         self.name = name
-        self.query: Tensor = torch.zeros(())
-        self.key: Tensor = torch.zeros(())
+        self.query: Tensor = torch.zeros((), dtype=torch.float64)
+        self.key: Tensor = torch.zeros((), dtype=torch.float64)
 
     def add(self, q: Tensor, k: Tensor) -> None:
         """Add `q (batch, maps, queries, qk_dim)` and `k (batch, maps, keys, qk_dim)`.
@@ -30,6 +32,10 @@ class QkMoments:
         query, key = (torch.einsum("bhni,bhnj->hij", t, t) for t in (q, k))
         check_finite(self.name, query, key)
         self.query, self.key = self.query + query, self.key + key
+
+    def total_over(self, processes: Processes) -> None:
+        """See `Sums`."""
+        self.query, self.key = summed((self.query, self.key), processes)
 
     def subspaces(self) -> tuple[Tensor, Tensor, Tensor]:
         """Projections of queries and keys `(maps, qk_dim, qk_dim)`, best column first, and their logit energy.

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.finite import check_finite
+from vitcompact.calibration.sums import summed
 from vitcompact.calibration.token_weights import Sensitivity
-from vitcompact.data import ImageBatches, rebatched
+from vitcompact.data import ImageBatches, ImageShare, example_of, placed, processes_of, rebatched
 from vitcompact.errors import DataError
 from vitcompact.models import Site
 from vitcompact.models.forward import features, logits, num_classes
@@ -25,6 +26,7 @@ from vitcompact.models.layer_scale import along
 from vitcompact.options.selection import Keep
 from vitcompact.utils.device import device_of
 from vitcompact.utils.hooks import hooked
+from vitcompact.utils.processes import Processes
 from vitcompact.utils.progress import Progress, silent
 
 MICRO_BATCH = 4
@@ -54,22 +56,73 @@ def sensitivity(
     """
     device = device_of(model)
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    processes, position = processes_of(images), 0
+    energies: dict[str, list[tuple[int, Tensor]]] = {site.name: [] for site in sites}
     metric: dict[str, Tensor] = {}
+    blank = _answered(model, example_of(images, 1).to(device), keep) if processes.several else None
     progress.start("output sensitivity", math.ceil(images.num_samples / MICRO_BATCH))
-    for part in rebatched(images, MICRO_BATCH):  # the same directions for an image whatever the batches
+    for start, part in _in_parts(images):  # the same directions for an image whatever the batches
+        _pass_over(blank, probes, generator, range(position, start))
+        position = start + len(part)
         for name, grads in _gradients(model, sites, part.to(device), keep, probes, generator).items():
-            energies[name].append(grads.square().sum(-1).mean(0).reshape(len(part), -1))
+            energies[name].append((start, grads.square().sum(-1).mean(0).reshape(len(part), -1)))
             rows = grads.flatten(0, -2).double()
             metric[name] = metric.get(name, 0) + rows.T @ rows / probes
         progress.advance()
     progress.finish()
+    tokens = {site.name: _of_all(energies[site.name], images.num_samples, processes) for site in sites}
+    none = torch.zeros((), dtype=torch.float64)
+    metric = dict(zip(tokens, summed([metric.get(name, none) for name in tokens], processes), strict=True))
     if metric and not any(float(found.trace()) for found in metric.values()):
         raise DataError(
             "the model's output is the same whatever its layers do, so that none matters more than another: "
             "has its head been trained?"
         )
-    return Sensitivity({name: torch.cat(energy) for name, energy in energies.items()}, metric)
+    return Sensitivity(tokens, metric)
+
+
+def _in_parts(images: ImageBatches) -> Iterator[tuple[int, Tensor]]:
+    """The images `MICRO_BATCH` at a time, with the place of the first of each part among all."""
+    if not isinstance(images, ImageShare):
+        yield from ((place * MICRO_BATCH, part) for place, part in enumerate(rebatched(images, MICRO_BATCH)))
+        return
+    for start, batch in placed(images):
+        yield from ((start + i, batch[i : i + MICRO_BATCH]) for i in range(0, len(batch), MICRO_BATCH))
+
+
+@torch.no_grad()
+def _answered(model: nn.Module, image: Tensor, keep: Keep) -> Answer:
+    return answer(model, image, keep)
+
+
+def _pass_over(blank: Answer | None, probes: int, generator: torch.Generator, places: range) -> None:
+    """Draw the directions of images that other processes have, so that those of the next are as in one process.
+
+    Args:
+        blank: the answer to any one image.
+    """
+    for start in range(places.start, places.stop, MICRO_BATCH):
+        count = min(MICRO_BATCH, places.stop - start)
+        for _ in range(probes):
+            _probe(_repeated(blank, count), generator)
+
+
+def _repeated(blank: Answer | None, count: int) -> Answer:
+    assert blank is not None  # images of others are there of several processes only
+    if isinstance(blank, Tensor):
+        return blank.expand(count, *blank.shape[1:])
+    pooled, patches = (None if part is None else part.expand(count, *part.shape[1:]) for part in blank)
+    return pooled, patches
+
+
+def _of_all(found: Sequence[tuple[int, Tensor]], count: int, processes: Processes) -> Tensor:
+    """What was measured of each image, `(images, ...)`, of those of all processes."""
+    if not processes.several:
+        return torch.cat([values for _, values in found])
+    own = torch.zeros(count, found[0][1].shape[1], device=found[0][1].device) if found else torch.empty(0)
+    for start, values in found:
+        own[start : start + len(values)] = values
+    return summed([own], processes)[0]
 
 
 def _gradients(

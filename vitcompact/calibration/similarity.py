@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vitcompact.layers.parts import AttentionParts
+from vitcompact.utils.processes import Processes
 
 
 class MapSimilarity:
@@ -30,6 +31,11 @@ class MapSimilarity:
             middle = _entropy((maps[:, head : head + 1] + maps) / 2).sum(dim=(0, 2)).double().cpu()
             self._divergence[head] += middle - (entropy[head] + entropy) / 2
         self.rows += maps.shape[0] * maps.shape[2]
+
+    def total_over(self, processes: Processes) -> None:
+        """See `Sums`."""
+        processes.total(self._cosine, self._divergence)
+        self.rows = round(processes.sums(self.rows)[0])
 
     @property
     def cosine(self) -> Tensor:

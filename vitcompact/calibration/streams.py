@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from vitcompact.calibration.capture import SiteInput, drift_sites, run_original, run_to
 from vitcompact.calibration.held_out import GROUP, Parts, group_size, held_out, is_held_out, whole_groups
 from vitcompact.calibration.store import ActivationStore
+from vitcompact.calibration.sums import Sums
 from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.calibration.walker import BlockCall, BlockWalker, Output, rebuilt, tensors_of
-from vitcompact.data import ImageBatches
+from vitcompact.data import ImageBatches, placed, processes_of
 from vitcompact.models import Site
 from vitcompact.utils.device import device_of
 from vitcompact.utils.heap import trim_heap
@@ -55,6 +57,7 @@ class Streams:
         self.original, self.work, self.walker = original, work, walker
         self.device = device_of(original)
         self._images, self._store = images, store
+        self.processes = processes_of(images)
         self.num_images = images.num_samples
         self._index = -1
         self._few: tuple[tuple[int, str, str, int], list[tuple[SiteInput, Tensor]]] | None = None
@@ -67,31 +70,43 @@ class Streams:
         """Make block `index` the current one: run it in the original stream and keep its sites' targets."""
         self._index = index
         block = self.original.get_submodule(self.walker.blocks[index])
-        for batch, images in self._batches():
+        for batch, (start, images) in enumerate(self._batches()):
             call = self._call(batch, images, "original")
             if index == 0:
                 assert images is not None  # the first block is called with what the images become
-                self._starts.append(sum(self._sizes))
+                self._starts.append(start)
                 self._sizes.append(len(images))
             targets = run_original(call, block, self.original, sites)
             if batch == 0 and self._take_back:
-                self._drifting = drift_sites(targets, sites)
+                found = sorted(drift_sites(targets, sites))
+                self._drifting = set(self.processes.agreed(partial(list, found)))
             self._keep_output("next-original", batch, targets.output)
             for site in sites:
                 self._keep(f"target:{site.name}", batch, targets.branches[site.name])
                 if site.name in self._drifting:
                     self._keep(f"stream:{site.name}", batch, targets.residuals[site.name])
 
-    def inputs(self, site: Site, module: str, num_images: int | None = None) -> Iterator[tuple[SiteInput, Tensor]]:
+    def inputs(
+        self, site: Site, module: str, num_images: int | None = None, into: Sequence[Sums] = ()
+    ) -> Iterator[tuple[SiteInput, Tensor]]:
         """What `module` of `site` is called with in the converted stream, and the site's target, batch by batch.
 
         Args:
             num_images: the first images only, rounded up to whole groups; None for all.
+            into: the statistics that the caller fills. After the last batch they are summed over the processes that
+                share the images.
 
         Yields:
             the input, and `[output | output + drift]` `(..., 2 * channels)`: the original's branch output, without and
             with what the residual stream has drifted from the original's; channels last whatever the block's layout.
         """
+        yield from self._own_inputs(site, module, num_images)
+        if self.processes.several:
+            for statistics in into:
+                statistics.total_over(self.processes)
+
+    def _own_inputs(self, site: Site, module: str, num_images: int | None) -> Iterator[tuple[SiteInput, Tensor]]:
+        """Those of the images of this process."""
         if num_images is None:
             yield from self._run_inputs(site, module, None)
             return
@@ -103,8 +118,7 @@ class Streams:
     def _run_inputs(self, site: Site, module: str, num_images: int | None) -> Iterator[tuple[SiteInput, Tensor]]:
         block = self.work.get_submodule(self.walker.blocks[self._index])
         wanted = self.num_images if num_images is None else min(whole_groups(num_images), self.num_images)
-        start = 0
-        for batch, images in self._batches():
+        for batch, (start, images) in enumerate(self._batches()):
             stop = min(start + self._sizes[batch], wanted)
             if start >= stop:
                 break
@@ -121,7 +135,6 @@ class Streams:
             if self.sensitivity is not None:
                 got.weights = self.sensitivity.weights(site.name, start, stop)
             yield got, torch.cat((target, drifted), dim=site.channel_dim).movedim(site.channel_dim, -1)
-            start = stop
         trim_heap()
 
     @property
@@ -137,7 +150,7 @@ class Streams:
     def open_block(self) -> None:
         """Keep what the current block is called with in the converted stream, for `training_batch`."""
         trim_heap()
-        for batch, images in self._batches():
+        for batch, (_, images) in enumerate(self._batches()):
             call = self._call(batch, images, "converted")
             self._keep("call", batch, call.x)
             self._extra = call.rest, call.kwargs
@@ -146,23 +159,30 @@ class Streams:
         """What the current block is called with in the first batch."""
         return self._fetch("call", 0)
 
-    def training_batch(self, num_images: int, generator: torch.Generator) -> BlockBatch:
-        """Random images, none held out, of a random group: the block's call in the converted stream and its target."""
+    def training_batch(self, num_images: int, generator: torch.Generator) -> tuple[BlockBatch | None, int]:
+        """Random images, none held out, of a random group: the block's call in the converted stream and its target.
+
+        Of several processes each gets those that it has, or none; beside them how many all have.
+        """
         group = int(torch.randint(whole_groups(self.num_images) // GROUP, (1,), generator=generator))
         size = group_size(group, self.num_images)
         usable = torch.randperm(max(size - held_out(size), 1), generator=generator)[:num_images]
-        return self._block_batch([group * GROUP + place for place in usable.tolist()])
+        return self._block_batch([group * GROUP + place for place in usable.tolist()]), len(usable)
 
     def held_out_batches(self) -> Iterator[BlockBatch]:
         """The held-out images, those of a batch at a time (all images where none are held out)."""
-        start = 0
-        for size in self._sizes:
+        for start, size in zip(self._starts, self._sizes, strict=True):
             chosen = [i for i in range(start, start + size) if self.num_images == 1 or is_held_out(i, self.num_images)]
-            if chosen:
-                yield self._block_batch(chosen)
-            start += size
+            if chosen and (batch := self._block_batch(chosen)) is not None:
+                yield batch
 
-    def _block_batch(self, images: list[int]) -> BlockBatch:
+    def _block_batch(self, images: list[int]) -> BlockBatch | None:
+        """Some of the images, as far as they are this process's."""
+        places = zip(self._starts, self._sizes, strict=True)
+        own = {place for start, size in places for place in range(start, start + size)}
+        images = [image for image in images if image in own]
+        if not images:
+            return None
         return BlockBatch(BlockCall(self._rows("call", images), *self._extra), self._rows("next-original", images))
 
     def _rows(self, kind: str, images: list[int]) -> Tensor:
@@ -187,7 +207,7 @@ class Streams:
     def leave(self, sites: list[Site]) -> None:
         """Run the current block, converted by now, in the converted stream; its output is the next block's input."""
         block = self.work.get_submodule(self.walker.blocks[self._index])
-        for batch, images in self._batches():
+        for batch, (_, images) in enumerate(self._batches()):
             output = self._call(batch, images, "converted").run(block)
             self._keep_output("converted", batch, output)
             self._keep_output("original", batch, self._fetch_output("next-original", batch, self._index))
@@ -200,11 +220,11 @@ class Streams:
         trim_heap()
 
     def _batches(self) -> Iterator[tuple[int, Tensor | None]]:
-        """Batch numbers, with the images only where the walk needs them."""
+        """The place of each batch's first image among all, with the images only where the walk needs them."""
         if self.walker.chained(self._index):
-            yield from ((batch, None) for batch in range(len(self._sizes)))
+            yield from ((start, None) for start in self._starts)
         else:
-            yield from ((batch, images.to(self.device)) for batch, images in enumerate(self._images))
+            yield from ((start, images.to(self.device)) for start, images in placed(self._images))
 
     def _call(self, batch: int, images: Tensor | None, stream: str, count: int | None = None) -> BlockCall:
         """What the current block is called with for a batch, or for the first `count` of its images."""

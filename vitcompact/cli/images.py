@@ -14,6 +14,7 @@ from vitcompact.cli.workspace import Workspace
 from vitcompact.data import CalibrationImages, DataOptions, fingerprint, overlap
 from vitcompact.data.open import TRAIN_NAMES, VAL_NAMES, open_dataset
 from vitcompact.errors import DataError
+from vitcompact.utils.processes import ALONE, Processes
 
 SET_NAMES = ("data_dir", "dataset", "train_split", "val_split", "class_map", "input_key", "target_key")
 PREPARATION_NAMES = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
@@ -108,11 +109,15 @@ def optional_evaluation_set(options: Any, console: Console) -> DataOptions | Non
     return data
 
 
-def calibration_images(model: nn.Module, options: Any, console: Console) -> CalibrationImages | None:
+def calibration_images(
+    model: nn.Module, options: Any, console: Console, processes: Processes = ALONE
+) -> CalibrationImages | None:
     """The calibration images, or None where no data set was named; the library warns of unreadable ones."""
     if not has_images(options):
         return None
-    images = CalibrationImages(model, training_set(options), progress=console.progress)
+    images = CalibrationImages(model, training_set(options), progress=console.progress, processes=processes)
+    if not processes.first:
+        return images
     console.note(f"calibrating on {images.num_samples} images of {images.description}")
     warn_overlap(training_set(options), optional_evaluation_set(options, console), console)
     return images

@@ -14,6 +14,7 @@ from vitcompact.data.inner import Opened, open_model, unwrapped
 from vitcompact.data.open import open_dataset
 from vitcompact.data.overlap import overlap
 from vitcompact.data.probing import probe_batches
+from vitcompact.data.share import ImageShare, example_of, placed, processes_of, shared_images
 from vitcompact.data.training import TrainingBatches, training_loader
 from vitcompact.data.variety import num_distinct
 from vitcompact.options.data import Augment, DataOptions
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluationBatches",
     "ImageBatches",
     "ImageSet",
+    "ImageShare",
     "InputConfig",
     "Opened",
     "Skipped",
@@ -36,6 +38,7 @@ __all__ = [
     "check_model",
     "eval_transform",
     "evaluation_batches",
+    "example_of",
     "fingerprint",
     "first_images",
     "from_tensor",
@@ -47,9 +50,12 @@ __all__ = [
     "open_dataset",
     "open_model",
     "overlap",
+    "placed",
     "probe_batches",
+    "processes_of",
     "rebatched",
     "resolve_input",
+    "shared_images",
     "taken_apart",
     "training_loader",
     "unwrapped",

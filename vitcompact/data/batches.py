@@ -58,7 +58,10 @@ class TensorImages:
 
 
 def first_images(images: ImageBatches, count: int) -> ImageBatches:
-    """The first `count` images, or all where there are fewer, in batches as they come."""
+    """The first `count` images, or all where there are fewer, in batches as they come; of a share, its part of them."""
+    if (first := getattr(images, "first", None)) is not None:
+        found: ImageBatches = first(count)
+        return found
     chosen: list[Tensor] = []
     for batch in images:
         chosen.append(batch[:count])

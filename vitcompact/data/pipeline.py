@@ -39,6 +39,11 @@ class SkipList:
         with self._lock:
             return [self._found[index] for index in sorted(self._found)]
 
+    def numbered(self) -> list[tuple[int, Skipped]]:
+        """The same with their indices."""
+        with self._lock:
+            return sorted(self._found.items())
+
     def indices(self) -> set[int]:
         with self._lock:
             return set(self._found)
@@ -103,13 +108,17 @@ class TransformedImages:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """uint8 (batch, channels, height, width) and int64 (batch,)."""
-        for samples in ordered_map(self._load, chunked(self.indices, self.batch_size), self._workers):
-            if samples:
-                yield stack(samples)
+        yield from self.batches(chunked(self.indices, self.batch_size))
         self.skips.warn(len(self.indices))
         if not self._partial:
             self.skips.refuse_all(len(self.indices), self.dataset.description)
         self._say_rotated()
+
+    def batches(self, chosen: Iterable[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of some of the images, by their indices in the data set."""
+        for samples in ordered_map(self._load, chosen, self._workers):
+            if samples:
+                yield stack(samples)
 
     def _say_rotated(self) -> None:
         found = len(self.dataset.rotated)

@@ -12,9 +12,10 @@ from vitcompact.errors import DataError, UsageError
 from vitcompact.evaluation.changed import Observer
 from vitcompact.evaluation.probe import FittedProbe, check_probe, fitted_probe
 from vitcompact.evaluation.result import EvalResult
-from vitcompact.evaluation.scoring import FeatureScores, LogitScores, ProbeScores
+from vitcompact.evaluation.scoring import FeatureScores, LogitScores, ProbeScores, stacked
 from vitcompact.models.forward import eval_mode, features, num_classes
 from vitcompact.options.evaluation import PROBE_K, Probe
+from vitcompact.utils.processes import ALONE, Processes
 from vitcompact.utils.progress import Progress, notebooks
 
 Batches = Iterable[Tensor] | Iterable[tuple[Tensor, Tensor]]
@@ -34,6 +35,7 @@ def evaluate(
     amp_dtype: torch.dtype | None = None,
     progress: Progress = notebooks,
     observer: Observer | None = None,
+    processes: Processes = ALONE,
 ) -> EvalResult:
     """Score `model` on labelled images, and against `reference` on the same images.
 
@@ -58,6 +60,8 @@ def evaluate(
         device: where both run.
         amp_dtype: automatic mixed precision, e.g. `torch.bfloat16`.
         progress: told of each batch.
+        processes: those of a run that torchrun started (`utils.processes.joined`), each of which calls this function
+            with its own part of the images (`data.EvaluationBatches.shared`), and gets the result for all of them.
         observer: told of each batch and both models' outputs, where there is a reference; `MostChanged` is one.
 
     Raises:
@@ -74,7 +78,7 @@ def evaluate(
     models = [m.to(device) for m in (model, reference) if m is not None]
     scorer: LogitScores | FeatureScores | ProbeScores
     if probe is not None and fitted_to is not None:
-        probes = _fitted(models, fitted_to, probe, probe_k, amp_dtype, device, progress)
+        probes = _fitted(models, fitted_to, probe, probe_k, amp_dtype, device, progress, processes)
         scorer = ProbeScores(probe, probes, amp_dtype, observer)
     else:
         scorer = (LogitScores if num_classes(model) else FeatureScores)(amp_dtype, observer)
@@ -88,6 +92,8 @@ def evaluate(
             seen += len(batch)
             progress.advance(1, f"{seen} images")
     progress.finish()
+    scorer.total_over(processes)
+    seen = round(processes.sums(seen)[0])
     if not seen:
         raise DataError("no images to evaluate on")
     return scorer.result(seen)
@@ -101,6 +107,7 @@ def _fitted(
     amp_dtype: torch.dtype | None,
     device: torch.device,
     progress: Progress,
+    processes: Processes,
 ) -> list[FittedProbe]:
     """A probe of each model's own features."""
     pooled: list[list[Tensor]] = [[] for _ in models]
@@ -115,9 +122,10 @@ def _fitted(
                 found.append(features(model, batch.to(device), amp_dtype)[0].cpu())
             progress.advance()
     progress.finish()
-    if not kept:
+    if not processes.largest(len(kept))[0]:
         raise DataError("no images to fit the probe to")
-    return [fitted_probe(probe, torch.cat(found), torch.cat(kept), k) for found in pooled]
+    labels = stacked(kept, processes).to(torch.int64)
+    return [fitted_probe(probe, stacked(found, processes), labels, k) for found in pooled]
 
 
 def _check_heads(model: nn.Module, reference: nn.Module | None, probe: Probe | None) -> None:

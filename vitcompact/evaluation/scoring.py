@@ -17,6 +17,7 @@ from vitcompact.models.forward import features, logits
 from vitcompact.models.scores import Mean, cosines, neighbour_agreement, same_guess, top_k_hits
 from vitcompact.options.evaluation import Probe
 from vitcompact.utils.intervals import Interval, paired_difference, wilson
+from vitcompact.utils.processes import Processes
 
 logger = logging.getLogger("vitcompact")
 
@@ -78,6 +79,14 @@ class LogitScores:
             top1_change_interval=self._change_interval(),
         )
 
+    def total_over(self, processes: Processes) -> None:
+        """From here on what was found over the images of all processes."""
+        likeness, own = (self.agreement, self.cosine), (self.top1, self.top5)
+        before = (self.reference_top1, self.reference_top5, self.gained, self.lost)
+        for mean in (*likeness, *own, *before):
+            mean.total_over(processes)
+        self.broken = round(processes.sums(self.broken)[0])
+
     def _change_interval(self) -> Interval | None:
         if not self.gained.count:
             return None
@@ -119,6 +128,14 @@ class FeatureScores:
         self.pooled[0].append(pooled.cpu())
         self.pooled[1].append(target.cpu())
 
+    def total_over(self, processes: Processes) -> None:
+        """From here on what was found over the images of all processes."""
+        self.cosine.total_over(processes)
+        self.patch_cosine.total_over(processes)
+        self.broken = round(processes.sums(self.broken)[0])
+        if processes.largest(len(self.pooled[0]))[0]:
+            self.pooled = tuple([stacked(each, processes)] for each in self.pooled)  # type: ignore[assignment]
+
     def result(self, num_samples: int) -> EvalResult:
         """What was found over so many images."""
         _warn_broken(self.broken, num_samples)
@@ -151,6 +168,12 @@ class ProbeScores:
         scores = [probe.scores(pooled) for probe, (pooled, _) in zip(self.probes, found, strict=True)]
         self.answers.compare(images, places, scores)
 
+    def total_over(self, processes: Processes) -> None:
+        """From here on what was found over the images of all processes."""
+        self.features.total_over(processes)
+        self.answers.total_over(processes)
+        self.labelled = round(processes.sums(self.labelled)[0])
+
     def result(self, num_samples: int) -> EvalResult:
         """What was found over so many images.
 
@@ -169,6 +192,11 @@ class ProbeScores:
             probe=self.name,
             probe_samples=self.probes[0].num_fitted,
         )
+
+
+def stacked(batches: Sequence[Tensor], processes: Processes) -> Tensor:
+    """Rows of batches one below the other, those of all processes."""
+    return processes.stacked(torch.cat(list(batches)) if batches else torch.empty(0))
 
 
 def _check_same(what: str, first: Tensor, second: Tensor) -> None:

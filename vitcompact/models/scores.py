@@ -74,6 +74,11 @@ class Likeness:
         self._same.add(same_guess(first, second))
         self._cosine.add(cosines(first, second))
 
+    def total_over(self, processes: Processes) -> None:
+        """From here on of the images of all processes."""
+        self._same.total_over(processes)
+        self._cosine.total_over(processes)
+
     @property
     def agreement(self) -> float:
         return self._same.value() or 0.0

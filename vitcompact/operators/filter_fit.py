@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitcompact.calibration.finite import check_finite
 from vitcompact.layers.attention import CompactAttention
+from vitcompact.utils.processes import Processes
 
 TAPS = 9
 CHUNK = 2**24
@@ -53,6 +54,10 @@ class FilterMoments:
             self.gram += (taps @ taps.T).to(self.gram)
             self.cross += (taps @ left.flatten().double()).to(self.cross)
         check_finite(self.name, self.gram.diagonal())
+
+    def total_over(self, processes: Processes) -> None:
+        """See `calibration.sums.Sums`."""
+        processes.total(self.gram, self.cross)
 
     def _taps(self, values: Tensor, height: int, width: int) -> Tensor:
         """What every tap adds to the output, `(heads * 9, images * outputs * height * width)`."""

@@ -225,7 +225,7 @@ class Hallucinate(Operator[HallucinateSpec]):
         costs = copy_costs(streams, site, core)
         choices = {count: shortlist(costs, count, 1)[0] for count in sizes}
         splits = {count: Split.empty(site.name) for count in sizes}
-        for got, target, inputs, maps in with_maps(streams, site, core, CURVE_IMAGES):
+        for got, target, inputs, maps in with_maps(streams, site, core, CURVE_IMAGES, [*splits.values()]):
             own = attention_fit.features(core, inputs, terms)[..., core.attn_dim :]
             both = torch.cat([layer.weighted(target)] * 2, dim=-1)
             for count, parents in choices.items():
@@ -291,7 +291,7 @@ def _share_maps(layer: SolvedAttention, core: CompactAttention, whole: CompactAt
     """Solve queries and keys of every group for the children too, where held-out images say that it helps."""
     streams, site = layer.streams, layer.site
     moments = GroupMoments(core, SHARED_WEIGHT, site.name)
-    for got, _ in streams.inputs(site, site.name, pairing_images(streams)):
+    for got, _ in streams.inputs(site, site.name, pairing_images(streams), [moments]):
         q, k, _ = whole.project(whole.inputs(*got.args, **got.kwargs))
         moments.add(q, k)
     shared = copy.deepcopy(core)
@@ -299,7 +299,7 @@ def _share_maps(layer: SolvedAttention, core: CompactAttention, whole: CompactAt
     candidates = (core, shared)
     terms = core.solved_terms
     splits = [Split.empty(site.name) for _ in candidates]
-    for got, target in streams.inputs(site, site.name, pairing_images(streams)):
+    for got, target in streams.inputs(site, site.name, pairing_images(streams), splits):
         for candidate, split in zip(candidates, splits, strict=True):
             phi = attention_fit.features(candidate, candidate.inputs(*got.args, **got.kwargs), terms)
             split.add(phi, target, got.parts)

@@ -12,6 +12,7 @@ from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.similarity import MapSimilarity
 from vitcompact.calibration.streams import Streams
+from vitcompact.calibration.sums import Sums
 from vitcompact.calibration.ties import leading_digits, least
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.calls import AttentionInputs
@@ -41,7 +42,7 @@ def pair_heads(streams: Streams, site: AttentionSite, core: CompactAttention, co
 def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) -> Tensor:
     """Output error of giving one head the map of another, `(heads, parents)`."""
     costs = CopyCosts(core.num_heads, core.v_dim)
-    for _, _, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
+    for _, _, inputs, maps in with_maps(streams, site, core, pairing_images(streams), [costs]):
         _, _, v = core.project(inputs)
         costs.add(maps, _per_head(v, core))
     found = costs.matrix(core.head_projection)
@@ -50,10 +51,14 @@ def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) ->
 
 
 def with_maps(
-    streams: Streams, site: AttentionSite, core: CompactAttention, num_images: int | None
+    streams: Streams, site: AttentionSite, core: CompactAttention, num_images: int | None, into: Sequence[Sums]
 ) -> Iterator[tuple[SiteInput, Tensor, AttentionInputs, Tensor]]:
-    """A site's calls and targets, what the calls mean, and the maps of its heads, one batch at a time."""
-    for got, target in streams.inputs(site, site.name, num_images):
+    """A site's calls and targets, what the calls mean, and the maps of its heads, one batch at a time.
+
+    Args:
+        into: the statistics that are filled, as in `Streams.inputs`.
+    """
+    for got, target in streams.inputs(site, site.name, num_images, into):
         inputs = core.inputs(*got.args, **got.kwargs)
         q, k, _ = core.project(inputs)
         yield got, target, inputs, attention_maps(core, q, k, inputs)
@@ -81,7 +86,7 @@ def _best_after_refit(
     own = [(head, head) for head in range(core.num_heads)]
     pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
     split = Split.empty(site.name)
-    for got, target, inputs, maps in with_maps(streams, site, core, pairing_images(streams)):
+    for got, target, inputs, maps in with_maps(streams, site, core, pairing_images(streams), [split]):
         phi = head_outputs(core, inputs, maps, pairs)
         split.add(phi, target, got.parts)
     outputs_dim = core.proj.out_features
@@ -99,7 +104,7 @@ def _best_after_refit(
 def most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
     """Parents by likeness of the attention maps alone: the naive criterion."""
     similarity = MapSimilarity(core.num_heads)
-    for _, _, _, maps in with_maps(streams, site, core, pairing_images(streams)):
+    for _, _, _, maps in with_maps(streams, site, core, pairing_images(streams), [similarity]):
         similarity.add(maps)
     return shortlist(1.0 - similarity.cosine, count, 1)[0]
 

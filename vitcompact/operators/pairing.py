@@ -13,6 +13,7 @@ from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.backends import maps
 from vitcompact.layers.calls import AttentionInputs
 from vitcompact.layers.masks import causal_alone, logit_mask
+from vitcompact.utils.processes import Processes
 
 EXHAUSTIVE_LIMIT = 2000
 """Kept sets are all tried up to this many, else improved by swaps."""
@@ -37,6 +38,10 @@ class CopyCosts:
         for parent in range(maps.shape[1]):
             change = ((maps[:, parent : parent + 1] - maps) @ values).transpose(0, 1).flatten(1, 2).double()
             self.gram[:, parent] += (change.transpose(1, 2) @ change).cpu()
+
+    def total_over(self, processes: Processes) -> None:
+        """See `calibration.sums.Sums`."""
+        processes.total(self.gram)
 
     def matrix(self, proj: Tensor) -> Tensor:
         """Costs `(heads, parents)` for `proj (outputs, heads * v_dim)` with a LayerScale absorbed, float64."""

@@ -46,7 +46,7 @@ def filter_helps(filtered: AttentionFit, fitted: AttentionFit) -> bool:
 def _fit(streams: Streams, site: AttentionSite, core: CompactAttention, prior: Tensor) -> tuple[AttentionFit, int]:
     """`proj` and the paths that are solved with it, and the number of tokens fitted to."""
     terms, split = core.solved_terms, Split.empty(site.name)
-    for got, target in streams.inputs(site, site.name):
+    for got, target in streams.inputs(site, site.name, into=[split]):
         phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), terms)
         split.add(phi, target, got.parts)
     if isinstance(core.proj, NoProjection):
@@ -57,7 +57,7 @@ def _fit(streams: Streams, site: AttentionSite, core: CompactAttention, prior: T
 def _filters(streams: Streams, site: AttentionSite, core: CompactAttention, drift_share: float) -> Tensor:
     """Filters of the values `(heads, 3, 3)` for a core that is solved otherwise, from the images not held out."""
     moments = FilterMoments(core, site.name)
-    for got, target in streams.inputs(site, site.name):
+    for got, target in streams.inputs(site, site.name, into=[moments]):
         inputs = core.inputs(*got.args, **got.kwargs)
         q, k, v = core.project(inputs)
         phi = core.mix(q, k, v, inputs)

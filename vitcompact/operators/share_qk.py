@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitcompact.calibration.moments import QkMoments
 from vitcompact.layers.attention import CompactAttention
+from vitcompact.utils.processes import Processes
 
 
 class GroupMoments:
@@ -34,6 +35,11 @@ class GroupMoments:
             heads = torch.tensor([self._heads(i) for i in maps], device=q.device)
             sides = [t[:, heads].transpose(2, 3).flatten(3) for t in (q * self._scales(q, heads), k)]
             self.moments[width].add(*sides)
+
+    def total_over(self, processes: Processes) -> None:
+        """See `calibration.sums.Sums`."""
+        for moments in self.moments.values():
+            moments.total_over(processes)
 
     @torch.no_grad()
     def solve(self, core: CompactAttention, whole: CompactAttention) -> None:

@@ -16,7 +16,7 @@ from vitcompact.operators import attention_fit
 def qk_moments(streams: Streams, site: AttentionSite, core: CompactAttention) -> QkMoments:
     """Second moments of a core's queries and keys in the converted stream."""
     moments = QkMoments(site.name)
-    for got, _ in streams.inputs(site, site.name):
+    for got, _ in streams.inputs(site, site.name, into=[moments]):
         q, k, _ = core.project(core.inputs(*got.args, **got.kwargs))
         moments.add(q, k)
     return moments
@@ -25,7 +25,7 @@ def qk_moments(streams: Streams, site: AttentionSite, core: CompactAttention) ->
 def head_covariance(streams: Streams, site: AttentionSite, core: CompactAttention) -> Tensor:
     """Covariance `(heads, v_dim, v_dim)` of the heads' outputs in the converted stream."""
     moments = Moments(site.name)
-    for got, _ in streams.inputs(site, site.name):
+    for got, _ in streams.inputs(site, site.name, into=[moments]):
         moments.add(attention_fit.features(core, core.inputs(*got.args, **got.kwargs), ()))
     blocks = moments.covariance.unflatten(0, (core.num_heads, -1)).unflatten(2, (core.num_heads, -1))
     return torch.stack([blocks[head, :, head] for head in range(core.num_heads)])
@@ -34,7 +34,7 @@ def head_covariance(streams: Streams, site: AttentionSite, core: CompactAttentio
 def ffn_statistics(streams: Streams, site: FfnSite, weight: Tensor | None = None) -> Split:
     """Features are the hidden units `(.., hidden)`, or the outputs before the bias `(.., outputs)` given `weight`."""
     split = Split.empty(site.name)
-    for got, target in streams.inputs(site, site.output):
+    for got, target in streams.inputs(site, site.output, into=[split]):
         x = got.x.movedim(site.channel_dim, -1)
         phi = x if weight is None else x @ weight.T.to(x.dtype)
         split.add(phi, target, got.parts, got.weights)

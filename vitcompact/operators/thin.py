@@ -90,7 +90,7 @@ class ThinQk(Operator[ThinQkSpec]):
         streams, site, core = layer.streams, _attention(layer.site), layer.core
         query, key, _ = qk_moments(streams, site, core).subspaces()
         splits = {width: Split.empty(site.name) for width in sizes}
-        for got, target in streams.inputs(site, site.name, CURVE_IMAGES):
+        for got, target in streams.inputs(site, site.name, CURVE_IMAGES, [*splits.values()]):
             inputs = core.inputs(*got.args, **got.kwargs)
             q, k, v = core.project(inputs)
             for width, split in splits.items():
@@ -154,7 +154,7 @@ class ThinVo(Operator[ThinVoSpec]):
         covariance = head_covariance(streams, site, core)
         bases, _ = value_bases(covariance, core.proj.weight, layer.root)
         split = Split.empty(site.name)
-        for got, target in streams.inputs(site, site.name):
+        for got, target in streams.inputs(site, site.name, into=[split]):
             phi = attention_fit.features(core, core.inputs(*got.args, **got.kwargs), ())
             split.add(phi, layer.weighted(target), got.parts, got.weights)
 

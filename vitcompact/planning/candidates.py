@@ -14,7 +14,7 @@ from vitcompact.calibration.sensitivity import sensitivity
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
 from vitcompact.calibration.walker import BlockWalker, walked_blocks
-from vitcompact.data import ImageBatches, first_images, rebatched, resolve_input
+from vitcompact.data import ImageBatches, example_of, first_images, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import Anatomy, Site, inspect
@@ -134,7 +134,7 @@ def measure_losses(
         least = 1 - most / getattr(whole, budget.unit)
         if budget.target < least:
             raise budget.out_of_reach(least)
-    walker = BlockWalker(original, walked_blocks(original, sites), next(rebatched(images, 2)).to(device_of(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), example_of(images, 2).to(device_of(original)))
     sites = [site for site in sites if site.block not in walker.unreachable]
     known = sensitivity(original, sites, images, keep=keep, progress=progress) if weigh else None
     found: dict[str, dict[str, list[Candidate]]] = {}
@@ -161,7 +161,7 @@ def measure_losses(
 
 def planning_images(original: nn.Module, images: ImageBatches) -> ImageBatches:
     """The first images, as many as a plan is made from."""
-    return first_images(images, whole_groups(_images_needed(original, next(iter(images)))))
+    return first_images(images, whole_groups(_images_needed(original, example_of(images, 1))))
 
 
 def _offered(model: nn.Module, site: Site, ops: Sequence[str]) -> dict[str, list[int]]:

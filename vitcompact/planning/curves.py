@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches
+from vitcompact.data import ImageBatches, placed, processes_of
 from vitcompact.errors import UsageError
 from vitcompact.options.selection import Keep
 from vitcompact.planning.candidates import Losses, measure_losses
@@ -59,8 +59,8 @@ class Curves:
         Raises:
             UsageError: the file cannot be written.
         """
-        key = fingerprint(original, images, asked)
-        known = self._known or self._read()
+        key, processes = fingerprint(original, images, asked), processes_of(images)
+        known = processes.agreed(lambda: self._known or self._read())
         if known is not None and known.get("key") == key:
             try:
                 kept = {name: value for name, value in known.items() if name not in ("format", "key")}
@@ -73,7 +73,7 @@ class Curves:
                 return found
         measured = measure()
         self._known = {"format": FORMAT, "key": key, **to_json(measured)}
-        if self.path is not None:
+        if self.path is not None and processes.first:
             write_file(self.path, json_text(self._known))
         return measured
 
@@ -142,9 +142,22 @@ def fingerprint(original: nn.Module, images: ImageBatches, asked: Mapping[str, A
     for name, tensor in original.state_dict(keep_vars=True).items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor))
-    for batch in images:
-        digest.update(_bytes(batch))
+    for each in _of_images(images):
+        digest.update(each)
     return digest.hexdigest()
+
+
+def _of_images(images: ImageBatches) -> Iterator[bytes]:
+    """A hash of each image, in their order among all, whoever has it."""
+    if not processes_of(images).several:
+        yield from (hashlib.sha256(_bytes(image)).digest() for batch in images for image in batch)
+        return
+    found = torch.zeros(images.num_samples, hashlib.sha256().digest_size, dtype=torch.uint8)
+    for start, batch in placed(images):
+        for place, image in enumerate(batch, start):
+            found[place] = torch.frombuffer(bytearray(hashlib.sha256(_bytes(image)).digest()), dtype=torch.uint8)
+    processes_of(images).total(found)
+    yield from (bytes(row.numpy().tobytes()) for row in found)
 
 
 def _plain(value: Any) -> bool:

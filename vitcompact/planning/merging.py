@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from vitcompact.calibration.sensitivity import answer, change
-from vitcompact.data import ImageBatches, first_images, rebatched, resolve_input
+from vitcompact.data import ImageBatches, first_images, processes_of, rebatched, resolve_input
 from vitcompact.models.cost import count, meta_copy
 from vitcompact.models.latency import relative_latency
 from vitcompact.models.plain_vit import plain_trunk
@@ -171,7 +171,8 @@ def _losses(
             progress.advance()
         seen += len(part)
     progress.finish()
-    return [total / seen for total in totals]
+    *totals, images_seen = processes_of(images).sums(*totals, seen)
+    return [total / images_seen for total in totals]
 
 
 def _tokens(original: nn.Module, schedule: Sequence[int]) -> tuple[tuple[float, float], ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitcompact.calibration.held_out import is_held_out
 from vitcompact.calibration.sensitivity import Answer, answer, change
-from vitcompact.data import ImageBatches, rebatched
+from vitcompact.data import ImageBatches, ImageShare, processes_of, rebatched
 from vitcompact.data.apart import chosen_of
 from vitcompact.models import Site
 from vitcompact.models.forward import num_classes
@@ -81,11 +81,11 @@ def predict(
         sites: whose outputs are disturbed.
         keep: what counts of the features of a model without a head.
     """
-    chosen = _held_out(images).to(device_of(original))
+    processes, chosen = processes_of(images), _held_out(images).to(device_of(original))
     before = [answer(original, part, keep) for part in chosen.split(MICRO_BATCH)]
     head = num_classes(original) > 0
-    points, least = [], 1.0
-    for scale in NOISE:
+    measured: list[tuple[float, float]] = []
+    for scale in NOISE[processes.rank :: processes.world]:
         generator = torch.Generator().manual_seed(seed)
         loss, likeness = Mean(), Mean()
         with hooked(original, {site.tap: _disturbing(scale, generator) for site in sites}):
@@ -93,8 +93,11 @@ def predict(
         for old, new in zip(before, after, strict=True):
             loss.add(change(old, new))
             likeness.add(_likeness(old, new))
-        least = min(least, likeness.value() or 0.0)
-        points.append((loss.value() or 0.0, least))
+        measured.append((loss.value() or 0.0, likeness.value() or 0.0))
+    points, least = [], 1.0
+    for lost, alike in _in_turn(processes.gathered(measured)):
+        least = min(least, alike)
+        points.append((lost, least))
     return Predicted("agreement" if head else "cosine", tuple(sorted(points, key=lambda each: each[0])), len(chosen))
 
 
@@ -107,8 +110,16 @@ def _likeness(old: Answer, new: Answer) -> Tensor:
     return cosines(first, second).reshape(len(first), -1).mean(-1)
 
 
+def _in_turn(found: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """What the processes have measured, each every so many of the scales, in the order of these."""
+    return [(point[0], point[1]) for turn in zip_longest(*found) for point in turn if point is not None]
+
+
 def _held_out(images: ImageBatches) -> Tensor:
     total = images.num_samples
+    if isinstance(images, ImageShare):
+        places = [place for place in range(total) if is_held_out(place, total)] or list(range(total))
+        return images.of_all(places[:LARGEST])
     held = list(chosen_of(images, lambda place: is_held_out(place, total)))
     parts = held or list(rebatched(images, MICRO_BATCH))
     return torch.cat(parts)[:LARGEST]

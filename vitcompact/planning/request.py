@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS
 from vitcompact.options.selection import Keep, MergeTokens, Target
+from vitcompact.utils.processes import ALONE
 
 Unit = Literal["macs", "params", "latency"]
 
@@ -104,3 +105,16 @@ def check_budget(
         raise UsageError(f"`plan` says what is compacted: leave out {target}")
     if images is None:
         raise UsageError(f"{target} needs images to measure what each layer can do without: give `images`")
+
+
+def check_one_clock(budget: Budget | None, images: object) -> None:
+    """Refuse to time layers while other processes work on the same machine.
+
+    Raises:
+        UsageError: see above.
+    """
+    if budget is not None and budget.unit == "latency" and getattr(images, "processes", ALONE).several:
+        raise UsageError(
+            "`target_latency` times layers, which other processes would disturb: make the plan in one process, and "
+            "give it to all as `plan`"
+        )

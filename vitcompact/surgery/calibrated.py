@@ -9,7 +9,7 @@ from torch import nn
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
 from vitcompact.calibration.walker import BlockWalker, walked_blocks
-from vitcompact.data import ImageBatches, rebatched
+from vitcompact.data import ImageBatches, example_of
 from vitcompact.planning.selection import Selection
 from vitcompact.plans.schema import LayerPlan, Skipped
 from vitcompact.surgery.reconstruct import reconstruct_block
@@ -39,7 +39,7 @@ def convert_calibrated(
         the layers' plans, and the layers that could not be reached with the reason.
     """
     sites = [site for site, _ in drafts.values()]
-    walker = BlockWalker(original, walked_blocks(original, sites), next(rebatched(images, 2)).to(device_of(original)))
+    walker = BlockWalker(original, walked_blocks(original, sites), example_of(images, 2).to(device_of(original)))
     by_block: dict[str, list[Site]] = {}
     for site in sites:
         by_block.setdefault(site.block, []).append(site)
@@ -55,6 +55,7 @@ def convert_calibrated(
             notes = []
             for site in here:
                 solved = solve(streams, site, drafts[site.name][1], selection, method)
+                streams.processes.same(work.get_submodule(site.name).state_dict().values())  # whatever their machines
                 layers.append(solved.layer)
                 if solved.rows_per_unknown < ROWS_WANTED:
                     scarce[site.name] = solved.rows_per_unknown

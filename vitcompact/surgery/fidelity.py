@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vitcompact.calibration.held_out import Parts
-from vitcompact.data import ImageBatches
+from vitcompact.data import ImageBatches, placed, processes_of
 from vitcompact.evaluation.changed import Observer
 from vitcompact.models.forward import main_output, num_classes
 from vitcompact.models.scores import Likeness
@@ -50,8 +50,8 @@ def fidelity(
     original: nn.Module, converted: nn.Module, images: ImageBatches, observer: Observer | None = None
 ) -> Fidelity:
     """Compare the outputs of two models on the held-out images (all images where none are held out)."""
-    likeness, start, total, device = Likeness(), 0, 0, device_of(original)
-    for batch in images:
+    likeness, total, device = Likeness(), 0, device_of(original)
+    for start, batch in placed(images):
         parts = Parts.of(start, start + len(batch), images.num_samples)
         for held, part in parts.slices(len(batch)):
             if held or images.num_samples == 1:
@@ -61,5 +61,6 @@ def fidelity(
                 if observer is not None and output.ndim == 2:
                     observer(chosen, output, target, None)
                 total += len(chosen)
-        start += len(batch)
+    likeness.total_over(processes_of(images))
+    total = round(processes_of(images).sums(total)[0])
     return Fidelity(likeness.agreement if num_classes(original) else None, likeness.cosine, total)

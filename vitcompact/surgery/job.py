@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches, check_model, images_for, num_distinct
+from vitcompact.data import ImageBatches, check_model, example_of, images_for, num_distinct, processes_of
 from vitcompact.errors import UsageError
 from vitcompact.models import Site, inspect
 from vitcompact.models.cost import meta_copy
@@ -23,7 +23,7 @@ from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
 from vitcompact.planning.planner import plan_for
-from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget
+from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget, check_one_clock
 from vitcompact.planning.scope import check_patterns, wanted_layers
 from vitcompact.planning.selection import Only, Selection, patterns
 from vitcompact.plans.schema import Plan, Skipped
@@ -113,7 +113,7 @@ class Job:
                 cache_bytes=self.cache_bytes,
                 progress=self.progress,
             )
-            return replace(shares, merge_tokens=self.schedule), None
+            return _agreed(replace(shares, merge_tokens=self.schedule), self.images), None
         if self.budget is None:
             return None, None
         found = plan_for(
@@ -124,7 +124,7 @@ class Job:
             cache_bytes=self.cache_bytes,
             progress=self.progress,
         )
-        return found.plan, budget_json(found)
+        return _agreed(found.plan, self.images), budget_json(found)
 
     @torch.no_grad()
     def solve(self, plan: Plan | None) -> tuple[nn.Module, Plan]:
@@ -172,6 +172,7 @@ def prepare(
     targets = asked.target_macs, asked.target_params, asked.target_latency
     budget = budget_of(*targets, asked.ops, asked.merge_tokens, asked.keep)
     check_budget(budget, (asked.ratio, asked.rank_ratio), plan, images)
+    check_one_clock(budget, images)
     selection = limits.selection(asked)
     check_model(model)
     _check_model(model, selection)
@@ -184,11 +185,17 @@ def prepare(
     original = frozen_copy(model, device)
     if batches is not None:
         _warn_of_few(batches)
-        try_model(original, next(iter(batches))[:2])
+        try_model(original, example_of(batches, 2))
     schedule = given_schedule(model, asked.merge_tokens)
     return Job(
         original, batches, selection, budget, method, schedule, cache_gb * 1e9, asked.allocation, curves, progress
     )
+
+
+def _agreed(plan: Plan, images: ImageBatches) -> Plan:
+    """The plan that the first of several processes has made, which is theirs too but for rounding."""
+    processes = processes_of(images)
+    return Plan.from_json(processes.agreed(plan.to_json)) if processes.several else plan
 
 
 def method_of(

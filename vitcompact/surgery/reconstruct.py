@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitcompact.calibration.streams import BlockBatch, Streams
 from vitcompact.utils.device import computes_bfloat16
+from vitcompact.utils.processes import Processes
 
 EVALUATIONS = 6
 """How often held-out images are looked at in one block's run."""
@@ -82,10 +83,13 @@ def reconstruct_block(
         with torch.enable_grad():
             for parameter in parameters:
                 parameter.requires_grad_(True)
-            batch = streams.training_batch(images, generator)
-            loss = _loss(block, batch, options)
+            batch, together = streams.training_batch(images, generator)
             optimizer.zero_grad()
-            loss.backward()
+            if batch is not None:
+                share = len(batch.target) / together
+                loss = _loss(block, batch, options)
+                (loss if share == 1 else loss * share).backward()
+            _average(parameters, streams.processes)
         for parameter in parameters:
             parameter.requires_grad_(False)
         optimizer.step()
@@ -97,6 +101,15 @@ def reconstruct_block(
         parameter.copy_(value)
         parameter.grad = None
     return Reconstruction(before, best, best_step)
+
+
+def _average(parameters: list[nn.Parameter], processes: Processes) -> None:
+    """Gradients of the images of all processes, where they share them."""
+    if not processes.several:
+        return
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        processes.total(parameter.grad)
 
 
 def images_a_step(x: Tensor, channel_dim: int = -1) -> int:
@@ -137,4 +150,5 @@ def _held_out_error(streams: Streams, block: nn.Module, options: ReconstructOpti
         start = batch.call.x if batch.call.x.shape == batch.target.shape else 0.0
         total += float((output.float() - batch.target).square().sum())
         energy += float((batch.target - start).square().sum())
+    total, energy = streams.processes.sums(total, energy)
     return total / max(energy, 1e-300)

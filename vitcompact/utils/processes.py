@@ -80,20 +80,56 @@ class Processes:
         """What `make` gives in the first process, which alone calls it: numbers, texts, lists and dicts of them."""
         if not self.several:
             return make()
-        found: T = self._told(make() if self.first else None, 0)
+        content = _bytes(make()) if self.first else torch.empty(0, dtype=torch.uint8)
+        length = torch.tensor([len(content)])
+        dist.broadcast(length, 0)
+        content = content if self.first else torch.empty(int(length), dtype=torch.uint8)
+        dist.broadcast(content, 0)
+        found: T = _value(content)
         return found
 
     def gathered(self, value: T) -> list[T]:
         """The value of every process, by rank."""
         if not self.several:
             return [value]
-        return [self._told(value, source) for source in range(self.world)]
+        written = _bytes(value)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(lengths, torch.tensor([len(written)]))
+        longest = max(int(length) for length in lengths)
+        contents = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world)]
+        dist.all_gather(contents, torch.cat((written, written.new_zeros(longest - len(written)))))
+        return [_value(content[: int(length)]) for content, length in zip(contents, lengths, strict=True)]
+
+    def largest(self, *numbers: int) -> list[int]:
+        """Each of some numbers, the largest of all processes."""
+        if not self.several:
+            return list(numbers)
+        held = torch.tensor(numbers, dtype=torch.int64)
+        dist.all_reduce(held, dist.ReduceOp.MAX)
+        return held.tolist()
+
+    def stacked(self, rows: Tensor) -> Tensor:
+        """The rows `(n, ...)` of all processes one below the other, by rank; of one without rows the shape is (0,)."""
+        if not self.several:
+            return rows
+        counts = self.gathered(len(rows))
+        shape = self.gathered(list(rows.shape[1:]))[max(range(self.world), key=counts.__getitem__)]
+        whole = rows.new_zeros(sum(counts), *shape)
+        if len(rows):
+            start = sum(counts[: self.rank])
+            whole[start : start + len(rows)] = rows
+        self.total(whole)
+        return whole
 
     def same(self, tensors: Iterable[Tensor]) -> None:
         """Give tensors the values that they have in the first process, in place."""
-        if self.several:
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), 0)
+        if not self.several:
+            return
+        for tensor in tensors:
+            held = tensor.detach().contiguous()
+            dist.broadcast(held, 0)
+            if held.data_ptr() != tensor.data_ptr():
+                tensor.detach().copy_(held)
 
     def check_same(self, what: str, value: Any) -> None:
         """Refuse a run whose processes do not see the same.
@@ -149,17 +185,6 @@ class Processes:
                 return
             time.sleep(0.05)
 
-    def _told(self, value: Any, source: int) -> Any:
-        """What process `source` has."""
-        written = json.dumps(value).encode() if self.rank == source else b""
-        length = torch.tensor([len(written)])
-        dist.broadcast(length, source)
-        content = torch.empty(int(length), dtype=torch.uint8)
-        if self.rank == source:
-            content = torch.frombuffer(bytearray(written), dtype=torch.uint8)
-        dist.broadcast(content, source)
-        return json.loads(content.numpy().tobytes())
-
 
 ALONE = Processes()
 
@@ -209,6 +234,14 @@ def lost(error: BaseException) -> LostError:
         "another process of this run has gone or did not answer in time (`dist_timeout`): was it killed, or is its "
         f"machine out of reach? ({_first_line(error)})"
     )
+
+
+def _bytes(value: Any) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _value(content: Tensor) -> Any:
+    return json.loads(content.numpy().tobytes())
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from vitcompact.analysis import analyze
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.cli import images, inputs
@@ -12,13 +14,15 @@ from vitcompact.cli.report import check_report, heading, write_report
 from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace
+from vitcompact.data import shared_images
 from vitcompact.errors import UsageError
 from vitcompact.planning.curves import Curves
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Analyze SOURCE; the workspace keeps source, images, selection and result."""
-    with Workspace(options.workdir).held() as space:
+    first, space = common.processes_of(console).first, Workspace(options.workdir)
+    with space.held() if first else nullcontext():  # of several processes the first writes
         _run(options, given, space, console)
 
 
@@ -34,15 +38,18 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
     if options.report is not None:
         check_report(options.report)
     original = inputs.open_original(options, given, None, console)
-    calibration = images.calibration_images(original.model, options, console)
+    processes = common.processes_of(console)
+    calibration = images.calibration_images(original.model, options, console, processes)
     report = analyze(
         original.model,
-        calibration,
+        None if calibration is None else shared_images(calibration, processes),
         **inputs.selection_arguments(options),
         curves=Curves(space.curves_file),
         device=options.device,
         progress=console.progress,
     )
+    if not processes.first:
+        return
     document = {**report.to_json(), "options": inputs.effective(options)}
     width = original.loaded.dtype.itemsize
     document["bytes"] = width * report.cost.params

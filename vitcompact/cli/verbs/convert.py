@@ -19,7 +19,7 @@ from vitcompact.cli.spoken import flags
 from vitcompact.cli.verbs import common
 from vitcompact.cli.verbs.within import run_within
 from vitcompact.cli.workspace import Workspace
-from vitcompact.data import CalibrationImages
+from vitcompact.data import ImageBatches, shared_images
 from vitcompact.errors import UsageError
 from vitcompact.options.selection import LimitOptions
 from vitcompact.options.surgery import SurgeryOptions
@@ -37,8 +37,11 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
 
 def _run(options: Options, given: frozenset[str], console: Console, held: ExitStack) -> None:
     options = inputs.given_source(options)
-    space = common.workspace_for(options, held)
+    processes = common.processes_of(console)
+    space = common.workspace_for(options, held, processes)
     if of_kind(LimitOptions, options).given:
+        if processes.several:
+            raise UsageError(f"{flags()['max_drop']} looks for a size in one process: start it without torchrun")
         run_within(options, given, space, console, held)
         return
     options = inputs.with_default(_filled(options, given, space, console), given, console)
@@ -49,24 +52,29 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     of_kind(SurgeryOptions, options)
     open_device(options.device)
     _check_report(options, wanted)
-    outs = [] if options.dry_run else [common.out_for(one, space, "convert", held) for one in wanted]
+    outs = [] if options.dry_run else [common.out_for(one, space, "convert", held, processes) for one in wanted]
     plan_file = _plan_file(options, space) if options.dry_run else None
     original = inputs.open_original(options, given, space, console)
-    calibration = images.calibration_images(original.model, options, console)
+    calibration = images.calibration_images(original.model, options, console, processes)
+    shared = None if calibration is None else shared_images(calibration, processes)
     curves = Curves(None if space is None else space.curves_file)
     if plan_file is not None:
-        _plan_only(options, original, calibration, plan, plan_file, curves, console)
+        _plan_only(options, original, shared, plan, plan_file, curves, console)
         return
     documents = []
     for one, out in zip(wanted, outs, strict=True):
-        arguments = {**_arguments(one, calibration, console), "plan": plan, "seed": options.seed, "curves": curves}
+        arguments = {**_arguments(one, shared, console), "plan": plan, "seed": options.seed, "curves": curves}
         model = convert(original.model, **arguments)
+        if not processes.first:
+            continue
         typed = command_of("convert", one, given)
         documents.append(common.write_converted(model, one, original, out, typed))
         if options.report is not None:
             page = conversion_page(original.model, model, calibration, documents[0], options.device)
             write_report({**page, **heading("convert", options, given, original)}, options.report)
             console.note(f"drawn into {options.report}")
+    if not processes.first:
+        return
     if len(wanted) > 1:
         console.result({"budgets": documents}, targets_table(documents))
         console.note(
@@ -117,7 +125,7 @@ def _each_target(options: Options, space: Workspace | None) -> list[Options]:
     return [dataclasses.replace(options, **{name: share}, out=str(base / f"{unit}-{share:g}")) for share in shares]
 
 
-def _arguments(options: Options, calibration: CalibrationImages | None, console: Console) -> dict[str, Any]:
+def _arguments(options: Options, calibration: ImageBatches | None, console: Console) -> dict[str, Any]:
     """What `plan` and `convert` of the library both take."""
     return {
         **inputs.selection_arguments(options),
@@ -153,7 +161,7 @@ def _read_plan(options: Options, given: frozenset[str]) -> Plan:
 def _plan_only(
     options: Options,
     original: inputs.Original,
-    calibration: CalibrationImages | None,
+    calibration: ImageBatches | None,
     plan: Plan | None,
     path: Path,
     curves: Curves,
@@ -163,6 +171,8 @@ def _plan_only(
     before = common.cost_of(original.model)
     if plan is None:
         plan = make_plan(original.model, **_arguments(options, calibration, console), curves=curves)
+    if not common.processes_of(console).first:
+        return
     after = predicted_cost(original.model, plan)
     document = {
         **common.before_after(before, after),

@@ -27,7 +27,9 @@ from vitcompact.options.evaluation import ProbeOptions
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
     """Score MODEL, and compare it with a reference."""
-    options = inputs.given_source(options)
+    options, processes = inputs.given_source(options), common.processes_of(console)
+    if processes.several and options.report is not None:
+        raise UsageError(f"{flags()['report']} draws what one process has seen: start it without torchrun")
     open_device(options.device)
     if options.report is not None:
         check_report(options.report, png=False)
@@ -48,6 +50,11 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
     else:
         images.warn_overlap(fitted, data, console)
         probe_images, batches = probe_batches(loaded.model, fitted, data)
+    if batches.num_samples is not None:
+        processes.check_enough(f"{batches.num_samples} evaluation images", batches.num_samples)
+    batches = batches.shared(processes.rank, processes.world) if processes.several else batches
+    if processes.several and probe_images is not None:
+        probe_images = probe_images.shared(processes.rank, processes.world)
     observer = None
     if options.report is not None and reference is not None:
         observer = MostChanged(bool(num_classes(loaded.model)) and options.probe is None)
@@ -62,10 +69,14 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         amp_dtype=common.amp_dtype(options),
         progress=console.progress,
         observer=observer,
+        processes=processes,
     )
+    skipped = round(processes.sums(len(batches.skipped))[0])
+    if not processes.first:
+        return
     document = {
         **result.to_json(),
-        "skipped": len(batches.skipped),
+        "skipped": skipped,
         "model": str(options.source),
         "reference_model": None if reference is None else reference.provenance.source,
         "images": batches.description,

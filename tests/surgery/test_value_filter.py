@@ -73,8 +73,8 @@ def test_filters_lower_the_error_of_a_local_layer(images: Tensor, monkeypatch: p
     model = model_of()
     run = Streams.inputs
 
-    def local(streams: Any, site: Any, module: str, num_images: int | None = None) -> Any:
-        for got, target in run(streams, site, module, num_images):
+    def local(streams: Any, site: Any, module: str, num_images: int | None = None, into: Any = ()) -> Any:
+        for got, target in run(streams, site, module, num_images, into):
             if module.endswith("attn"):
                 layer = LocalHead(streams.original.get_submodule(module), model.num_prefix_tokens)
                 out = layer(*got.args, **got.kwargs)

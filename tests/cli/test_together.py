@@ -90,7 +90,7 @@ def test_images_are_counted_once(done: tuple[Path, Path, list[Ended]]) -> None:
     one, two = (json.loads(text[text.index("{\n") :]) for text in texts)
     for name in ("num_samples", "top1", "top5", "agreement", "skipped", "reference"):
         assert one[name] == two[name]
-    assert one["cosine"] == pytest.approx(two["cosine"], abs=1e-6)
+    assert one["cosine"] == pytest.approx(two["cosine"], abs=1e-5)  # each of its own conversion
 
 
 def with_own_words(words: Sequence[Sequence[str]]) -> int:

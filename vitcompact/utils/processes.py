@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ T = TypeVar("T")
 _FAILED, _CODE, _LEFT = "vitcompact/failed", "vitcompact/code", "vitcompact/left"
 _LINGER = 10.0
 """Seconds that the process which holds the store waits for the others to read it, where torchrun does not hold it."""
+_PATIENCE = 60.0
+"""Seconds that a process may take to end when its launcher has gone."""
 _SIGNS = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "application timeout caused pair")
 
 
@@ -214,6 +218,8 @@ def joined(place: Place, timeout: float, device: str = "cpu") -> Iterator[Proces
             f"{place.world} processes were to meet at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}, "
             f"and did not within {timeout:g} seconds (`dist_timeout`): {_first_line(error)}"
         ) from error
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=_end_with, args=(os.getppid(),), name="vitcompact-launcher", daemon=True).start()
     try:
         yield Processes(rank, world, place.local_rank, store)
     finally:
@@ -246,6 +252,15 @@ def _value(content: Tensor) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+
+
+def _end_with(launcher: int) -> None:
+    """End politely, then at once, when torchrun has gone: it starts processes that outlive it where it is killed."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_PATIENCE)
+    os._exit(130)
 
 
 def _let_go() -> None:

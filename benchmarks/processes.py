@@ -1,0 +1,204 @@
+"""finetune in one process and in several: its speed beside a bare loop's, and what is left after kills at any moment.
+
+    python benchmarks/processes.py speed            # a table; one core a process
+    python benchmarks/processes.py kills --kills 30 # runs of one and two processes, killed at random and resumed
+
+Processes are started by torchrun. Models have random weights, images are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+import vitcompact
+from vitcompact.training import TensorBatches, TrainOptions, finetune
+from vitcompact.training.distill import Distiller, block_names
+from vitcompact.training.state import STATE_NAME, load_state
+from vitcompact.utils.launch import place_of
+from vitcompact.utils.processes import ALONE, Processes, joined
+
+MODEL = {"model_name": "vit_small_patch16_224", "img_size": 112, "depth": 3, "num_classes": 10}
+TINY = ("--model-kwargs", "depth=2")
+
+
+def pair(images: torch.Tensor) -> tuple[nn.Module, nn.Module]:
+    """A teacher, and the student that the pair makes of it."""
+    torch.manual_seed(0)
+    teacher = timm.create_model(**MODEL).eval()
+    return teacher, vitcompact.convert(teacher, images=images[:32], ratio=0.5, rank_ratio=0.5)
+
+
+def bare(teacher: nn.Module, student: nn.Module, images: torch.Tensor, steps: int, batch: int) -> float:
+    """Seconds of the least that a step takes: teacher forward, student forward and backward, AdamW."""
+    options = TrainOptions(steps=steps, amp=False)
+    distiller = Distiller(student.train(False), teacher, block_names(teacher), options, None)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
+    labels, start = torch.zeros(batch, dtype=torch.int64), time.monotonic()
+    for step in range(steps):
+        distiller.loss(images[(step % 4) * batch : (step % 4 + 1) * batch], labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    distiller.close()
+    return time.monotonic() - start
+
+
+def ours(
+    teacher: nn.Module, student: nn.Module, images: torch.Tensor, steps: int, batch: int, processes: Processes
+) -> float:
+    """Seconds that so many steps more of `finetune` take: what comes before and after the loop is in both runs."""
+    spent = []
+    for count in (2, 2 + steps):
+        stream, start = TensorBatches(images, batch_size=batch), time.monotonic()
+        options = TrainOptions(steps=count, amp=False, lr=1e-5)
+        finetune(student, teacher, stream, options=options, processes=processes)
+        spent.append(time.monotonic() - start)
+    return spent[1] - spent[0]
+
+
+def timed(rounds: int, steps: int, batch: int, processes: Processes) -> None:
+    """Print images a second of each round."""
+    torch.set_num_threads(1)
+    images = torch.randn(4 * batch, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    teacher, student = pair(images)
+    for _ in range(rounds):
+        line = [f"{processes.world} process(es)"]
+        if not processes.several:
+            line.append(f"bare {steps * batch / bare(teacher, student, images, steps, batch):.1f}")
+        line.append(f"finetune {steps * batch / ours(teacher, student, images, steps, batch, processes):.1f} images/s")
+        if processes.first:
+            print("  ".join(line), flush=True)
+
+
+def speed(rounds: int, steps: int, batch: int) -> None:
+    """One process and two, in turn."""
+    words = [__file__, "round", "--steps", str(steps), "--batch-size", str(batch)]
+    for _ in range(rounds):
+        subprocess.run([sys.executable, *words], check=True)
+        subprocess.run([*torchrun(2), *words], check=True)
+
+
+def torchrun(world: int) -> list[str]:
+    """The launcher, for so many processes on this machine."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+
+
+def kills(count: int, seed: int) -> None:
+    """Kill runs at random times, resume them, and compare what they end in with a run that was left alone."""
+    chance = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pixels = np.random.default_rng(0).integers(0, 255, (24, 40, 40, 3), dtype=np.uint8)
+        (folder / "images").mkdir()
+        for number, each in enumerate(pixels):
+            Image.fromarray(each).save(folder / "images" / f"{number}.png")
+        torch.manual_seed(0)
+        weights = folder / "w.pth"
+        torch.save(timm.create_model("test_vit", num_classes=2, img_size=32, depth=2).state_dict(), weights)
+        data = ["--data-dir", str(folder / "images")]
+        vit = [str(weights), str(folder / "compact"), "--model", "test_vit", *TINY, "--method", "pair"]
+        subprocess.run([sys.executable, "-m", "vitcompact", "convert", *vit, *data, "-q"], check=True, stdout=-3)
+        for world in (1, 2):
+            start = torchrun(world) if world > 1 else [sys.executable]
+            words = [*start, __file__, "train", str(folder / "compact"), str(folder / "images")]
+            killed(words, folder, world, count // 2, chance)
+
+
+def killed(words: Sequence[str], folder: Path, world: int, count: int, chance: random.Random) -> None:
+    """So many kills of one number of processes."""
+    alone, again = folder / f"alone-{world}", folder / f"again-{world}"
+    began = time.monotonic()
+    subprocess.run([*words, str(alone)], check=True, stdout=-3, stderr=-3)
+    lasts, done, unread, orphans, steps = time.monotonic() - began, 0, 0, 0, []
+    while done < count:
+        run = subprocess.Popen([*words, str(again)], stdout=-3, stderr=-3, start_new_session=True)
+        try:
+            run.wait(chance.uniform(0.4, 1.0) * lasts)
+            shutil.rmtree(again.with_name(f"{again.name}-state"), ignore_errors=True)
+            shutil.rmtree(again, ignore_errors=True)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+            done += 1
+            orphans += left_behind(str(again))
+            state = again.with_name(f"{again.name}-state") / STATE_NAME
+            if state.exists():
+                try:
+                    steps.append(load_state(state).values["plan"]["step"])
+                except vitcompact.VitCompactError:
+                    unread += 1
+    subprocess.run([*words, str(again)], check=True, stdout=-3, stderr=-3)
+    first, second = (load_file(each / "model.safetensors") for each in (alone, again))
+    same = all(torch.equal(first[name], second[name]) for name in first)
+    print(
+        f"{world} process(es): {done} kills, at steps {steps}; files that cannot be read {unread}, processes left "
+        f"{orphans}, the same bits in the end: {same}",
+        flush=True,
+    )
+
+
+def left_behind(out: str) -> bool:
+    """Whether processes that torchrun had started outlive it for half a minute."""
+    until = time.monotonic() + 30
+    while subprocess.run(["pgrep", "-f", f"train .* {out}$"], stdout=-3).returncode == 0:
+        if time.monotonic() > until:
+            return True
+        time.sleep(0.5)
+    return False
+
+
+def train(compact: str, images: str, out: str) -> int:
+    """What is killed: `finetune`, with a state as often as the disk allows."""
+    from vitcompact.cli.app import main
+    from vitcompact.training import loop
+
+    loop._SAVE_SHARE = 0
+    TrainOptions.__dataclass_fields__["save_minutes"].default = 1e-9
+    loop.Loop._save_sometimes = lambda self: self.keeper.save(self.stepper, self.plan, self.watch.seconds)  # type: ignore[assignment, method-assign]
+    words = ["finetune", compact, out, "--data-dir", images, "--steps", "400", "-b", "8", "--resume", "auto"]
+    return main([*words, "--overwrite"])
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["speed", "kills", "round", "train"])
+    parser.add_argument("paths", nargs="*")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    place = place_of(os.environ)
+    if args.task == "train":
+        sys.exit(train(*args.paths))
+    elif args.task == "speed":
+        speed(args.rounds, args.steps, args.batch_size)
+    elif args.task == "kills":
+        kills(args.kills, args.seed)
+    elif place is None:
+        timed(1, args.steps, args.batch_size, ALONE)
+    else:
+        with joined(place, 600) as processes:
+            timed(1, args.steps, args.batch_size, processes)
+
+
+if __name__ == "__main__":
+    main()

@@ -91,7 +91,7 @@ def test_held_out_images_do_not_shape_the_filters() -> None:
     filters(core).zero_()
 
     seen = SimpleNamespace(args=(x,), kwargs={}, parts=Parts.of(0, 64, 64))
-    images: Any = SimpleNamespace(inputs=lambda *_: [(seen, torch.cat((target, target), dim=-1))])
+    images: Any = SimpleNamespace(inputs=lambda *_, **__: [(seen, torch.cat((target, target), dim=-1))])
     layer: Any = SimpleNamespace(name="blocks.0.attn")
     found = refit._filters(images, layer, core, 0.5)
     torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import safetensors
 
+from vitcompact.training.keep import REPLACED
 from vitcompact.utils.files import restored
 
 STATES = ("last.safetensors", "best.safetensors")
@@ -55,7 +56,7 @@ _ASKED = re.compile(
 def _content(path: Path) -> bytes:
     """What a file holds, but for what tells one run from the run after it: times, its number, how it was asked for."""
     content = path.read_bytes()
-    if path.name == "last.safetensors":  # times change the length of its header, and its metadata have no order
+    if path.name in STATES:  # times change the length of the header, and metadata have no order
         length = int.from_bytes(content[:8], "little")
         with suppress(ValueError):
             header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True)
@@ -108,11 +109,12 @@ class Expected:
         for name in {**self.before, **self.after}:
             restored(box / name)
         now = units(box)
+        aside = {name.replace(f"/{REPLACED}/", "/"): now.pop(name) for name in [*now] if f"/{REPLACED}/" in name}
         for name in sorted({**self.before, **self.after, **now}):
             allowed = {units_[name] for units_ in (self.before, self.after) if name in units_}
             allowed |= self.passing.get(name, frozenset())
             if name not in now:
-                if name in self.before:
+                if name in self.before and aside.get(name) != self.before[name]:
                     found.append(f"{name} is lost")
             elif not allowed:
                 found.append(f"{name} is new to this place")

@@ -203,6 +203,19 @@ def test_beginning_anew_keeps_a_run_that_did_not_end(
     assert same_weights(whole, go(state_dir=tmp_path, resume=tmp_path / "earlier"))
     finetune(student, teacher, stream, options=options(steps=1), state_dir=tmp_path)  # what ended is not kept
     assert {path.name for path in (tmp_path / "earlier").iterdir()} == there
+    assert {path.name for path in tmp_path.iterdir()} == {STATE_NAME, "earlier"}
+
+
+def test_what_a_run_left_that_ended_waits_until_the_next_one_has(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    finetune(student, teacher, stream, options=options(steps=2), state_dir=tmp_path)
+    left = (tmp_path / STATE_NAME).read_bytes()
+    with pytest.raises(Interrupted):
+        finetune(student, teacher, stream, options=options(steps=4), state_dir=tmp_path, progress=StopAfter(1))
+    assert (tmp_path / "replaced" / STATE_NAME).read_bytes() == left
+    finetune(student, teacher, stream, options=options(steps=4), state_dir=tmp_path, resume="auto")
+    assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
 
 
 def test_the_best_weights_are_those_of_the_run_that_is_continued(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -37,6 +38,8 @@ _FREE = ("eval_every", "eval_share", "save_minutes", "grad_accum")
 
 EARLIER = "earlier"
 """Folder beside a state, with that of the run before which did not end."""
+REPLACED = "replaced"
+"""Folder beside a state, with that of a run which ended, until the run that replaces it has."""
 
 _WHAT = {
     "model": "the converted model",
@@ -128,18 +131,23 @@ class Keeper:
     def begin_anew(self) -> None:
         """Make room in the folder: what a run left that did not end goes to `EARLIER`, from where it can be resumed.
 
+        What a run left that ended waits in `REPLACED` until this one ends too.
+
         Raises:
             UsageError: the disk refuses.
         """
         if self.folder is None:
             return
         there = [path for path in (self.folder / STATE_NAME, self.folder / BEST_NAME) if path.exists()]
-        if there[:1] == [self.folder / STATE_NAME] and not _is_finished(there[0]):
-            kept = self.folder / EARLIER
-            with disk_errors(kept), staged(kept) as aside:
-                for path in there:
-                    link_or_copy(path, aside / path.name)
-                publish(aside, kept)
+        if not there:
+            return
+        unfinished = there[0].name == STATE_NAME and not _is_finished(there[0])
+        kept = self.folder / (EARLIER if unfinished else REPLACED)
+        with disk_errors(kept), staged(kept) as aside:
+            for path in there:
+                link_or_copy(path, aside / path.name)
+            publish(aside, kept)
+        if unfinished:
             logger.warning("a run that did not end left its state: it is kept, and `resume=%r` continues it", str(kept))
         for path in there:
             path.unlink()
@@ -175,7 +183,10 @@ class Keeper:
         skipped = {"in_a_row": stepper.bad_in_a_row, "all": stepper.bad_steps}
         state.values |= {"identity": self._identity, "plan": asdict(plan), "seconds": seconds}
         state.values |= {"notes": self.notes, "skipped": skipped}
-        return self._write(state, STATE_NAME)
+        written = self._write(state, STATE_NAME)
+        if written and plan.finished:
+            shutil.rmtree(self.folder / REPLACED, ignore_errors=True)
+        return written
 
     def restore(self, state: State, beside: Path | None, stepper: Stepper) -> tuple[StepPlan, float]:
         """Bring the run back to `state`, which lay in the folder `beside`; returns its plan and the seconds spent.

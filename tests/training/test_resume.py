@@ -218,6 +218,18 @@ def test_what_a_run_left_that_ended_waits_until_the_next_one_has(
     assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
 
 
+def test_somebodys_files_are_not_replaced_by_an_earlier_state(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    own = tmp_path / "replaced" / "thesis.txt"
+    own.parent.mkdir()
+    own.write_text("mine")
+    finetune(student, teacher, stream, options=options(steps=1), state_dir=tmp_path)
+    with pytest.raises(UsageError, match="replaced is where an earlier state goes, and it holds other files"):
+        finetune(student, teacher, stream, options=options(steps=1), state_dir=tmp_path)
+    assert own.read_text() == "mine"
+
+
 def test_the_best_weights_are_those_of_the_run_that_is_continued(
     student: nn.Module, teacher: nn.Module, stream: TensorBatches, images: Tensor, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ class Keeper:
         What a run left that ended waits in `REPLACED` until this one ends too.
 
         Raises:
-            UsageError: the disk refuses.
+            UsageError: the disk refuses, or somebody's own files are where the state goes.
         """
         if self.folder is None:
             return
@@ -143,6 +143,8 @@ class Keeper:
             return
         unfinished = there[0].name == STATE_NAME and not _is_finished(there[0])
         kept = self.folder / (EARLIER if unfinished else REPLACED)
+        if kept.exists() and not _is_aside(kept):
+            raise UsageError(f"{kept} is where an earlier state goes, and it holds other files: move it away")
         with disk_errors(kept), staged(kept) as aside:
             for path in there:
                 link_or_copy(path, aside / path.name)
@@ -185,7 +187,7 @@ class Keeper:
         state.values |= {"notes": self.notes, "skipped": skipped}
         written = self._write(state, STATE_NAME)
         if written and plan.finished:
-            shutil.rmtree(self.folder / REPLACED, ignore_errors=True)
+            _forget(self.folder / REPLACED)
         return written
 
     def restore(self, state: State, beside: Path | None, stepper: Stepper) -> tuple[StepPlan, float]:
@@ -224,6 +226,18 @@ class Keeper:
 def _known(path: Path | None) -> Path:
     assert path is not None  # the first process knows it
     return path
+
+
+def _is_aside(folder: Path) -> bool:
+    """Whether a folder holds nothing but a state that was set aside."""
+    return folder.is_dir() and all(path.name in (STATE_NAME, BEST_NAME) and is_state(path) for path in folder.iterdir())
+
+
+def _forget(folder: Path) -> None:
+    """Remove a state that was set aside, and nothing else."""
+    if folder.is_dir() and _is_aside(folder):
+        with suppress(OSError):
+            shutil.rmtree(folder)
 
 
 def _is_finished(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from vitcompact.data import from_tensor
 from vitcompact.folding.verify import perturbed
 from vitcompact.options.compaction import CompactionOptions
 from vitcompact.options.recipes import recipe
+from vitcompact.planning.request import Budget, OutOfReach
 from vitcompact.plans.schema import Plan
 from vitcompact.utils.device import frozen_copy
 
@@ -317,12 +319,30 @@ def test_presets_are_recipes_that_come_with_the_package(name: str) -> None:
         ({"minutes": 0.0}, "`minutes` must be above 0"),
         ({"preset": "tiny"}, "unknown `preset` 'tiny'"),
         ({"protect": ["nothing*"]}, "matches no layer"),
-        ({"macs": 0.001}, "out of reach"),
+        ({"macs": 0.001}, r"`macs=0\.001` is out of reach"),
     ],
 )
 def test_bad_requests(options: dict[str, Any], message: str, vit: nn.Module, images: Tensor) -> None:
     with pytest.raises(UsageError, match=message):
         vitcompact.compact(vit, images, **options)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"speedup": 1.5}, "`speedup=1.5` is out of reach with these operators: about 1.25 times as fast is the most"),
+        ({"params": 0.1}, "`params=0.1` is out of reach with these operators: about 0.80 is the least"),
+        ({"preset": "small"}, "`macs=0.5` is out of reach with these operators: about 0.80 is the least"),
+    ],
+)
+def test_a_size_out_of_reach_is_told_as_it_was_asked_for(asked: dict[str, Any], message: str) -> None:
+    def plan(unit: Any, target: float) -> None:
+        raise Budget(unit, target).out_of_reach(0.8)
+
+    planner: Any = SimpleNamespace(plan=plan)
+    with pytest.raises(OutOfReach) as caught:
+        room._planned(planner, CompactionOptions(**asked))
+    assert str(caught.value) == message
 
 
 def test_a_compacted_model_is_refused(result: CompactResult, images: Tensor) -> None:

@@ -36,6 +36,7 @@ from vitcompact.options.compaction import CompactionOptions, Preset
 from vitcompact.options.selection import MergeTokens
 from vitcompact.planning.budget_plan import BudgetPlan
 from vitcompact.planning.budget_report import budget_json
+from vitcompact.planning.request import OutOfReach
 from vitcompact.planning.scope import check_patterns
 from vitcompact.planning.selection import patterns
 from vitcompact.utils.device import frozen_copy
@@ -149,7 +150,7 @@ def compact(
         assert max_drop is not None
         found, attempt = _smallest(planner, work, max_drop)
     else:
-        found = work.step("plan", partial(planner.plan, *asked.size))
+        found = work.step("plan", partial(_planned, planner, asked))
         attempt = work.closed_form(found.plan)
         attempt = work.improved(attempt, USUAL_DROP if max_drop is None else max_drop)
     folded = work.step("fold", lambda: work.folded(attempt))
@@ -182,6 +183,20 @@ def compact(
     config = getattr(evaluation, "config", None) or getattr(batches, "config", None) or resolve_input(model)
     seen = changed.to_page(config, names_to_show(model, evaluation))
     return replace(result, budget=budget, analysis=analysis, changed=seen)
+
+
+def _planned(planner: Planner, asked: CompactionOptions) -> BudgetPlan:
+    """The plan for the size that was asked for; a refusal names what was asked for."""
+    assert asked.size is not None
+    unit, target = asked.size
+    try:
+        return planner.plan(unit, target)
+    except OutOfReach as error:
+        wanted, end = f"`{unit}={target:g}`", f"about {error.least:.2f} is the least"
+        if asked.speedup is not None:
+            wanted = f"`speedup={asked.speedup:g}`"
+            end = f"about {1 / max(error.least, 1e-9):.2f} times as fast is the most"
+        raise OutOfReach(f"{wanted} is out of reach with these operators: {end}", error.least) from error
 
 
 def _inside(work: Work, folded: nn.Module, budget: dict[str, Any]) -> AnalysisReport:

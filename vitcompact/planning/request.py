@@ -16,7 +16,15 @@ Unit = Literal["macs", "params", "latency"]
 
 
 class OutOfReach(UsageError):
-    """A target below what the operators can leave."""
+    """A target below what the operators can leave.
+
+    Attributes:
+        least: the share that is about the least.
+    """
+
+    def __init__(self, message: str, least: float) -> None:
+        super().__init__(message)
+        self.least = least
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,8 @@ class Budget:
     def out_of_reach(self, least: float) -> OutOfReach:
         """The refusal of a target below the `least` share that can be left."""
         wanted = f"`target_{self.unit}={self.target:g}`"
-        return OutOfReach(f"{wanted} is out of reach with these operators: about {max(least, 0.0):.2f} is the least")
+        least = max(least, 0.0)
+        return OutOfReach(f"{wanted} is out of reach with these operators: about {least:.2f} is the least", least)
 
 
 def budget_of(

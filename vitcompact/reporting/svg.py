@@ -59,10 +59,9 @@ def curve(points: Sequence[Point], chosen: Point, name: str) -> str:
         chosen: likewise.
         name: what the cost is.
     """
-    shown = sorted({*points, chosen}, reverse=True)
-    plane = Plane.around([(x, max(y, 1e-12)) for x, y in shown], falling=True)
+    plane = Plane.around([(x, max(y, 1e-12)) for x, y in (*points, chosen)], falling=True)
     parts = plane.frame(f"{name} left", _percents(plane))
-    parts.append(plane.line(shown, "curve"))
+    parts.append(plane.line(sorted(points, reverse=True), "curve"))  # a plan of a measured time lies beside it
     x, y = plane.place(*chosen)
     tip = f"<title>{100 * chosen[0]:.1f} % of the {escape(name)} left, loss increase {chosen[1]:.2e}</title>"
     parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" class="dot">{tip}</circle>')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import timm
@@ -28,10 +28,14 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    """Two blocks in which no weight is trivial."""
+    return two_blocks(num_heads=4)
+
+
+def two_blocks(num_heads: int) -> nn.Module:
+    """A ViT in which no weight is trivial."""
     torch.manual_seed(0)
     made: nn.Module = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=4, num_classes=5
+        "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=32, num_heads=num_heads, num_classes=5
     )
     with torch.no_grad():
         for parameter in made.parameters():
@@ -81,6 +85,59 @@ def test_plan_and_weights_do_not_hang_on_the_number_of_threads(model: nn.Module,
         torch.set_num_threads(before)
     assert vitcompact.results(found).plan.layers == vitcompact.results(wanted).plan.layers
     assert furthest(wanted.state_dict(), found.state_dict()) < WEIGHTS
+
+
+class Eigen(NamedTuple):
+    """What `torch.linalg.eigh` returns."""
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+
+def other_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eigenvectors and singular vectors, as good as they were: every second one comes negated."""
+    exact_svd, exact_eigh, exact_qr = torch.linalg.svd, torch.linalg.eigh, torch.linalg.qr
+
+    def by_turns(count: int) -> Tensor:
+        return (1 - 2 * (torch.arange(count) % 2)).double()
+
+    def svd(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        u, s, vh = exact_svd(*args, **kwargs)
+        return u * by_turns(u.shape[-1]), s, vh * by_turns(vh.shape[-2])[:, None]
+
+    def eigh(*args: Any, **kwargs: Any) -> Eigen:
+        values, vectors = exact_eigh(*args, **kwargs)
+        return Eigen(values, vectors * by_turns(vectors.shape[-1]))
+
+    def qr(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        q, r = exact_qr(*args, **kwargs)
+        return q * by_turns(q.shape[-1]), r * by_turns(r.shape[-2])[:, None]
+
+    for name, other in {"svd": svd, "eigh": eigh, "qr": qr}.items():
+        monkeypatch.setattr(torch.linalg, name, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "with_images"),
+    [
+        ({"rank_ratio": 0.5, "only": "ffn"}, True),
+        ({"rank_ratio": 0.5, "only": "ffn"}, False),
+        ({"rank_ratio": 0.5, "only": "ffn", "init": "svd"}, True),
+        ({"target_macs": 0.95, "ops": ["thin-qk"]}, True),
+        ({"target_macs": 0.95, "ops": ["thin-vo"]}, True),
+        ({"target_macs": 0.75}, True),
+    ],
+    ids=str,
+)
+def test_weights_do_not_hang_on_the_signs_of_eigenvectors(
+    images: Tensor, options: dict[str, Any], with_images: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, seen = two_blocks(num_heads=2), images if with_images else None
+    wanted = vitcompact.convert(model, images=seen, **options)
+    other_signs(monkeypatch)
+    found = vitcompact.convert(model, images=seen, **options)
+    assert vitcompact.results(found).plan == vitcompact.results(wanted).plan
+    assert furthest(wanted.state_dict(), found.state_dict()) < 1e-5
 
 
 @pytest.mark.broad

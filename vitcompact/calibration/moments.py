@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vitcompact.calibration.finite import check_finite
 from vitcompact.calibration.sums import summed
+from vitcompact.calibration.ties import signs
 from vitcompact.utils.processes import Processes
 
 FLOOR = 1e-9
@@ -48,6 +49,7 @@ class QkMoments:
         share = values.sqrt()[:, None]
         energy = values.square()
         energy = energy / energy.sum(-1, keepdim=True).clamp_min(1e-300)
+        share = share * signs(right.mT)[..., None, :]
         return inverse_q @ left * share, inverse_k @ right.mT * share, energy
 
 

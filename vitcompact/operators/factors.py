@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitcompact.calibration.ties import signs
 from vitcompact.layers.factor import FactorizedLinear
 
 
@@ -30,7 +31,7 @@ class Factors:
 def plain_svd(weight: Tensor, bias: Tensor, rank: int) -> Factors:
     """Truncation that is best for the weights alone (Eckart-Young): what is done without data, and the naive method."""
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
-    root = s[:rank].sqrt()
+    root = s[:rank].sqrt() * signs(u[:, :rank])
     return Factors(root[:, None] * vh[:rank], u[:, :rank] * root, bias)
 
 

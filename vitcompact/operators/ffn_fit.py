@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitcompact.calibration.least_squares import LeastSquares, Split
 from vitcompact.calibration.regularisation import choose
-from vitcompact.calibration.ties import lower
+from vitcompact.calibration.ties import lower, signs
 from vitcompact.operators.factors import Factors
 
 
@@ -55,6 +55,7 @@ def _truncate(statistics: LeastSquares, full: Tensor, rank: int) -> tuple[Tensor
     slope = full[:-1]
     _, vectors = torch.linalg.eigh(slope.T @ covariance @ slope)
     basis = vectors[:, -rank:].flip(1)
+    basis = basis * signs(basis)
     left = slope @ basis
     reduced = left @ basis.T
     intercept = full[-1] + mean @ (slope - reduced)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.moments import FLOOR, QkMoments, root_of
+from vitcompact.calibration.ties import signs
 from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.narrow import narrow
 from vitcompact.models import AttentionSite, Site
@@ -233,7 +234,7 @@ def value_bases(covariance: Tensor, proj: Tensor, root: Tensor | None = None) ->
     half, _ = root_of(covariance)
     _, values, right = torch.linalg.svd(half @ blocks, full_matrices=False)
     basis, _ = torch.linalg.qr(blocks @ right.mT, mode="complete")
-    return basis, values.square()
+    return basis * signs(basis)[..., None, :], values.square()
 
 
 def _project_rows(core: CompactAttention, part: str, basis: Tensor) -> None:

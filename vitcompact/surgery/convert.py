@@ -53,8 +53,8 @@ def convert(
 
     Without a target, half of the heads take their attention map from another head, chosen and refitted by output error
     on the images, and each FFN's output matrix becomes a product of two. With a target, all operators share a global
-    budget, spent where it losses the model's output least. Works block by block: inputs come from the converted stream,
-    targets from the original one. Memory is the statistics, one batch and one block's activations.
+    budget, spent where it changes the model's output least. Works block by block: inputs come from the converted
+    stream, targets from the original one. Memory is the statistics, one batch and one block's activations.
 
     Args:
         model: made by timm; `torch.compile`, `DataParallel`, DDP and timm's EMA around it are taken off. Where it is

@@ -5,7 +5,8 @@
 
 Each model is converted with every batch size on one thread, and with 64 images per batch on two threads. Then the
 command line does it on the same checkpoint's files, in fresh interpreters two at a time: with images decoded in its own
-thread and by two others, with other hash seeds, and in other batches. Printed, and recorded as JSON lines, are whether
+thread and by two others, with other hash seeds, in other batches, and with the images shared by two processes that
+torchrun starts. Printed, and recorded as JSON lines, are whether
 the plan is that of the first conversion of its kind (64 images per batch, one thread), the largest difference of a
 weight and of an output relative to the largest one of its tensor, and the share of equal first guesses. What is
 recorded already is not run again.
@@ -23,6 +24,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +45,26 @@ PLAIN = 64
 
 @dataclass(frozen=True)
 class Way:
-    """How one conversion is done; `workers` is None in this process, else the command line's, with a hash seed."""
+    """How one conversion is done; `workers` is None in this process, else the command line's, with a hash seed.
+
+    `processes` share the images of one conversion.
+    """
 
     batch_size: int
     threads: int = 1
     workers: int | None = None
     hash_seed: int | None = None
+    processes: int = 1
 
     def __str__(self) -> str:
         text = f"batch {self.batch_size:3}, {self.threads} thread(s)"
-        return text if self.workers is None else f"{text}, command, {self.workers} worker(s), seed {self.hash_seed}"
+        if self.workers is not None:
+            text += f", command, {self.workers} worker(s), seed {self.hash_seed}"
+        return text if self.processes == 1 else f"{text}, {self.processes} processes"
 
 
-COMMANDS = (Way(PLAIN, 1, 0, 0), Way(PLAIN, 1, 2, 1), Way(7, 1, 2, 2))
+COMMANDS = (Way(PLAIN, 1, 0, 0), Way(PLAIN, 1, 2, 1), Way(7, 1, 2, 2), Way(PLAIN, 1, 0, 0, processes=2))
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,9 @@ def commanded(name: str, data: Path, images: Tensor, case: str, ways: Sequence[W
 
         def run(number: int) -> Path:
             way, out = ways[number], Path(folder, str(number))
-            command = [sys.executable, "-m", "vitcompact", "convert", str(data / source), str(out), *chosen, "--quiet"]
+            launcher = [] if way.processes == 1 else [*TORCHRUN, str(way.processes)]
+            command = [sys.executable, *launcher, "-m", "vitcompact", "convert", str(data / source), str(out)]
+            command += [*chosen, "--quiet"]
             command += ["--data-dir", str(data / tar_file), "--num-samples", str(len(images)), "--dtype", "float32"]
             command += ["--batch-size", str(way.batch_size), "--workers", str(way.workers)]
             threads = {"OMP_NUM_THREADS": str(way.threads), "PYTHONHASHSEED": str(way.hash_seed)}
@@ -157,18 +168,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 7, 16, 128], metavar="N")
     parser.add_argument("--num-images", type=int, default=160)
     parser.add_argument("--data", type=Path, default=Path("../shared"), help="the folder with models/ and data/")
-    parser.add_argument("--no-commands", action="store_true", help="only in this process")
+    parser.add_argument("--ways", default="*", metavar="GLOB", help="'*processes' or '*thread(s)', for instance")
     parser.add_argument("--record", type=Path, metavar="FILE", help="JSON lines, to which rows are added")
     args = parser.parse_args(argv)
     logging.getLogger("vitcompact").setLevel(logging.ERROR)
     rows = recorded(args.record)
     done = {(row["model"], row["case"], row["way"]) for row in rows}
-    ways = [*(Way(size) for size in args.batch_sizes), Way(PLAIN, 2)]
+    every = [*(Way(size) for size in args.batch_sizes), Way(PLAIN, 2), *COMMANDS[1:]]
+    ways = [way for way in every if fnmatchcase(str(way), args.ways)]
     for name in args.models:
         model, images = build(name, args.data, args.num_images)
         for case in args.cases:
-            within_this = [way for way in ways if (name, case, str(way)) not in done]
-            by_command = [way for way in COMMANDS[1:] if (name, case, str(way)) not in done and not args.no_commands]
+            missing = [way for way in ways if (name, case, str(way)) not in done]
+            within_this = [way for way in missing if way.workers is None]
+            by_command = [way for way in missing if way.workers is not None]
             found: list[Iterator[tuple[Way, Outcome]]] = []
             if within_this:
                 found.append(within(model, images, case, [Way(PLAIN), *within_this]))

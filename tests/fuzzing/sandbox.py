@@ -158,6 +158,7 @@ def prepare(seeds: Seeds, reader: str) -> None:
         "open_clip": lambda: seeds.open_clip,
         "torch": lambda: seeds.script,
         "arrays": lambda: seeds.five_channels,
+        "flax": lambda: seeds.google,
     }
     _ = seeds.images, seeds.converted, seeds.weights
     for package in READERS[reader].needs:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import vitcompact
 from tests.checkpoint.foreign import test_open_clip
+from tests.checkpoint.google import google_layout
 from tests.cli.commands import write_images
 from vitcompact.checkpoint import SourceOptions
 from vitcompact.cli.app import main
@@ -77,6 +78,11 @@ class Seeds:
         """The same in a file."""
         save_file(self.state, self.root / "weights.safetensors")
         return self.root / "weights.safetensors"
+
+    @cached_property
+    def google(self) -> dict[str, Any]:
+        """The same as arrays of Google's."""
+        return google_layout(self.model)
 
     @cached_property
     def script(self) -> bytes:

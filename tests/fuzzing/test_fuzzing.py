@@ -21,6 +21,7 @@ from .seeds import Seeds
 QUICK: tuple[str, ...] = (
     "safetensors",
     "torch",
+    "flax",
     "index",
     "beside",
     "timm config",

@@ -11,6 +11,7 @@ import yaml
 import vitcompact
 from vitcompact.checkpoint import load_source
 
+from .flax_files import hostile_npz
 from .mutate import Rng, hostile_document, of_the_system
 from .pickle_files import hostile_pickle
 from .reader import Read, Reader, verb
@@ -34,6 +35,13 @@ def _torch(seeds: Seeds, folder: Path, rng: Rng) -> Read:
     path = folder / f"x{rng.choice(('.pth', '.pt', '.bin', '.ckpt', '.pth.tar'))}"
     hostile_pickle(path, seeds.state, seeds.script, rng)
     (folder / "evil.py").write_text("open('EXECUTED', 'w').close()\n")
+    options = OPTIONS if rng.random() < 0.8 else None
+    return lambda: load_source(str(path), options)
+
+
+def _flax(seeds: Seeds, folder: Path, rng: Rng) -> Read:
+    path = folder / "x.npz"
+    hostile_npz(path, seeds.google, rng)
     options = OPTIONS if rng.random() < 0.8 else None
     return lambda: load_source(str(path), options)
 
@@ -80,6 +88,7 @@ def _beside(seeds: Seeds, folder: Path, rng: Rng) -> Read:
 READERS = (
     Reader("safetensors", _safetensors, 14),
     Reader("torch", _torch, 20),
+    Reader("flax", _flax, 6),
     Reader("index", _index, 6),
     Reader("beside", _beside, 6),
 )

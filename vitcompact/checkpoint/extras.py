@@ -45,6 +45,7 @@ _LONE = (
     "initted",
     "n_averaged",
 )
+_REPRESENTATION = "pre_logits."
 _CLASSIFIERS = ("head", "fc", "classifier", "linear")
 _PRETRAINING = ("decoder", "lm_head.")
 _SHOWN, _SHOWN_GROUPS = 4, 12
@@ -140,6 +141,22 @@ def check_classifier(state_dict: Mapping[str, Tensor], model: nn.Module, label: 
         raise CheckpointError(
             f"{label}: its classifier is no single layer ({', '.join(parts[:_SHOWN])}), which this architecture has;"
             " `num_classes=0` takes the features without it"
+        )
+
+
+def check_representation(layout: Layout, model: nn.Module, label: str) -> None:
+    """Refuse a trained classifier behind a layer of its own, which timm's Vision Transformers had and have no more.
+
+    Raises:
+        CheckpointError: so it is; the features can be had without both.
+    """
+    cfg: Any = model.pretrained_cfg
+    trained = layout.state_dict.get(f"{cfg.get('classifier')}.weight")
+    before = [name for name in (*layout.state_dict, *layout.dropped) if name.startswith(_REPRESENTATION)]
+    if before and trained is not None and before[0] not in model.state_dict() and bool(trained.any()):
+        raise CheckpointError(
+            f"{label}: its classifier stands behind a layer ({before[0]}) which this architecture does not have;"
+            " `num_classes=0` takes the features before it"
         )
 
 

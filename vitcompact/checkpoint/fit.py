@@ -15,6 +15,7 @@ from vitcompact.checkpoint.convert import Layout, to_layout
 from vitcompact.checkpoint.extras import (
     check_classifier,
     check_pooling,
+    check_representation,
     split_extras,
     with_bias,
     with_classifier,
@@ -77,6 +78,8 @@ def fit(weights: Weights, name: str, base: str, given: Mapping[str, Any], facts:
     model = meta_model(name, **args)
     if headless:
         layout = without_classifier(layout, model)
+    if not headless:
+        check_representation(layout, model, label)
     kept, left_out = split_extras(layout, model)
     check_classifier(kept, model, label)
     check_pooling(kept, model, label)

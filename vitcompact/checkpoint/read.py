@@ -14,13 +14,15 @@ from torch import Tensor
 from vitcompact.checkpoint.boxes import WRAPPERS, StateDict, choose_key, find_boxes, select_box
 from vitcompact.checkpoint.claims import check_tensors
 from vitcompact.checkpoint.facts import Facts, facts_beside, facts_of
+from vitcompact.checkpoint.flax import SUFFIX as FLAX_SUFFIX
+from vitcompact.checkpoint.flax import read_flax
 from vitcompact.checkpoint.formats import read_safetensors, read_torch
 from vitcompact.checkpoint.shards import INDEX_SUFFIX, files_of, index_of
 from vitcompact.errors import CheckpointError, UsageError
 
 logger = logging.getLogger("vitcompact")
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt", INDEX_SUFFIX)
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt", FLAX_SUFFIX, INDEX_SUFFIX)
 # A directory may hold several weights files; timm looks for them in this order.
 _PREFERRED = (
     *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
@@ -80,7 +82,9 @@ def has_weights_suffix(path: Path) -> bool:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a weights file, or all files of an index (`.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin`, `.index.json`).
+    """Read a weights file, or all files of an index.
+
+    Kinds: `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin`, Google's `.npz`, `.index.json`.
 
     Warns, naming the first tensor, when weights are not finite.
 
@@ -110,7 +114,12 @@ def read_weights(path: Path) -> Weights:
 
 def _read(path: Path) -> Mapping[Any, Any]:
     _check_file(path)
-    content = read_safetensors(path) if path.name.lower().endswith(".safetensors") else read_torch(path)
+    name = path.name.lower()
+    content: Any
+    if name.endswith(FLAX_SUFFIX):
+        content = read_flax(path)
+    else:
+        content = read_safetensors(path) if name.endswith(".safetensors") else read_torch(path)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
     return content
@@ -125,7 +134,7 @@ def weights_file_of(directory: Path) -> Path:
     for name in _PREFERRED:
         if (directory / name).is_file():
             return directory / name
-    for suffix in (INDEX_SUFFIX, *SUFFIXES):
+    for suffix in (INDEX_SUFFIX, *(suffix for suffix in SUFFIXES if suffix != FLAX_SUFFIX)):
         files = sorted(file for file in directory.glob(f"*{suffix}") if file.is_file())
         if files:
             return files[0]

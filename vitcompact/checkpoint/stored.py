@@ -11,6 +11,7 @@ import safetensors
 import torch
 from torch import nn
 
+from vitcompact.checkpoint.flax import SUFFIX, read_flax
 from vitcompact.checkpoint.formats import read_torch
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.read import WRAPPERS
@@ -28,6 +29,8 @@ def stored_dtype(path: Path) -> torch.dtype:
     """
     if path.name.lower().endswith(".safetensors"):
         return most_common(_header(path))
+    if path.name.lower().endswith(SUFFIX):
+        return dtype_of(read_flax(path))
     content = read_torch(path)
     inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     return dtype_of(inner)

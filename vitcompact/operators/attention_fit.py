@@ -58,8 +58,21 @@ def features(core: CompactAttention, inputs: AttentionInputs, terms: tuple[str, 
     q, k, v = core.project(inputs)
     plain = core.inner_norm(core.beside(core.attend(q, k, v, inputs), v, inputs))
     plain = plain if core.conv is None else plain + core.conv(v, inputs.grid)
-    sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, inputs, q.shape[-2])}
-    parts = [plain, *(sources[term]() for term in terms)]
+    return _at_proj(core, inputs, [plain, *_of_paths(inputs, v, q.shape[-2], terms)])
+
+
+def path_features(core: CompactAttention, inputs: AttentionInputs, v: Tensor, terms: tuple[str, ...]) -> Tensor:
+    """Only what paths of an aligned core contribute, of values computed before: `(batch, tokens, terms * channels)`."""
+    return _at_proj(core, inputs, _of_paths(inputs, v, v.shape[-2], terms))
+
+
+def _of_paths(inputs: AttentionInputs, v: Tensor, queries: int, terms: tuple[str, ...]) -> list[Tensor]:
+    sources = {"identity": lambda: v, "mean": lambda: allowed_mean(v, inputs, queries)}
+    return [sources[term]() for term in terms]
+
+
+def _at_proj(core: CompactAttention, inputs: AttentionInputs, parts: list[Tensor]) -> Tensor:
+    """Outputs of heads side by side, as `proj` gets them."""
     if core.gate is not None:
         gate = core.gate(inputs.x).sigmoid()
         parts = [part * gate for part in parts]

@@ -23,7 +23,7 @@ from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.models.site_cost import Sizes
 from vitcompact.operators import attention_fit
 from vitcompact.operators.base import Candidate, Operator, Request
-from vitcompact.operators.pair_heads import copy_costs, head_outputs, most_alike, pair_heads, pairing_images, with_maps
+from vitcompact.operators.pair_heads import copy_costs, most_alike, pair_heads, pairing_images, with_maps
 from vitcompact.operators.pairing import Parents, num_hallucinated, shortlist
 from vitcompact.operators.share_qk import GroupMoments
 from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite, energy
@@ -225,12 +225,12 @@ class Hallucinate(Operator[HallucinateSpec]):
         costs = copy_costs(streams, site, core)
         choices = {count: shortlist(costs, count, 1)[0] for count in sizes}
         splits = {count: Split.empty(site.name) for count in sizes}
-        for got, target, inputs, maps in with_maps(streams, site, core, CURVE_IMAGES, [*splits.values()]):
-            own = attention_fit.features(core, inputs, terms)[..., core.attn_dim :]
+        for got, target, mapped in with_maps(streams, site, core, CURVE_IMAGES, [*splits.values()]):
+            paths = [attention_fit.path_features(core, mapped.inputs, mapped.v, terms)] if terms else []
             both = torch.cat([layer.weighted(target)] * 2, dim=-1)
             for count, parents in choices.items():
                 pairs = [(head, parents.get(head, head)) for head in range(core.num_heads)]
-                phi = torch.cat((head_outputs(core, inputs, maps, pairs), own), dim=-1)
+                phi = torch.cat((mapped.outputs(pairs), *paths), dim=-1)
                 splits[count].add(phi, both, got.parts, got.weights)
         prior, found = layer.prior(), []
         for count, parents in choices.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -42,42 +43,53 @@ def pair_heads(streams: Streams, site: AttentionSite, core: CompactAttention, co
 def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) -> Tensor:
     """Output error of giving one head the map of another, `(heads, parents)`."""
     costs = CopyCosts(core.num_heads, core.v_dim)
-    for _, _, inputs, maps in with_maps(streams, site, core, pairing_images(streams), [costs]):
-        _, _, v = core.project(inputs)
-        costs.add(maps, _per_head(v, core))
+    for _, _, mapped in with_maps(streams, site, core, pairing_images(streams), [costs]):
+        costs.add(mapped.maps, _per_head(mapped.v, core))
     found = costs.matrix(core.head_projection)
     check_finite(site.name, found)
     return leading_digits(found)
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """A call of a core with its maps `(batch, heads, queries, keys)` and values `(batch, keys, heads * v_dim)`."""
+
+    core: CompactAttention
+    inputs: AttentionInputs
+    maps: Tensor
+    v: Tensor
+    _products: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def outputs(self, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """Inputs of `proj` if head `h` takes the map of `p` for each `(h, p)` of `pairs`, side by side."""
+        core, inputs, heads = self.core, self.inputs, [head for head, _ in pairs]
+        outputs = torch.stack([self._product(head, parent) for head, parent in pairs], dim=2)
+        own = core.beside(torch.zeros_like(outputs[:, :, :1, 0]), self.v, inputs)  # nothing, or every head's channels
+        if own.shape[-1] > 1:
+            outputs = outputs + own.unflatten(-1, (core.num_heads, core.v_dim))[:, :, heads]
+        if core.gate is not None:
+            gate = core.gate(inputs.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
+            outputs = outputs * gate[:, :, heads]
+        return core.call.restore(outputs.flatten(2), inputs)
+
+    def _product(self, head: int, parent: int) -> Tensor:
+        if (head, parent) not in self._products:
+            self._products[head, parent] = self.maps[:, parent] @ _per_head(self.v, self.core)[:, head]
+        return self._products[head, parent]
+
+
 def with_maps(
     streams: Streams, site: AttentionSite, core: CompactAttention, num_images: int | None, into: Sequence[Sums]
-) -> Iterator[tuple[SiteInput, Tensor, AttentionInputs, Tensor]]:
-    """A site's calls and targets, what the calls mean, and the maps of its heads, one batch at a time.
+) -> Iterator[tuple[SiteInput, Tensor, Mapped]]:
+    """A site's calls and targets, and the maps of its heads, one batch at a time.
 
     Args:
         into: the statistics that are filled, as in `Streams.inputs`.
     """
     for got, target in streams.inputs(site, site.name, num_images, into):
         inputs = core.inputs(*got.args, **got.kwargs)
-        q, k, _ = core.project(inputs)
-        yield got, target, inputs, attention_maps(core, q, k, inputs)
-
-
-def head_outputs(
-    core: CompactAttention, inputs: AttentionInputs, maps: Tensor, pairs: Sequence[tuple[int, int]]
-) -> Tensor:
-    """Inputs of `proj` if head `h` takes the map of `p` for each `(h, p)` of `pairs`, side by side."""
-    _, _, v = core.project(inputs)
-    values = _per_head(v, core)
-    outputs = torch.stack([maps[:, parent] @ values[:, head] for head, parent in pairs], dim=2)
-    own = core.beside(torch.zeros_like(outputs[:, :, :1, 0]), v, inputs)  # nothing, or every head's channels
-    if own.shape[-1] > 1:
-        outputs = outputs + own.unflatten(-1, (core.num_heads, core.v_dim))[:, :, [head for head, _ in pairs]]
-    if core.gate is not None:
-        gate = core.gate(inputs.x).sigmoid().unflatten(-1, (core.num_heads, core.v_dim))
-        outputs = outputs * gate[:, :, [head for head, _ in pairs]]
-    return core.call.restore(outputs.flatten(2), inputs)
+        q, k, v = core.project(inputs)
+        yield got, target, Mapped(core, inputs, attention_maps(core, q, k, inputs), v)
 
 
 def _best_after_refit(
@@ -86,9 +98,8 @@ def _best_after_refit(
     own = [(head, head) for head in range(core.num_heads)]
     pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
     split = Split.empty(site.name)
-    for got, target, inputs, maps in with_maps(streams, site, core, pairing_images(streams), [split]):
-        phi = head_outputs(core, inputs, maps, pairs)
-        split.add(phi, target, got.parts)
+    for got, target, mapped in with_maps(streams, site, core, pairing_images(streams), [split]):
+        split.add(mapped.outputs(pairs), target, got.parts)
     outputs_dim = core.proj.out_features
 
     def error(choice: Parents) -> float:
@@ -104,8 +115,8 @@ def _best_after_refit(
 def most_alike(streams: Streams, site: AttentionSite, core: CompactAttention, count: int) -> Parents:
     """Parents by likeness of the attention maps alone: the naive criterion."""
     similarity = MapSimilarity(core.num_heads)
-    for _, _, _, maps in with_maps(streams, site, core, pairing_images(streams), [similarity]):
-        similarity.add(maps)
+    for _, _, mapped in with_maps(streams, site, core, pairing_images(streams), [similarity]):
+        similarity.add(mapped.maps)
     return shortlist(1.0 - similarity.cosine, count, 1)[0]
 
 

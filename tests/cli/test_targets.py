@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vitcompact.cli.inputs import recorded_selection
 from vitcompact.planning import curves
 from vitcompact.planning.candidates import measure_losses
 
@@ -74,6 +76,10 @@ def json_of(name: str) -> Any:
         (("convert", "X", "OUT", "--target-macs", "0.9,0.8", "--target-params", "0.5"), "give one of"),
         (("convert", "X", "OUT", "--target-macs", "0.9,0.8", "--dry-run"), "--dry-run plans one target"),
         (("analyze", "X", "--target-latency", "0.9,0.8"), "analyze shows the whole curve: give --target-latency one"),
+        (("convert", "X", "OUT", "--latency-backend", "openvino"), "give --target-latency with it"),
+        (("analyze", "X", "--target-macs", "0.9", "--latency-backend", "torch"), "give --target-latency with it"),
+        (("compact", "X", "OUT", "--macs", "0.9", "--latency-backend", "compile"), "give --speedup with it"),
+        (("convert", "X", "OUT", "--target-latency", "0.9", "--latency-backend", "tensorrt"), "openvino"),
     ],
 )
 def test_refused(words: tuple[str, ...], part: str, run: Run, images: Path) -> None:
@@ -97,3 +103,32 @@ def test_what_counts_is_refused_where_nothing_is_chosen(
     assert result.code == 2
     assert part in result.error
     assert not Path("OUT").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("convert", "X", "OUT", "--target-latency", "0.9"),
+        ("analyze", "X", "--target-latency", "0.9"),
+        ("compact", "X", "OUT", "--speedup", "1.2"),
+    ],
+    ids=["convert", "analyze", "compact"],
+)
+def test_a_runtime_that_is_missing_is_said_before_anything_is_read(
+    words: tuple[str, ...], run: Run, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "openvino" else found(name))
+    result = run(*words, "--latency-backend", "openvino", "--data-dir", str(images))
+    assert result.code == 2
+    assert "pip install 'vitcompact[openvino]'" in result.error
+    assert not Path("OUT").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [((), True), (("target_latency",), True), (("target_macs",), False), (("ratio",), False), (("seed",), True)],
+)
+def test_the_recorded_runtime_goes_with_a_target_of_latency(given: tuple[str, ...], kept: bool) -> None:
+    recorded = {"target_latency": 0.8, "latency_backend": "openvino"}
+    assert ("latency_backend" in recorded_selection(recorded, frozenset(given), None)) == kept

@@ -154,11 +154,11 @@ def test_what_cannot_be_is_refused_at_once(
 @pytest.mark.parametrize(("suffix", "fused"), [(".onnx", False), (".pt2", True)])
 def test_timms_own_attention_is_written_as_products(suffix: str, fused: bool) -> None:
     """The ONNX form of the fused call takes four axes, and windows of Twins have an axis of their own."""
-    from vitcompact.exporting.export import _prepared
+    from vitcompact.exporting.conversion import suited
 
     attention = timm.models.twins.LocallyGroupedAttn(8, num_heads=1, ws=2)
     assert attention.fused_attn
-    prepared = _prepared(attention, FORMATS[suffix])
+    prepared = suited(attention, FORMATS[suffix])
     assert bool(prepared.fused_attn) == fused
     assert attention.fused_attn
     tokens = torch.randn(2, 16, 8)

@@ -20,7 +20,7 @@ from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.factor import FactorizedLinear
 from vitcompact.models import AttentionSite, FfnSite, inspect
 from vitcompact.models.cost import meta_copy
-from vitcompact.models.latency import Call, relative_latency, wall_clock
+from vitcompact.models.latency import Call, Host, relative_latency, wall_clock
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import make_spec
 from vitcompact.operators.neurons import NeuronsSpec
@@ -88,8 +88,16 @@ def awkward(module: nn.Module, call: Call) -> float:
     return by_macs(module, call) * (2 if is_slow(module) else 1)
 
 
-def timed(model: nn.Module, losses: Losses, stopwatch: Callable[[nn.Module, Call], float]) -> Losses:
-    return replace(losses, times=time_sites(model, losses.choices(), torch.randn(BATCH, *SIZE), stopwatch))
+Stopwatch = Callable[[nn.Module, Call], float]
+
+
+def host(stopwatch: Stopwatch, **kwargs: Any) -> Host:
+    """What runs nothing, and tells the stopwatch's seconds."""
+    return Host(lambda modules, call: [partial(stopwatch, module, call) for module in modules], **kwargs)
+
+
+def timed(model: nn.Module, losses: Losses, stopwatch: Stopwatch) -> Losses:
+    return replace(losses, times=time_sites(model, losses.choices(), torch.randn(BATCH, *SIZE), host(stopwatch)))
 
 
 def macs_left(model: nn.Module) -> Callable[[nn.Module], Reading]:
@@ -220,7 +228,7 @@ def test_heads_that_only_differ_in_who_is_whose_parent_are_alike() -> None:
 
 @pytest.mark.broad
 def test_plan_for_measures_first(vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "time_sites", partial(time_sites, stopwatch=awkward))
+    monkeypatch.setattr(budget, "host_of", lambda _: host(awkward))
     monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))
     found = plan_for(vit, from_tensor(images, 16), Budget("latency", 0.8), latency_batch=BATCH)
     assert found.plan.layers
@@ -233,8 +241,8 @@ def test_layers_are_timed_once_for_any_number_of_budgets(
     vit: VisionTransformer, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))
-    monkeypatch.setattr(budget, "time_sites", partial(time_sites, stopwatch=awkward))
-    once = budget.timed(vit, losses, BATCH)
+    monkeypatch.setattr(budget, "host_of", lambda _: host(awkward))
+    once = budget.timed(vit, losses, latency_batch=BATCH)
     monkeypatch.setattr(budget, "time_sites", None)
     assert budget.timed(vit, once) is once
     targets = (0.9, 0.8)

@@ -233,6 +233,8 @@ def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str], metho
     targets = given & {*TARGET_NAMES} or method == "budget"
     ratios = given & {*RATIO_NAMES} or method == "pair"
     dropped = (*TARGET_NAMES, *RATIO_NAMES, "allocation") if targets else (*TARGET_NAMES, "keep") if ratios else ()
+    if ratios or (targets and "target_latency" not in given):
+        dropped = (*dropped, "latency_backend")
     if ratios and recorded.get("merge_tokens") == "auto":
         dropped = (*dropped, "merge_tokens")
     return {name: value for name, value in recorded.items() if name not in dropped}
@@ -249,7 +251,7 @@ def budget_from(chosen: Mapping[str, Any]) -> Budget | None:
     Raises:
         UsageError: targets that exclude each other, or out of range.
     """
-    return budget_of(*(chosen[name] for name in (*TARGET_NAMES, "merge_tokens", "keep")))
+    return budget_of(*(chosen[name] for name in (*TARGET_NAMES, "merge_tokens", "keep", "latency_backend")))
 
 
 def check_selection(options: Any, plan: object = None) -> None:

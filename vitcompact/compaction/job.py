@@ -30,10 +30,12 @@ from vitcompact.data import (
 )
 from vitcompact.errors import UsageError
 from vitcompact.evaluation import MostChanged
+from vitcompact.exporting import RUNTIMES, check_runtime
 from vitcompact.models.cost import Cost, count
 from vitcompact.models.forward import num_classes
 from vitcompact.options.compaction import CompactionOptions, Preset
 from vitcompact.options.selection import MergeTokens
+from vitcompact.options.shared import Backend
 from vitcompact.planning.budget_plan import BudgetPlan
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.request import OutOfReach
@@ -62,6 +64,7 @@ def compact(
     images: Tensor | Iterable[Tensor] | ImageBatches,
     *,
     speedup: float | None = None,
+    latency_backend: Backend | None = None,
     macs: float | None = None,
     params: float | None = None,
     preset: Preset | None = None,
@@ -93,6 +96,8 @@ def compact(
         model: a timm module; it is untouched.
         images: normalised calibration images `(n, 3, height, width)` or batches of them, no labels.
         speedup: how many times as fast on `device`, above 1.
+        latency_backend: what both models are timed in, and planned for: `torch` (None too), `compile`, or `onnxruntime`
+            and `openvino` on the CPU.
         macs, params: share that is to be left, in (0, 1).
         preset: `gentle`, `balanced` or `small`; `balanced` where nothing else is asked for.
         max_drop: percentage points of top-1 that may be lost; without labels, of images answered otherwise; of a model
@@ -114,12 +119,15 @@ def compact(
     """
     asked = CompactionOptions(
         speedup=speedup,
+        latency_backend=latency_backend,
         macs=macs,
         params=params,
         preset=preset,
         max_drop=max_drop,
         minutes=minutes,
     )
+    backend = latency_backend or "torch"
+    check_runtime(backend)
     began, opened = clock() if began is None else began, open_model(model)
     if opened.path:
         raise UsageError(f"compact takes the timm module itself: pass `model.{opened.path}`, and put the result there")
@@ -132,7 +140,7 @@ def compact(
     original = frozen_copy(model, device)
     batches, judging = (batches, evaluation) if evaluation is not None else taken_apart(batches)
     judge = Judge(original, judging, device, progress, clock)
-    planner = Planner(original, batches, protect, merge_tokens, latency_batch, progress)
+    planner = Planner(original, batches, protect, merge_tokens, latency_batch, progress, backend)
     work = Work(
         model,
         original,
@@ -163,7 +171,8 @@ def compact(
             batch_sizes=(latency_batch,),
             num_pairs=20,
             max_seconds=work.reserved,
-            device=device,
+            device="cpu" if backend in RUNTIMES else device,
+            backend=backend,
             seed=seed,
             macs=(cost[0].macs, cost[1].macs),
             progress=progress,
@@ -182,7 +191,7 @@ def compact(
     result = _result(folded, asked, verdict, times, cost, tuple(work.steps))
     config = getattr(evaluation, "config", None) or getattr(batches, "config", None) or resolve_input(model)
     seen = changed.to_page(config, names_to_show(model, evaluation))
-    return replace(result, budget=budget, analysis=analysis, changed=seen)
+    return replace(result, budget=budget, analysis=analysis, changed=seen, backend=backend)
 
 
 def _planned(planner: Planner, asked: CompactionOptions) -> BudgetPlan:

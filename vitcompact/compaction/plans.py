@@ -10,6 +10,7 @@ from torch import nn
 from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
 from vitcompact.operators.merge import merge_schedule
+from vitcompact.options.shared import Backend
 from vitcompact.planning.budget_plan import BudgetPlan
 from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.planner import offered_merging, plan_measured, timed
@@ -25,6 +26,7 @@ class Planner:
     Attributes:
         original: frozen, on the device to work on.
         merge_tokens: None weighs merging against the operators where tokens of this model can be merged; 0 is none.
+        backend: what runs everything that is timed.
     """
 
     original: nn.Module
@@ -33,6 +35,7 @@ class Planner:
     merge_tokens: MergeTokens | None
     batch_size: int
     progress: Progress
+    backend: Backend = "torch"
     losses: Losses | None = field(default=None)
 
     def plan(self, unit: Unit, target: float) -> BudgetPlan:
@@ -41,7 +44,8 @@ class Planner:
         Raises:
             UsageError: the target is out of reach.
         """
-        budget = Budget(unit, target, merge_tokens=self._merging(unit))
+        backend = self.backend if unit == "latency" else "torch"
+        budget = Budget(unit, target, merge_tokens=self._merging(unit), backend=backend)
         offered = offered_merging(
             self.original, self.images, budget, latency_batch=self.batch_size, progress=self.progress
         )
@@ -55,7 +59,7 @@ class Planner:
                 progress=self.progress,
             )
         if unit == "latency":
-            self.losses = timed(self.original, self.losses, self.batch_size, self.progress)
+            self.losses = timed(self.original, self.losses, backend, self.batch_size, self.progress)
         return plan_measured(
             self.original, self.losses, budget, offered, latency_batch=self.batch_size, progress=self.progress
         )

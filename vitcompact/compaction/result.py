@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from vitcompact.analysis import AnalysisReport
+from vitcompact.options.shared import Backend
 from vitcompact.plans.schema import Plan
 from vitcompact.reporting import write_page
 from vitcompact.reporting.measures import measured_of
@@ -67,6 +68,7 @@ class CompactResult:
         budget: the budget of the plan in JSON, for pages.
         analysis: likeness of heads, spectra, attention maps and merged tokens, for pages.
         changed: the images whose answers changed most, for pages.
+        backend: what both models were timed in.
     """
 
     model: nn.Module
@@ -85,6 +87,7 @@ class CompactResult:
     budget: dict[str, Any] = field(default_factory=dict, repr=False)
     analysis: AnalysisReport | None = field(default=None, repr=False)
     changed: dict[str, Any] = field(default_factory=dict, repr=False)
+    backend: Backend = "torch"
 
     @property
     def reached(self) -> dict[str, Any]:
@@ -111,6 +114,7 @@ class CompactResult:
             "before": asdict(self.before),
             "after": asdict(self.after),
             "batch_size": self.batch_size,
+            "backend": self.backend,
             "num_samples": self.judged,
             "reached": self.reached,
             "steps": [asdict(step) for step in self.steps],
@@ -129,6 +133,7 @@ class CompactResult:
             top1_interval=lost if labelled else None,
             agreement_interval=shares,
             batch_size=self.batch_size,
+            backend=self.backend,
             num_samples=self.judged,
         )
 

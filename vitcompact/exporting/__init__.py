@@ -5,6 +5,7 @@ from vitcompact.exporting.hosted import RUNTIMES, check_runtime, hosted, runtime
 from vitcompact.exporting.registry import FORMATS, format_of
 from vitcompact.exporting.result import ExportResult
 from vitcompact.exporting.runtime import ExportedModel, is_exported, open_exported
+from vitcompact.exporting.timed import host_of
 
 __all__ = [
     "FORMATS",
@@ -15,6 +16,7 @@ __all__ = [
     "check_runtime",
     "export",
     "format_of",
+    "host_of",
     "hosted",
     "is_exported",
     "open_exported",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -101,6 +101,16 @@ class Format(ABC):
         Raises:
             CheckpointError: damaged, hostile, or not written by vitcompact.
         """
+
+    def loaded(self, program: ExportedProgram, tensors: Sequence[Tensor]) -> list[Callable[[], object]]:
+        """A traced program in this format's runtime, as a written file would run: a run for each output.
+
+        Each computes on `tensors` what its output needs, and nothing else.
+
+        Raises:
+            UsageError: this runtime times nothing.
+        """
+        raise UsageError(f"{self.title} is no backend that times models")
 
 
 def trace(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
-from contextlib import redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +11,14 @@ from torch import Tensor, nn
 
 from vitcompact.checkpoint import Provenance
 from vitcompact.data import ImageBatches, check_model, images_for
-from vitcompact.errors import DataError, UsageError, VitCompactError, is_out_of_memory
+from vitcompact.errors import DataError, UsageError
 from vitcompact.exporting.base import Format, Job
+from vitcompact.exporting.conversion import converting, suited
 from vitcompact.exporting.description import describe
 from vitcompact.exporting.output import check_file, publish_export
 from vitcompact.exporting.parity import BATCH_SIZES, Parity, compare
 from vitcompact.exporting.registry import format_of
 from vitcompact.exporting.result import ExportResult
-from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.branches import branched
 from vitcompact.options.exporting import ExportOptions
 from vitcompact.utils.copies import copy_of
@@ -88,12 +85,13 @@ def export(
     reference = _reference(model)
     description = describe(reference, options.precision, (input_name, output_name), original, original_options)
     description = description.published(out.parent)
-    job = Job(_prepared(reference, form), options, description, () if calibration is None else calibration)
+    job = Job(suited(reference, form), options, description, () if calibration is None else calibration)
     probes = _probes(description.input.input_size, calibration, seed)
     progress.start("export", 3)
     with disk_errors(out), staged(out) as folder:
         progress.advance(1, f"write {form.title}")
-        _write(form, job, folder / out.name)
+        with converting(form):
+            form.write(job, folder / out.name)
         progress.advance(1, "compare with PyTorch")
         parity, runtime = _checked(form, folder / out.name, reference, probes, options)
         check_file(path, form, overwrite)  # again: something may have appeared meanwhile
@@ -130,61 +128,12 @@ def _reference(model: nn.Module) -> nn.Module:
     return copy_of(model).eval().float().cpu().requires_grad_(False)
 
 
-def _prepared(model: nn.Module, form: Format) -> nn.Module:
-    """The model with attention computed in the way that the format's converter knows best.
-
-    timm's own layers lose their fused call where products are wanted: some hand it windows on an axis of their own
-    (Twins), and the ONNX form of that call takes four axes only.
-    """
-    prepared = copy_of(model)
-    for module in prepared.modules():
-        if form.attention == "matmul" and getattr(module, "fused_attn", False) is True:
-            module.fused_attn = False  # type: ignore[assignment]
-        if isinstance(module, CompactAttention) and module.backend == "auto":
-            module.backend = form.attention
-    return prepared
-
-
 def _probes(size: tuple[int, int, int], calibration: ImageBatches | None, seed: int) -> Tensor:
     """Images to compare on: the first of those calibrated on, and noise where they are too few."""
     noise = torch.randn(max(BATCH_SIZES), *size, generator=torch.Generator().manual_seed(seed))
     if calibration is None:
         return noise
     return torch.cat((next(iter(calibration)).float().cpu(), noise))[: len(noise)]
-
-
-def _write(form: Format, job: Job, path: Path) -> None:
-    """Write by the format's own converter, whose chatter is kept away.
-
-    Raises:
-        UsageError: the converter cannot express the model.
-    """
-    quiet = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "coremltools", "nncf", "root")]
-    levels = [logger.level for logger in quiet]
-    try:
-        for logger in quiet:
-            logger.setLevel(logging.ERROR)
-        with redirect_stdout(StringIO()):
-            form.write(job, path)
-    except (VitCompactError, OSError):
-        raise
-    except Exception as error:  # each converter has its own
-        if is_out_of_memory(error):
-            raise
-        reason = next((line for line in _root(error).splitlines() if line.strip()), type(error).__name__)
-        if isinstance(error, ImportError):
-            raise UsageError(f"{form.title}'s converter lacks something that it imports: {reason.strip()}") from error
-        raise UsageError(f"{form.title} cannot express this model: {reason.strip()}") from error
-    finally:
-        for logger, level in zip(quiet, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _root(error: BaseException) -> str:
-    """What the innermost cause says."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error)
 
 
 def _checked(

@@ -21,9 +21,10 @@ def runtime_of(model: nn.Module) -> str | None:
 
 
 def check_runtime(name: str) -> None:
-    """Raises UsageError, which names the extra, where a runtime is not installed."""
-    form = FORMATS[RUNTIMES[name]]
-    form.require(form.modules, form.extra)
+    """Raises UsageError, which names the extra, where a runtime is not installed; PyTorch is."""
+    if name in RUNTIMES:
+        form = FORMATS[RUNTIMES[name]]
+        form.require(form.modules, form.extra)
 
 
 def hosted(model: nn.Module, name: str) -> ExportedModel:

@@ -1,4 +1,4 @@
-"""Number formats of ONNX files, by ONNX Runtime's own tools, and an operator that torch's exporter lacks."""
+"""Number formats of ONNX files, by ONNX Runtime's own tools; an operator that torch lacks, and single outputs."""
 
 from __future__ import annotations
 
@@ -56,6 +56,28 @@ def in_int8(source: Path, path: Path, job: Job) -> None:
         calibrate_method=CalibrationMethod.MinMax,
         extra_options={"MatMulConstBOnly": True},
     )
+
+
+def single_outputs(path: Path) -> Iterator[Path | bytes]:
+    """A model for each output, with what that needs and all inputs; of a single output the file itself."""
+    whole = onnx.load(path, load_external_data=False)
+    if len(whole.graph.output) == 1:
+        yield path
+        return
+    whole = onnx.load(path)
+    for output in whole.graph.output:
+        yield _needed_for(output, whole).SerializeToString()
+
+
+def _needed_for(output: onnx.ValueInfoProto, whole: onnx.ModelProto) -> onnx.ModelProto:
+    graph, wanted, nodes = whole.graph, {output.name}, []
+    for node in reversed(graph.node):  # in an order in which values come before what needs them
+        if wanted.intersection(node.output):
+            nodes.append(node)
+            wanted.update(node.input)
+    held = [each for each in graph.initializer if each.name in wanted]
+    part = onnx.helper.make_graph(nodes[::-1], graph.name, graph.input, [output], held)
+    return onnx.helper.make_model(part, opset_imports=whole.opset_import, ir_version=whole.ir_version)
 
 
 class _Reader(CalibrationDataReader):

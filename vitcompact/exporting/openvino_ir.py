@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from vitcompact.errors import CheckpointError
 from vitcompact.exporting.base import Format, Job, Opened, trace
@@ -51,15 +53,27 @@ class OpenVino(Format):
             raise CheckpointError(f"{path} is damaged or no OpenVINO model: {_reason(error)}") from error
         text = model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else None
         description = Description.read(text, str(path))
-        settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-        if description.precision == "float32":
-            settings["INFERENCE_PRECISION_HINT"] = "f32"  # else bfloat16 where the CPU has it
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = core.compile_model(model, "CPU", _settings(description.precision))
 
         def run(images: Tensor) -> Tensor:
             return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
 
         return Opened(description, run, f"OpenVINO {openvino.__version__.split('-')[0]}")
+
+    def loaded(self, program: ExportedProgram, tensors: Sequence[Tensor]) -> list[Callable[[], object]]:
+        import openvino
+
+        core, model = openvino.Core(), openvino.convert_model(program)
+        each = [openvino.Model([result], model.get_parameters()) for result in model.get_results()]
+        arrays = [tensor.contiguous().numpy() for tensor in tensors]
+        return [partial(core.compile_model(one, "CPU", _settings("float32")), arrays) for one in each]
+
+
+def _settings(precision: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    if precision == "float32":
+        settings["INFERENCE_PRECISION_HINT"] = "f32"  # else bfloat16 where the CPU has it
+    return settings
 
 
 def _quantized(model: Any, images: Iterable[Tensor]) -> Any:

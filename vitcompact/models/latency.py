@@ -1,12 +1,12 @@
-"""Seconds on this machine: of one call, and of a whole model against the original."""
+"""Seconds on this machine: of one call, and of a whole model against the original; eager or compiled."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -22,14 +22,31 @@ RUNS, WARM_UP = 15, 2
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments that a module is called with; the first is a tensor."""
+    """The arguments that a module is called with; the first is a tensor.
+
+    Attributes:
+        whole: of a whole model, whose only argument are images, any number of them once it is deployed.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
+    whole: bool = False
 
 
-Stopwatch = Callable[[nn.Module, Call], float]
-"""Seconds of one run of a module."""
+@dataclass(frozen=True)
+class Host:
+    """What runs the modules that are timed.
+
+    Attributes:
+        prepare: gives for each of several modules that take the same call a function that runs it once, and says how
+            many seconds that took.
+        converts: whether preparing takes far longer than running.
+        name: as `Backend` has it.
+    """
+
+    prepare: Callable[[Sequence[nn.Module], Call], list[Callable[[], float]]]
+    converts: bool = False
+    name: str = "torch"
 
 
 def wall_clock(module: nn.Module, call: Call) -> float:
@@ -40,17 +57,55 @@ def wall_clock(module: nn.Module, call: Call) -> float:
     return time.perf_counter() - start
 
 
+def _eager(modules: Sequence[nn.Module], call: Call) -> list[Callable[[], float]]:
+    return [partial(wall_clock, module, call) for module in modules]
+
+
+_places = count()
+
+
+def _all_compiled(modules: Sequence[nn.Module], call: Call) -> list[Callable[[], float]]:
+    return [_compiled(module, call) for module in modules]
+
+
+def _compiled(module: nn.Module, call: Call) -> Callable[[], float]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return module(*args, **kwargs)
+
+    # torch keeps what it compiled by code object, and gives up after a few structures in one
+    run.__code__ = run.__code__.replace(co_name=f"run_{next(_places)}")
+    fast: Any = torch.compile(run, dynamic=False)
+    with torch.inference_mode():
+        fast(*call.args, **call.kwargs)
+    return partial(wall_clock, fast, call)
+
+
+EAGER, COMPILED = Host(_eager), Host(_all_compiled, converts=True, name="compile")
+
+
 def relative_latency(
-    original: nn.Module, input_size: tuple[int, int, int], batch_size: int, device: str | torch.device = "cpu"
+    original: nn.Module,
+    input_size: tuple[int, int, int],
+    batch_size: int,
+    device: str | torch.device = "cpu",
+    host: Host | None = None,
 ) -> Callable[[nn.Module], Reading]:
-    """A function that reads a structure's time relative to the original's, run alternately."""
-    baseline = materialised(original, device)
-    call = Call((random_images(input_size, batch_size, device),))
+    """A function that reads a structure's time relative to the original's, run alternately.
+
+    Args:
+        host: what runs both; None is PyTorch as it is.
+    """
+    host = host or EAGER
+    call = Call((random_images(input_size, batch_size, device),), whole=True)
+    (baseline,) = host.prepare([materialised(original, device)], call)
+    latest: list[tuple[nn.Module, Callable[[], float]]] = []
 
     def read(structure: nn.Module) -> Reading:
-        runs = [partial(wall_clock, each, call) for each in (baseline, materialised(structure, device))]
+        if not (host.converts and latest and latest[0][0] is structure):
+            (run,) = host.prepare([materialised(structure, device)], call)
+            latest[:] = [(structure, run)]
         with torch.inference_mode():
-            laps = list(islice(rounds(runs), WARM_UP, WARM_UP + RUNS))
+            laps = list(islice(rounds([baseline, latest[0][1]]), WARM_UP, WARM_UP + RUNS))
         return Reading(tuple(own / max(whole, 1e-12) for whole, own in laps))
 
     return read

@@ -5,11 +5,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from vitcompact.options.declare import MEASUREMENT, RUN, check_limits, option
-
-Backend = Literal["torch", "compile", "onnxruntime", "openvino"]
+from vitcompact.options.shared import Backend
 
 
 @dataclass(frozen=True, kw_only=True)

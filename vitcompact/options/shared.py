@@ -10,6 +10,15 @@ from typing import Literal
 from vitcompact.options.declare import RUN, TARGET, option
 
 AmpDType = Literal["bfloat16", "float16"]
+Backend = Literal["torch", "compile", "onnxruntime", "openvino"]
+"""What runs models that are timed."""
+BACKENDS: dict[str, str] = {
+    "torch": "PyTorch",
+    "compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+"""How texts name it."""
 DIST_TIMEOUT = 1800.0
 
 
@@ -51,6 +60,20 @@ class MaxDrop:
         unit="POINTS",
         least=0,
         most=100,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyBackend:
+    """Where it counts how long a model takes."""
+
+    latency_backend: Backend | None = option(
+        None,
+        "What will serve the model, where its time is the target: layers and whole plans are timed there. onnxruntime "
+        "and openvino export each first, which takes minutes.",
+        panel=TARGET,
+        unset="torch",
+        rare=True,
     )
 
 

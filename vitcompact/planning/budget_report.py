@@ -12,7 +12,7 @@ CURVE_STEPS = 20
 
 
 def budget_json(found: BudgetPlan) -> dict[str, Any]:
-    """Keys: unit, target, left, interval, harm, curve, operators, layers, and merging where that was an option.
+    """Keys: unit, target, left, interval, backend, harm, curve, operators, layers, and merging where it was an option.
 
     Where it is known, `predicted` says what a harm means to answers: measure, value, interval, num_samples; points of
     the curve have its value.
@@ -42,6 +42,7 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
         "target": found.budget.target,
         "left": None if reached is None else reached.left,
         "interval": None if reached is None else reached.interval,
+        "backend": found.budget.backend if found.budget.unit == "latency" else None,
         "harm": found.loss,
         "curve": _total_curve(found.curve, found.whole, merging),
         "operators": [{"op": op, **entry} for op, entry in by_operator.items()],

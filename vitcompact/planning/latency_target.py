@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -155,7 +155,7 @@ def _taken(one: _Tried, budget: Budget) -> BudgetPlan:
             "can be told",
             *(budget.target, told),
         )
-    return one.found.reaching(Reached("latency", budget.target, one.reading.share, (low, high)))
+    return one.found.reaching(Reached("latency", budget.target, one.reading.share, (low, high), budget.backend))
 
 
 class _Planner:
@@ -166,12 +166,13 @@ class _Planner:
         self.menus = losses.menus("latency")
         left = min((merging.left for merging in offered), default=1.0)
         self.curves: dict[Merging | None, Curve] = {None: spend(self.menus)}
+        self.structures: dict[Plan, nn.Module] = {}
         self.least = max(left * (1.0 - self.curves[None].most), 1e-3)
         """The least that can be asked for, or near it."""
 
     def at(self, request: float) -> BudgetPlan:
         """The plan for a request; the smallest where it asks for less than that."""
-        wanted = Budget("latency", min(request, 1 - 1e-6), self.budget.ops, self.budget.merge_tokens)
+        wanted = replace(self.budget, target=min(request, 1 - 1e-6))
         merging = best_merging(self.curves[None], wanted, 1.0, self.offered)
         if merging is not None and merging not in self.curves:
             self.curves[merging] = beside(self.menus, merging)
@@ -181,5 +182,7 @@ class _Planner:
         return built_plan(self.original, self.losses, self.budget, curve, chosen, merging, self.offered)
 
     def structure(self, found: BudgetPlan) -> nn.Module:
-        """The folded model of a plan, without values."""
-        return replay(meta_copy(self.original), found.plan.folded())
+        """The folded model of a plan, without values; of one plan always the same one."""
+        if found.plan not in self.structures:
+            self.structures[found.plan] = replay(meta_copy(self.original), found.plan.folded())
+        return self.structures[found.plan]

@@ -16,8 +16,9 @@ from torch import nn
 
 from vitcompact.calibration.sensitivity import answer, change
 from vitcompact.data import ImageBatches, first_images, processes_of, rebatched, resolve_input
+from vitcompact.exporting import host_of
 from vitcompact.models.cost import count, meta_copy
-from vitcompact.models.latency import relative_latency
+from vitcompact.models.latency import Host, relative_latency
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.merge import install_merging, num_patches, spread
 from vitcompact.options.selection import Keep
@@ -79,7 +80,8 @@ def measure_merging(
     Raises:
         UsageError: tokens of this model cannot be merged.
     """
-    left = _timed(original, latency_batch) if budget.unit == "latency" else _counted(original, budget.unit)
+    timed = budget.unit == "latency"
+    left = _timed(original, latency_batch, host_of(budget.backend)) if timed else _counted(original, budget.unit)
     schedules = [tuple(schedule)] if schedule is not None else _schedules(original, left, budget.target)
     losses = _losses(original, schedules, first_images(images, JUDGED_IMAGES), budget.keep, progress)
     return tuple(
@@ -123,14 +125,14 @@ def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], flo
     return left
 
 
-def _timed(original: nn.Module, latency_batch: int) -> Callable[[tuple[int, ...]], float]:
+def _timed(original: nn.Module, latency_batch: int, host: Host) -> Callable[[tuple[int, ...]], float]:
     """A function that gives the share of the original's time that a schedule leaves, between what was timed.
 
     Even schedules are timed, and read off by their pairs; those of another shape by the MACs that they leave.
     """
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
     device = device_of(original)
-    read = relative_latency(original, resolve_input(original).input_size, latency_batch, device)
+    read = relative_latency(original, resolve_input(original).input_size, latency_batch, device, host)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
     times = [(0, 1.0), *((n, read(_merging(copy_of(original), spread(n, depth))).share) for n in numbers)]
     macs = _counted(original, "macs")

@@ -10,9 +10,11 @@ from torch import nn
 
 from vitcompact.data import ImageBatches, resolve_input
 from vitcompact.errors import UsageError
+from vitcompact.exporting import host_of
 from vitcompact.models.forward import num_classes
 from vitcompact.models.latency import random_images, relative_latency
 from vitcompact.operators.merge import given_schedule, merge_schedule
+from vitcompact.options.shared import Backend
 from vitcompact.planning.budget_plan import BudgetPlan, plan_budget
 from vitcompact.planning.candidates import Losses
 from vitcompact.planning.curves import Curves, measured_losses
@@ -96,8 +98,9 @@ def plan_measured(
     """
     if budget.unit != "latency":
         return plan_budget(original, losses, budget, offered)
-    losses = timed(original, losses, latency_batch, progress)
-    read = relative_latency(original, resolve_input(original).input_size, latency_batch, device_of(original))
+    losses = timed(original, losses, budget.backend, latency_batch, progress)
+    size, device = resolve_input(original).input_size, device_of(original)
+    read = relative_latency(original, size, latency_batch, device, host_of(budget.backend))
     return plan_latency(original, losses, budget, read, offered, progress)
 
 
@@ -131,9 +134,19 @@ def offered_merging(
     return measure_merging(original, images, budget, schedule or None, latency_batch=latency_batch, progress=progress)
 
 
-def timed(original: nn.Module, losses: Losses, latency_batch: int = 8, progress: Progress = silent) -> Losses:
-    """`losses` with the times of all layers on the device of `original`; as they are where they have them."""
-    if losses.times is not None:
+def timed(
+    original: nn.Module,
+    losses: Losses,
+    backend: Backend = "torch",
+    latency_batch: int = 8,
+    progress: Progress = silent,
+) -> Losses:
+    """`losses` with the times of all layers on the device of `original`; as they are where they have them.
+
+    Runtimes other than PyTorch run on the CPU.
+    """
+    if losses.times is not None and losses.times.backend == backend:
         return losses
     examples = random_images(resolve_input(original).input_size, latency_batch, device_of(original))
-    return replace(losses, times=time_sites(original, losses.choices(), examples, progress=progress))
+    times = time_sites(original, losses.choices(), examples, host_of(backend), progress)
+    return replace(losses, times=times)

@@ -6,22 +6,27 @@ than one of as many multiplications. So each option is built as it runs once fol
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from vitcompact.models import Site
-from vitcompact.models.latency import Call, Stopwatch, wall_clock
+from vitcompact.models.latency import EAGER, Call, Host
 from vitcompact.planning.combinations import Choice, contenders, structures_of, thinned
 from vitcompact.planning.site_structure import Operators, alike, built, recorded
 from vitcompact.utils.progress import Progress, silent
 from vitcompact.utils.timing import relative_times
 
+logger = logging.getLogger("vitcompact")
+
 SECONDS, FORWARDS = 30.0, 60
 """Time spent on timing: about so many seconds, or so many forward passes of the model where those take longer."""
+CONVERTED, FEWEST = 96, 8
+"""Options that are converted for a host that wants it, in all, but at least so many of each structure."""
 SCREENING = 3
 """Rounds after which only options that may be worth it are timed further."""
 MARGIN = 0.05
@@ -33,9 +38,10 @@ CHUNK = 8
 
 @dataclass(frozen=True)
 class SiteTimes:
-    """Share of the model's time that each measured structure of each site saves, by `alike` operators."""
+    """Share of the model's time that each measured structure of each site saves, by `alike` operators, on a backend."""
 
     saved: Mapping[str, Mapping[Operators, float]]
+    backend: str = "torch"
 
     def saving(self, name: str, operators: Operators) -> float | None:
         """What these operators save at a site, or None where that was not measured."""
@@ -65,42 +71,56 @@ def time_sites(
     original: nn.Module,
     choices: Mapping[Site, Sequence[Choice]],
     images: Tensor,
-    stopwatch: Stopwatch = wall_clock,
+    host: Host = EAGER,
     progress: Progress = silent,
 ) -> SiteTimes:
     """Time what can be done to every site of a model; sites of the same structure share one measurement.
 
     Where there are too many options for the time allowed, those of a coarser grid of sizes are timed; options that a
-    first look shows to be both slower and more costly than another are left out.
+    first look shows to be both slower and more costly than another are left out (of a host that converts all are
+    timed at once, since running them takes less time than a second conversion).
 
     Args:
         images: of one forward pass, on the device of `original`; their values play no part.
+        host: what runs them.
+
+    Raises:
+        UsageError: the host cannot express a layer.
     """
+    began = time.monotonic()
     names = [site.name for site in choices]
     structures, calls = recorded(original, names, images)
     modules = {key: original.get_submodule(next(n for n in names if structures[n] == key)) for key in calls}
-    total, shares = _shares(original, Call((images,)), modules, calls, stopwatch)
+    total, shares = _shares(original, Call((images,), whole=True), modules, calls, host)
     groups = [
         _Group(
-            modules[key], call, {s: c for s, c in choices.items() if structures[s.name] == key}, total * share, share
+            *(modules[key], call, {s: c for s, c in choices.items() if structures[s.name] == key}),
+            *(total * share, share),
         )
         for (key, call), share in zip(calls.items(), shares, strict=True)
     ]
     allowance = max(SECONDS, FORWARDS * total) / 2
     wanted = [structures_of(group.rows) for group in groups]
     fit = min(1.0, allowance / max(_demand(groups, wanted, SCREENING + 1), 1e-12))
-    wanted = [thinned(group.rows, int(len(options) * fit)) for group, options in zip(groups, wanted, strict=True)]
-    progress.start("timing layers", 2 * len(groups))
-    rough = _race(groups, wanted, SCREENING, stopwatch, progress)
-    wanted = [contenders(group.rows, times, MARGIN) for group, times in zip(groups, rough, strict=True)]
+    rooms = [int(len(options) * fit) for options in wanted]
+    if host.converts:
+        rooms = [max(min(room, CONVERTED // len(groups)), FEWEST) for room in rooms]
+    wanted = [thinned(group.rows, room) for group, room in zip(groups, rooms, strict=True)]
+    progress.start("timing layers", (1 if host.converts else 2) * len(groups))
+    if not host.converts:
+        rough = _race(groups, wanted, SCREENING, host, progress)
+        wanted = [contenders(group.rows, times, MARGIN) for group, times in zip(groups, rough, strict=True)]
     rounds = int(allowance / max(_demand(groups, wanted, 1), 1e-12)) - 1
-    fine = _race(groups, wanted, min(max(rounds, MIN_ROUNDS), MAX_ROUNDS), stopwatch, progress)
+    fine = _race(groups, wanted, min(max(rounds, MIN_ROUNDS), MAX_ROUNDS), host, progress)
     progress.finish()
+    if host.converts:
+        number, taken = sum(map(len, wanted)), time.monotonic() - began
+        logger.info("%d structures of layers were timed on %s in %.0f s", number, host.name, taken)
     saved = {}
     for group, times in zip(groups, fine, strict=True):
         savings = {(): 0.0, **{operators: (1 - time) * group.share for operators, time in times.items()}}
         saved.update({site.name: savings for site in group.choices})
-    return SiteTimes(saved)
+    return SiteTimes(saved, host.name)
 
 
 def _shares(
@@ -108,12 +128,12 @@ def _shares(
     call: Call,
     modules: Mapping[Hashable, nn.Module],
     calls: Mapping[Hashable, Call],
-    stopwatch: Stopwatch,
+    host: Host,
 ) -> tuple[float, list[float]]:
     """Seconds of a forward pass of the model, and the share of each module alone in it."""
-    parts = [partial(stopwatch, modules[key], calls[key]) for key in calls]
+    runs = [*host.prepare([model], call), *(host.prepare([modules[key]], calls[key])[0] for key in calls)]
     with torch.inference_mode():
-        return relative_times([partial(stopwatch, model, call), *parts], MIN_ROUNDS)
+        return relative_times(runs, MIN_ROUNDS)
 
 
 def _demand(groups: Sequence[_Group], wanted: Sequence[Sequence[Operators]], rounds: int) -> float:
@@ -126,7 +146,7 @@ def _race(
     groups: Sequence[_Group],
     wanted: Sequence[Sequence[Operators]],
     rounds: int,
-    stopwatch: Stopwatch,
+    host: Host,
     progress: Progress,
 ) -> list[dict[Operators, float]]:
     """Time of each option relative to the whole module's: the median over rounds in which both run."""
@@ -136,8 +156,9 @@ def _race(
         for start in range(0, len(options), CHUNK):
             chunk = options[start : start + CHUNK]
             modules = [group.module, *(built(group.module, group.site, operators) for operators in chunk)]
+            runs = host.prepare(modules, group.call)
             with torch.inference_mode():
-                _, shares = relative_times([partial(stopwatch, module, group.call) for module in modules], rounds)
+                _, shares = relative_times(runs, rounds)
             times.update(zip(chunk, shares, strict=True))
         found.append(times)
         progress.advance()

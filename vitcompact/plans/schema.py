@@ -64,12 +64,14 @@ class Reached:
         unit: `macs`, `params` or `latency`.
         target, left: shares of the original's cost.
         interval: 95 % interval of `left` where it was timed, None where it was counted.
+        backend: what ran the models that were timed.
     """
 
     unit: str
     target: float
     left: float
     interval: tuple[float, float] | None = None
+    backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,9 @@ def _line(plan: Plan) -> str:
     if pairs := sum(plan.merge_tokens):
         parts.append(f"{pairs} pair{'s' * (pairs != 1)} of tokens merged")
     parts += [f"{len(plan.skipped)} left unchanged"] if plan.skipped else []
-    parts += [f"{plan.reached.unit} {plan.reached.left:.3g} of the original's"] if plan.reached else []
+    if (reached := plan.reached) is not None:
+        where = f" on {reached.backend}" if reached.backend not in (None, "torch") else ""
+        parts.append(f"{reached.unit} {reached.left:.3g} of the original's{where}")
     return f"Plan ({plan.form}): {', '.join(parts)}"
 
 

@@ -10,9 +10,15 @@ from vitcompact.operators import MODEL_OPERATORS, OPERATORS, describe
 from vitcompact.operators.merge import schedule_text
 from vitcompact.reporting import svg
 from vitcompact.reporting.html import Section, legend, table_of
+from vitcompact.reporting.measures import within
 from vitcompact.utils.numbers import big
 
-UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
+_UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
+
+
+def unit_text(budget: Mapping[str, Any]) -> str:
+    """What a budget counts in, such as `MACs`, `time` or `time in ONNX Runtime`."""
+    return _UNITS[budget["unit"]] + within(budget.get("backend"))
 
 
 def target_text(budget: Mapping[str, Any]) -> str:
@@ -29,7 +35,7 @@ def label_of(operator: Mapping[str, Any]) -> str:
 
 def loss_curve(budget: Mapping[str, Any]) -> Section:
     """Loss against cost, with the plan as a dot."""
-    unit = UNITS[budget["unit"]]
+    unit = unit_text(budget)
     chosen = (budget["target"] if budget.get("left") is None else budget["left"], budget["harm"])
     points = [(point["left"], point["harm"]) for point in budget["curve"]]
     told = f"{target_text(budget)}. " if budget.get("left") else ""

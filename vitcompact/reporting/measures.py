@@ -2,7 +2,7 @@
 
 What is measured is a mapping with `before` and `after` (each with any of `top1`, `agreement`, `cosine`, `latency_ms`,
 `macs`, `params`, `bytes`), and where known `speedup`, `speedup_interval`, `top1_interval` (of the change, in points),
-`agreement_interval`, `batch_size` and `num_samples`. `predicted` marks costs that are only expected.
+`agreement_interval`, `batch_size`, `backend` and `num_samples`. `predicted` marks costs that are only expected.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from vitcompact.options.shared import BACKENDS
 from vitcompact.reporting.html import Section, table_of
 from vitcompact.utils.numbers import big, change, interval, number, percent, size
 
@@ -86,6 +87,7 @@ def _speed(before: Mapping[str, Any], after: Mapping[str, Any], measured: Mappin
     name = "milliseconds" if not images else f"ms for {images} image{'s' if images > 1 else ''}"
     first, last = (_or_blank(side.get("latency_ms"), "{:.2f}".format) for side in (before, after))
     speedup = measured.get("speedup")
+    name += within(measured.get("backend"))
     times = "" if speedup is None else f"{speedup:.2f} times as fast"
     return [Row("latency_ms", name, first, last, times, interval(measured.get("speedup_interval")))]
 
@@ -120,6 +122,12 @@ def _card(row: Row) -> str:
     if row.interval:
         parts.append(f'<span class="within">95 %: {escape(row.interval)}</span>')
     return "".join([*parts, "</div>"])
+
+
+def within(backend: object) -> str:
+    """Words after a time that was not measured in PyTorch as it is: ` in ONNX Runtime`."""
+    known = isinstance(backend, str) and backend != "torch" and backend in BACKENDS
+    return f" in {BACKENDS[str(backend)]}" if known else ""
 
 
 def measured_of(sides: Sequence[Mapping[str, Any]], **known: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vitcompact.data import ImageBatches, open_model
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 from vitcompact.options.selection import Allocation, Keep, MergeTokens, Only
+from vitcompact.options.shared import Backend
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
@@ -28,6 +29,7 @@ def convert(
     target_macs: float | None = None,
     target_params: float | None = None,
     target_latency: float | None = None,
+    latency_backend: Backend | None = None,
     ops: Iterable[str] | None = None,
     merge_tokens: MergeTokens | None = None,
     keep: Keep | None = None,
@@ -65,6 +67,8 @@ def convert(
             operators where the expected loss increase is smallest; needs images.
         target_macs, target_params, target_latency: what is to be left of the MACs, of the parameters, or of the time
             that a batch takes on `device`, in (0, 1); one of them, needs images.
+        latency_backend: what runs the layers and plans that `target_latency` times: `torch` (None too), `compile`, or
+            `onnxruntime` and `openvino` on the CPU, to which each is exported first.
         ops: operators that a budget may use; all by default.
         merge_tokens: pairs of similar tokens that each block of a plain ViT merges (ToMe), one number or one for each
             block; they count towards a target. `auto` merges what costs least beside a budget's operators.
@@ -96,7 +100,8 @@ def convert(
     job = prepare(
         *(model, opened.images(images, batch_size), plan),
         asked=Asked(
-            *(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation, keep)
+            *(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation, keep),
+            latency_backend,
         ),
         limits=Limits(only, protect, terms, filter_rank, branches),
         method=method_of(init, hallucinate, reconstruct, without),

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vitcompact.cli.render.common import interval, number, pairs, table, titled
 from vitcompact.operators.merge import schedule_text
-from vitcompact.reporting.budget import UNITS, label_of, target_text
+from vitcompact.reporting.budget import label_of, target_text, unit_text
 
 LOSS = "loss increase"
 MEASURES = {"agreement": "same top-1 class, predicted", "cosine": "cosine of features, predicted"}
@@ -26,13 +26,13 @@ def target_rows(budget: Mapping[str, Any] | None) -> list[Group]:
     """What was asked of a budget and what is left; nothing where there was none."""
     if budget is None or budget.get("left") is None:
         return []
-    return [pairs("Target", [(UNITS[budget["unit"]], target_text(budget))])]
+    return [pairs("Target", [(unit_text(budget), target_text(budget))])]
 
 
 def _curve(budget: Mapping[str, Any]) -> Group:
     told = budget.get("predicted")
     likeness = [] if told is None else [MEASURES[told["measure"]]]
-    found = table(f"{UNITS[budget['unit']]} left", *likeness, LOSS, right=(*likeness, LOSS))
+    found = table(f"{unit_text(budget)} left", *likeness, LOSS, right=(*likeness, LOSS))
     for point in budget["curve"]:
         shown = [] if told is None else [_likeness(told["measure"], point["predicted"])]
         found.add_row(f"{100 * point['left']:.0f} %", *shown, f"{point['harm']:.2e}")
@@ -48,7 +48,7 @@ def predicted_text(budget: Mapping[str, Any]) -> str | None:
     between = f"95 % interval {interval(told['interval'], 3)} " if told["interval"] else ""
     value = _likeness(told["measure"], told["value"])
     where = f"{between}on {told['num_samples']} held-out images"
-    what = f"At {100 * budget['target']:.3g} % of the {UNITS[budget['unit']]}"
+    what = f"At {100 * budget['target']:.3g} % of the {unit_text(budget)}"
     return f"{what}, {MEASURES[told['measure']]}: {value} ({where})"
 
 
@@ -57,7 +57,7 @@ def _likeness(measure: str, value: float) -> str:
 
 
 def _merging(budget: Mapping[str, Any]) -> Group:
-    found = table("merged", f"{UNITS[budget['unit']]} left", LOSS, right=(LOSS,))
+    found = table("merged", f"{unit_text(budget)} left", LOSS, right=(LOSS,))
     for point in budget["merging"]["curve"]:
         chosen = " (chosen)" if point["merge_tokens"] == budget["merging"]["merge_tokens"] else ""
         what = schedule_text(point["merge_tokens"]) + chosen
@@ -74,7 +74,7 @@ def _operators(budget: Mapping[str, Any]) -> Group:
     if merging := budget.get("merging"):
         blocks = sum(pairs > 0 for pairs in merging["merge_tokens"])
         found.add_row("merging tokens", str(blocks), f"{merging['harm']:.2e}", f"{100 * merging['harm'] / total:.0f} %")
-    return titled(f"By operator, at {100 * budget['target']:.0f} % of the {UNITS[budget['unit']]}", found)
+    return titled(f"By operator, at {100 * budget['target']:.0f} % of the {unit_text(budget)}", found)
 
 
 def _layers(budget: Mapping[str, Any]) -> Group:

@@ -44,5 +44,6 @@ def measured(document: Mapping[str, Any]) -> dict[str, Any]:
         top1_interval=gained if labelled else None,
         agreement_interval=None if shares is None else [1 + end / 100 for end in shares],
         batch_size=document["batch_size"],
+        backend=document.get("backend"),
         num_samples=document["num_samples"],
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitcompact.cli.report.colors import ACCENT, GREY, SCALE, is_dark
-from vitcompact.reporting.budget import UNITS
+from vitcompact.reporting.budget import unit_text
 
 _DPI = 120
 _WIDTH = 12.0
@@ -73,7 +73,7 @@ def _draw_budget(axes: Any, budget: Mapping[str, Any]) -> None:
     axes.plot([100 * chosen[0]], [max(chosen[1], 1e-12)], "o", color=ACCENT)
     axes.set_yscale("log")
     axes.invert_xaxis()
-    unit = UNITS[budget["unit"]]
+    unit = unit_text(budget)
     axes.set_xlabel(f"% of the {unit} left")
     axes.set_title(f"Least loss increase expected by {unit} left; dot: the plan", fontsize=11, loc="left")
     for side in ("top", "right"):

@@ -30,7 +30,7 @@ from vitcompact.data import (
     training_loader,
 )
 from vitcompact.data.apart import EVERY
-from vitcompact.exporting import export, format_of
+from vitcompact.exporting import check_runtime, export, format_of
 from vitcompact.exporting.output import check_file
 from vitcompact.options.compaction import CompactionOptions
 from vitcompact.options.exporting import ExportOptions
@@ -47,6 +47,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     space = common.workspace_for(options, held)
     options = images.with_recorded_images(options, given, space, console)
     asked = of_kind(CompactionOptions, options)
+    check_runtime(asked.latency_backend or "torch")
     images.require_images(options, "compact")
     open_device(options.device)
     out = common.out_for(options, space, "fold", held)
@@ -67,7 +68,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     result = compact(
         original.model,
         calibration,
-        **{name: getattr(asked, name) for name in ("speedup", "macs", "params", "preset", "max_drop", "minutes")},
+        **dataclasses.asdict(asked),
         began=began,
         evaluation=None if evaluation is None else evaluation_batches(original.model, evaluation),
         training=_training(original.model, options, calibration, evaluation is None),

@@ -419,3 +419,18 @@ def test_refusal_comes_before_the_weights_are_gathered(
 def test_what_exists_is_kept_unless_asked_otherwise(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists; give another directory"):
         disk.check_out(tmp_path)
+
+
+class Quantized(torch.Tensor):
+    """What libraries of quantization put in the place of a weight."""
+
+
+@pytest.mark.parametrize("place", ["head.weight", "blocks.0.attn.qkv.weight", "pos_embed"])
+def test_weights_that_are_no_plain_tensors(place: str, tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", num_classes=2, img_size=32)
+    owner, _, name = place.rpartition(".")
+    plain = model.get_parameter(place).detach()
+    setattr(model.get_submodule(owner), name, torch.nn.Parameter(plain.as_subclass(Quantized), requires_grad=False))
+    with pytest.raises(UsageError, match=rf"{place} is a \w+, not a plain tensor: save the model before"):
+        save(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -149,7 +149,7 @@ def _tensors(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
     """The state dict as safetensors wants it: on the CPU, contiguous, no two tensors in one piece of memory.
 
     Raises:
-        UsageError: `dtype` is no floating-point type, or cannot hold a weight.
+        UsageError: `dtype` is no floating-point type, or cannot hold a weight; or a weight is no plain tensor.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise UsageError(f"dtype must be a floating-point type, got {dtype}")
@@ -157,6 +157,11 @@ def _tensors(model: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:
     storages: set[int] = set()
     for name, tensor in model.state_dict().items():
         saved = tensor.detach().to("cpu")
+        if type(saved) is not Tensor:
+            raise UsageError(
+                f"{name} is a {type(saved).__name__}, not a plain tensor: save the model before its weights are "
+                "quantized, and quantize what is loaded"
+            )
         if dtype is not None and tensor.is_floating_point():
             saved = _cast(name, saved, dtype)
         saved = saved.contiguous()

@@ -161,3 +161,11 @@ def test_identity_and_mean_paths_are_found() -> None:
 )
 def test_rank(ratio: float, hidden: int, outputs: int, wanted: int | None) -> None:
     assert rank_for(ratio, hidden, outputs) == wanted
+
+
+@pytest.mark.parametrize(
+    ("multiple", "wanted"), [(8, (192, 24, 8)), (16, (192, 16, 16)), (32, (192, None, 32)), (128, (256, None, 128))]
+)
+def test_rank_in_other_multiples(multiple: int, wanted: tuple[int | None, ...]) -> None:
+    shares = ((0.5, 1536, 384), (0.5, 70, 44), (0.01, 768, 192))
+    assert tuple(rank_for(*each, multiple) for each in shares) == wanted

@@ -60,6 +60,7 @@ def analyze(
     keep: Keep | None = None,
     only: Only | None = None,
     protect: Iterable[str] = (),
+    size_multiple: int = 8,
     batch_size: int = 32,
     curves: Curves | None = None,
     device: str | torch.device = "cpu",
@@ -72,7 +73,7 @@ def analyze(
 
     Args:
         images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.
-        allocation, latency_backend, merge_tokens, keep, curves: as in `convert`.
+        allocation, latency_backend, merge_tokens, keep, size_multiple, curves: as in `convert`.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
@@ -83,7 +84,7 @@ def analyze(
     check_budget(budget, (ratio, rank_ratio), None, images)
     check_one_clock(budget, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
-    selection = Selection(shares[0], shares[1], only, patterns(protect))
+    selection = Selection(shares[0], shares[1], only, patterns(protect), size_multiple=size_multiple)
     check_allocation(allocation, selection, budget, None, images)
     opened = open_model(model)
     model, images = opened.model, opened.images(images, batch_size)

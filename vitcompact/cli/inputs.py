@@ -265,7 +265,8 @@ def check_selection(options: Any, plan: object = None) -> None:
     images = options.data_dir or options.dataset or None
     check_budget(budget, (options.ratio, options.rank_ratio), plan, images)
     shares = {name: getattr(options, name) for name in RATIO_NAMES if getattr(options, name) is not None}
-    selection = Selection(**shares, only=options.only, protect=chosen["protect"])
+    names = ("only", "protect", "size_multiple")
+    selection = Selection(**shares, **{name: chosen[name] for name in names})
     check_allocation(options.allocation, selection, budget, plan, images)
 
 

@@ -116,7 +116,7 @@ VERBS = (
             SourceOptions,
             DataOptions,
             CompactionOptions,
-            pick(SelectionOptions, "merge_tokens", "protect"),
+            pick(SelectionOptions, "merge_tokens", "protect", "size_multiple"),
             _own("checkpoint eval_data_dir device report export workdir overwrite dtype"),
         ),
         arguments={"source": ("SOURCE", f"{_SOURCE} By default what was analyzed."), "out": _out("folded")},

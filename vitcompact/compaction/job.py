@@ -73,6 +73,7 @@ def compact(
     evaluation: Iterable[Any] | None = None,
     training: Any = None,
     protect: Iterable[str] = (),
+    size_multiple: int = 8,
     merge_tokens: MergeTokens | None = None,
     batch_size: int = 64,
     latency_batch: int = 8,
@@ -108,6 +109,7 @@ def compact(
             None sets a quarter of `images` apart for that.
         training: what `finetune` learns from, without the images that judge; None takes those of `images` that do not.
         protect: glob patterns of module paths to leave alone.
+        size_multiple: as in `convert`.
         merge_tokens: as in `convert`; None weighs it where tokens can be merged, 0 is none.
         latency_batch: images a batch, for times.
         clock: seconds, monotonic; the job began at `began` by it, or begins now.
@@ -140,7 +142,7 @@ def compact(
     original = frozen_copy(model, device)
     batches, judging = (batches, evaluation) if evaluation is not None else taken_apart(batches)
     judge = Judge(original, judging, device, progress, clock)
-    planner = Planner(original, batches, protect, merge_tokens, latency_batch, progress, backend)
+    planner = Planner(original, batches, protect, size_multiple, merge_tokens, latency_batch, progress, backend)
     work = Work(
         model,
         original,

@@ -32,6 +32,7 @@ class Planner:
     original: nn.Module
     images: ImageBatches
     protect: Iterable[str]
+    size_multiple: int
     merge_tokens: MergeTokens | None
     batch_size: int
     progress: Progress
@@ -50,7 +51,7 @@ class Planner:
             self.original, self.images, budget, latency_batch=self.batch_size, progress=self.progress
         )
         if self.losses is None:
-            selection = Selection(protect=patterns(self.protect))
+            selection = Selection(protect=patterns(self.protect), size_multiple=self.size_multiple)
             self.losses = measure_losses(
                 self.original,
                 self.images,

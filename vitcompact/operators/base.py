@@ -35,6 +35,8 @@ class Request(Protocol):
     def filter_rank(self) -> int: ...
     @property
     def branches(self) -> int: ...
+    @property
+    def size_multiple(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Operator(ABC, Generic[Spec]):
         title: what it leaves, in two or three words.
         description: one sentence for model cards.
         source: the paper or book that it is from.
+        in_channels: whether its sizes are ranks or widths, of which kernels like multiples.
     """
 
     spec: type[Spec]
     title: ClassVar[str]
     description: ClassVar[str]
     source: ClassVar[str]
+    in_channels: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -104,6 +108,10 @@ class Operator(ABC, Generic[Spec]):
     @abstractmethod
     def sizes(self, model: nn.Module, site: Site) -> list[int]:
         """Candidate sizes, none where the operator does not apply to this layer."""
+
+    def multiples(self, model: nn.Module, site: Site, multiple: int) -> list[int]:
+        """Those of `sizes` that are multiples, where they are ranks or widths; all of them where they are not."""
+        return [size for size in self.sizes(model, site) if not self.in_channels or size % multiple == 0]
 
     @abstractmethod
     def size_of(self, spec: Spec) -> int:

@@ -19,7 +19,7 @@ from vitcompact.operators import ffn_fit
 from vitcompact.operators.base import Candidate, Operator, Request
 from vitcompact.operators.factors import Factors, plain_svd
 from vitcompact.operators.sites import SiteLosses, SolvedFfn, SolvedSite
-from vitcompact.operators.steps import size_steps
+from vitcompact.operators.steps import MULTIPLE, size_steps
 from vitcompact.plans.schema import Form, LayerPlan
 from vitcompact.plans.specs import LayerKind, OperatorSpec, at_least
 
@@ -53,6 +53,7 @@ class Factorize(Operator[FactorizeSpec]):
     title = "factorized FFN output"
     description = "the FFN's hidden-to-output matrix is a product of two thin ones (cFFN)"
     source = "arXiv 2306.10875, section 3.3"
+    in_channels = True
 
     def build(self, model: nn.Module, site: Site, spec: FactorizeSpec, form: Form) -> FactorizedLinear:
         """See `Operator.build`; a LayerScale after the FFN is absorbed by the solved values."""
@@ -110,10 +111,10 @@ class Factorize(Operator[FactorizeSpec]):
         return replace(spec, branches=0)
 
     def requested(self, model: nn.Module, site: Site, request: Request) -> int | str:
-        """See `Operator.requested`: a multiple of 8, at least 8."""
+        """See `Operator.requested`: a multiple of 8, or of what was asked for, and at least that."""
         assert isinstance(site, FfnSite)
         outputs, hidden = matrix(model.get_submodule(site.output))[0].shape
-        rank = rank_for(request.rank_ratio, hidden, outputs)
+        rank = rank_for(request.rank_ratio, hidden, outputs, request.size_multiple)
         return rank or f"rank ratio {request.rank_ratio:g} would not make it smaller"
 
     def choose_from_weights(self, model: nn.Module, site: Site, size: int, request: Request) -> FactorizeSpec:
@@ -148,9 +149,9 @@ def rank_in(layer: LayerPlan | None) -> int | None:
     return None if spec is None else spec.rank
 
 
-def rank_for(rank_ratio: float, in_features: int, out_features: int) -> int | None:
-    """Rank that `rank_ratio` means (a multiple of 8, at least 8), or None where the product would not be smaller."""
-    rank = max(8, 8 * round(rank_ratio * out_features / 8))
+def rank_for(rank_ratio: float, in_features: int, out_features: int, multiple: int = MULTIPLE) -> int | None:
+    """Rank that `rank_ratio` means (a `multiple`, at least once), or None where the product would not be smaller."""
+    rank = max(multiple, multiple * round(rank_ratio * out_features / multiple))
     return rank if rank * (in_features + out_features) < in_features * out_features else None
 
 

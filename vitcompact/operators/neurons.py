@@ -55,6 +55,7 @@ class Neurons(Operator[NeuronsSpec]):
     title = "fewer hidden units"
     description = "hidden units of the FFN are gone, what is left was solved again"
     source = "optimal brain surgeon for a linear layer (Hassibi and Stork 1993)"
+    in_channels = True
 
     def build(self, model: nn.Module, site: Site, spec: NeuronsSpec, form: Form) -> nn.Module:
         """See `Operator.build`: the first units."""

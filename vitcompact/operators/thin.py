@@ -66,6 +66,7 @@ class ThinQk(Operator[ThinQkSpec]):
     title = "narrower queries and keys"
     description = "queries and keys are narrower"
     source = "truncated SVD of the whitened query-key product"
+    in_channels = True
 
     def build(self, model: nn.Module, site: Site, spec: ThinQkSpec, form: Form) -> CompactAttention:
         """See `Operator.build`: the first channels of the old ones."""
@@ -129,6 +130,7 @@ class ThinVo(Operator[ThinVoSpec]):
     title = "narrower values"
     description = "values are narrower"
     source = "truncated SVD of the value-output product, weighted by the heads' outputs"
+    in_channels = True
 
     def build(self, model: nn.Module, site: Site, spec: ThinVoSpec, form: Form) -> CompactAttention:
         """See `Operator.build`: the first channels of the old ones."""

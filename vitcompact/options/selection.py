@@ -112,6 +112,14 @@ class SelectionOptions(LatencyBackend):
         unset="both",
         rare=True,
     )
+    size_multiple: int = option(
+        8,
+        "Ranks and widths are multiples of this, itself a multiple of 8: more than 8 for kernels that want it.",
+        panel=COMPACTION,
+        unit="N",
+        least=8,
+        rare=True,
+    )
     only: Only | None = option(None, "Compact only the attention heads, or only the FFNs.", panel=COMPACTION, rare=True)
     protect: tuple[str, ...] = option(
         (),

@@ -114,7 +114,8 @@ def measure_losses(
         original: in eval mode and float32; left as it is.
         ops: operators to consider.
         budget: what they are for; refused before anything is measured where even the smallest sizes miss it.
-        selection: `only` and `protect` leave layers alone; `branches` is for the factors of FFNs.
+        selection: `only` and `protect` leave layers alone; `branches` is for the factors of FFNs, `size_multiple` for
+            all ranks and widths.
         keep: what counts of the features of a model without a head.
         weigh: multiply errors by what they do to the model's output; off, an error counts by its size alone.
 
@@ -128,7 +129,7 @@ def measure_losses(
     selection = selection or Selection()
     sites = _covered(anatomy, selection)
     whole, costs = site_costs(original, sites, resolve_input(original).input_size)
-    offered = {site.name: _offered(original, site, ops) for site in sites}
+    offered = {site.name: _offered(original, site, ops, selection.size_multiple) for site in sites}
     if budget is not None and budget.unit != "latency":
         most = sum(most_saved(costs[site.name], budget.unit, offered[site.name]) for site in sites)
         least = 1 - most / getattr(whole, budget.unit)
@@ -164,10 +165,10 @@ def planning_images(original: nn.Module, images: ImageBatches) -> ImageBatches:
     return first_images(images, whole_groups(_images_needed(original, example_of(images, 1))))
 
 
-def _offered(model: nn.Module, site: Site, ops: Sequence[str]) -> dict[str, list[int]]:
+def _offered(model: nn.Module, site: Site, ops: Sequence[str], multiple: int) -> dict[str, list[int]]:
     """Candidate sizes of a site by operator, in the order in which operators are applied."""
     return {
-        name: operator.sizes(model, site)
+        name: operator.multiples(model, site, multiple)
         for name, operator in OPERATORS.items()
         if name in ops and operator.kind == site.kind
     }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches, placed, processes_of
 from vitcompact.errors import UsageError
+from vitcompact.operators.steps import MULTIPLE
 from vitcompact.options.selection import Keep
 from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.kept_losses import from_json, to_json
@@ -64,7 +65,7 @@ class Curves:
         if known is not None and known.get("key") == key:
             try:
                 kept = {name: value for name, value in known.items() if name not in ("format", "key")}
-                found = from_json(original, kept, asked.get("branches"))
+                found = from_json(original, kept, asked.get("branches"), asked.get("size_multiple", MULTIPLE))
             except (UsageError, KeyError, TypeError, ValueError) as error:
                 logger.warning("%s is damaged (%s): the layers are measured anew", self.path, error)
             else:
@@ -128,6 +129,7 @@ def measured_losses(
     if curves is None:
         return measure()
     asked: dict[str, Any] = {} if keep == "both" else {"keep": keep}
+    asked |= {} if chosen.size_multiple == MULTIPLE else {"size_multiple": chosen.size_multiple}
     asked |= {"ops": ops, "only": chosen.only, "protect": chosen.protect, "branches": chosen.branches, "weigh": weigh}
     return curves.losses(original, images, asked, measure)
 

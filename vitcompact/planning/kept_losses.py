@@ -12,6 +12,7 @@ from vitcompact.data import resolve_input
 from vitcompact.models import Site, inspect
 from vitcompact.models.site_cost import site_costs
 from vitcompact.operators import OPERATORS, Candidate
+from vitcompact.operators.steps import MULTIPLE
 from vitcompact.planning.candidates import Losses
 from vitcompact.planning.predicted import Predicted
 from vitcompact.plans.schema import Skipped
@@ -44,11 +45,14 @@ def to_json(losses: Losses) -> dict[str, Any]:
     }
 
 
-def from_json(original: nn.Module, data: Mapping[str, Any], branches: int | None = None) -> Losses:
+def from_json(
+    original: nn.Module, data: Mapping[str, Any], branches: int | None = None, size_multiple: int = MULTIPLE
+) -> Losses:
     """What `to_json` wrote of the same model: exactly the sizes that its operators offer, each with a loss.
 
     Args:
         branches: of factors, as they were asked for.
+        size_multiple: of ranks and widths, likewise.
 
     Raises:
         UsageError, KeyError, TypeError, ValueError: anything else.
@@ -57,7 +61,7 @@ def from_json(original: nn.Module, data: Mapping[str, Any], branches: int | None
     known = {site.name: site for site in inspect(original).sites}
     sites = tuple(known[name] for name in kept.sites)
     candidates = {
-        name: {op: _candidates(original, known[name], op, rows, branches) for op, rows in by_op.items()}
+        name: {op: _candidates(original, known[name], op, rows, branches, size_multiple) for op, rows in by_op.items()}
         for name, by_op in kept.sites.items()
     }
     skipped = tuple(Skipped(name, reason) for name, reason in kept.skipped)
@@ -76,12 +80,17 @@ def _check_prediction(predicted: Predicted | None) -> None:
 
 
 def _candidates(
-    model: nn.Module, site: Site, op: str, rows: tuple[tuple[Mapping[str, Any], float], ...], branches: int | None
+    model: nn.Module,
+    site: Site,
+    op: str,
+    rows: tuple[tuple[Mapping[str, Any], float], ...],
+    branches: int | None,
+    size_multiple: int,
 ) -> list[Candidate]:
     """The candidates of one operator, checked against what it offers for the layer."""
     operator = OPERATORS[op]
     found = [Candidate(operator.spec.from_json(spec), loss) for spec, loss in rows]
-    sizes = operator.sizes(model, site) if operator.kind == site.kind else []
+    sizes = operator.multiples(model, site, size_multiple) if operator.kind == site.kind else []
     if sorted(operator.size_of(candidate.spec) for candidate in found) != sorted(sizes):
         raise ValueError(f"{site.name}: {op}: other sizes than those of the layer")
     for candidate in found:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vitcompact.errors import UsageError
+from vitcompact.operators.steps import MULTIPLE
 from vitcompact.options.selection import Only
 from vitcompact.options.surgery import TERMS
 from vitcompact.plans.specs import LayerKind
@@ -30,6 +31,7 @@ class Selection:
         terms: paths of hallucinated maps besides the parent's map, out of `TERMS`.
         filter_rank: rank of the 3x3 map filter, 0 to 3.
         branches: silent branches of each FFN factor in the training form.
+        size_multiple: ranks and widths are multiples of it, itself one of 8.
     """
 
     ratio: float = 0.5
@@ -39,6 +41,7 @@ class Selection:
     terms: tuple[str, ...] = ("identity",)
     filter_rank: int = 0
     branches: int = 0
+    size_multiple: int = MULTIPLE
 
     def __post_init__(self) -> None:
         for name, value in (("ratio", self.ratio), ("rank_ratio", self.rank_ratio)):
@@ -53,6 +56,9 @@ class Selection:
             raise UsageError(
                 f"`filter_rank` must be 0 to 3 and `branches` at least 0, got {self.filter_rank}, {self.branches}"
             )
+
+        if self.size_multiple < MULTIPLE or self.size_multiple % MULTIPLE:
+            raise UsageError(f"`size_multiple` takes a multiple of {MULTIPLE}, got {self.size_multiple}")
 
     def covers(self, name: str, kind: LayerKind) -> bool:
         """Whether the layer at module path `name` is to be compacted."""

@@ -37,6 +37,7 @@ def convert(
     seed: int = 0,
     only: Only | None = None,
     protect: Iterable[str] = (),
+    size_multiple: int = 8,
     terms: Iterable[str] = ("identity",),
     filter_rank: int = 0,
     branches: int = 0,
@@ -77,6 +78,7 @@ def convert(
             from the weights alone, which loses much accuracy.
         only: `heads` or `ffn` for one of the two.
         protect: glob patterns of module paths to leave alone.
+        size_multiple: ranks and widths are multiples of it; a multiple of 8.
         terms: further paths of a hallucinated map, out of `identity`, `mean` and `conv` (a 3x3 filter of every head's
             own values, on plain ViTs only).
         branches: silent branches of each FFN factor (paper, section 3.3); short fine-tuning gains nothing from them.
@@ -103,7 +105,7 @@ def convert(
             *(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation, keep),
             latency_backend,
         ),
-        limits=Limits(only, protect, terms, filter_rank, branches),
+        limits=Limits(only, protect, terms, filter_rank, branches, size_multiple),
         method=method_of(init, hallucinate, reconstruct, without),
         batch_size=batch_size,
         cache_gb=cache_gb,

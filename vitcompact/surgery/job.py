@@ -67,12 +67,14 @@ class Limits:
     terms: Iterable[str]
     filter_rank: int
     branches: int
+    size_multiple: int
 
     def selection(self, asked: Asked) -> Selection:
         """The layers that these limits and the two shares select."""
         ratio, rank_ratio = (0.5 if share is None else share for share in (asked.ratio, asked.rank_ratio))
         return Selection(
-            ratio, rank_ratio, self.only, patterns(self.protect), tuple(self.terms), self.filter_rank, self.branches
+            *(ratio, rank_ratio, self.only, patterns(self.protect), tuple(self.terms), self.filter_rank),
+            *(self.branches, self.size_multiple),
         )
 
 

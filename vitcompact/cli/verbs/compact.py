@@ -73,6 +73,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         evaluation=None if evaluation is None else evaluation_batches(original.model, evaluation),
         training=_training(original.model, options, calibration, evaluation is None),
         protect=options.protect,
+        size_multiple=options.size_multiple,
         merge_tokens=options.merge_tokens,
         batch_size=options.batch_size,
         device=options.device,

@@ -53,6 +53,7 @@ def run_within(
         "keep",
         "only",
         "protect",
+        "size_multiple",
         "reconstruct",
         "cache_gb",
         "batch_size",

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import safetensors
 
-from vitcompact.training.keep import REPLACED
+from vitcompact.training.aside import REPLACED
 from vitcompact.utils.files import restored
 
 STATES = ("last.safetensors", "best.safetensors")
 """Of a training that can be resumed."""
+COURSE = ("steps.jsonl", "summary.csv")
+"""Of the same, written line by line while it runs."""
 Units = dict[str, str]
 """What belongs together (a model's directory, any other file) by its path, with a digest of its content."""
 
@@ -51,11 +53,15 @@ _TIMES = re.compile(rb"(seconds(?:\\?\": | \| ))[-+.e0-9]+|\d{4}-\d\d-\d\d \d\d:
 _ASKED = re.compile(
     rb'"(serial|overwrite|resume)": [^,\n]+|vitcompact (analyze|convert|finetune|fold|compact|eval)[^\n<"]*'
 )
+_FIGURES = re.compile(rb'"(images_per_sec|seconds)": [^,}]+|(?<=,)[^,\n]*,[^,\n]*(?=\n)')
+"""Of a clock: in a line of steps, and the last two cells of a row."""
 
 
 def _content(path: Path) -> bytes:
     """What a file holds, but for what tells one run from the run after it: times, its number, how it was asked for."""
     content = path.read_bytes()
+    if path.name in COURSE:
+        content = _FIGURES.sub(b"", content)
     if path.name in STATES:  # times change the length of the header, and metadata have no order
         length = int.from_bytes(content[:8], "little")
         with suppress(ValueError):
@@ -118,7 +124,7 @@ class Expected:
                     found.append(f"{name} is lost")
             elif not allowed:
                 found.append(f"{name} is new to this place")
-            elif name in self.volatile or (stopped and name.endswith(STATES)):
+            elif name in self.volatile or (stopped and name.endswith(STATES)) or name.endswith(COURSE):
                 found += [f"{name} is damaged"] if not _sound(box / name) else []
             elif now[name] not in allowed:
                 found.append(f"{name} is neither old nor new")
@@ -146,6 +152,8 @@ def _sound(path: Path) -> bool:
         elif path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt"):
                 pass
+        elif path.name in COURSE:
+            return path.read_bytes().endswith(b"\n") or not path.stat().st_size
         elif path.suffix == ".html":
             return path.read_text(encoding="utf-8").rstrip().endswith("</html>")
     except (OSError, ValueError, safetensors.SafetensorError):

@@ -29,6 +29,7 @@ from torch import nn
 
 import vitcompact
 from vitcompact.training import TensorBatches, TrainOptions, finetune
+from vitcompact.training.course import COURSE, STEPS_NAME, losses
 from vitcompact.training.distill import Distiller, block_names
 from vitcompact.training.state import STATE_NAME, load_state
 from vitcompact.utils.launch import place_of
@@ -138,6 +139,7 @@ def killed(words: Sequence[str], folder: Path, world: int, count: int, chance: r
             done += 1
             orphans += left_behind(str(again))
             state = again.with_name(f"{again.name}-state") / STATE_NAME
+            unread += sum(not whole_lines(state.with_name(name)) for name in COURSE)
             if state.exists():
                 try:
                     steps.append(load_state(state).values["plan"]["step"])
@@ -146,11 +148,17 @@ def killed(words: Sequence[str], folder: Path, world: int, count: int, chance: r
     subprocess.run([*words, str(again)], check=True, stdout=-3, stderr=-3)
     first, second = (load_file(each / "model.safetensors") for each in (alone, again))
     same = all(torch.equal(first[name], second[name]) for name in first)
+    told = losses(alone / STEPS_NAME) == losses(again / STEPS_NAME)
     print(
         f"{world} process(es): {done} kills, at steps {steps}; files that cannot be read {unread}, processes left "
-        f"{orphans}, the same bits in the end: {same}",
+        f"{orphans}, the same bits in the end: {same}, the same losses of the same steps told: {told}",
         flush=True,
     )
+
+
+def whole_lines(path: Path) -> bool:
+    """Whether a file of lines ends with one, or is empty or not there."""
+    return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
 
 
 def left_behind(out: str) -> bool:
@@ -170,7 +178,7 @@ def train(compact: str, images: str, out: str) -> int:
 
     loop._SAVE_SHARE = 0
     TrainOptions.__dataclass_fields__["save_minutes"].default = 1e-9
-    loop.Loop._save_sometimes = lambda self: self.keeper.save(self.stepper, self.plan, self.watch.seconds)  # type: ignore[assignment, method-assign]
+    loop.Loop._save_sometimes = loop.Loop._save  # type: ignore[assignment, method-assign]
     words = ["finetune", compact, out, "--data-dir", images, "--steps", "400", "-b", "8", "--resume", "auto"]
     return main([*words, "--overwrite"])
 

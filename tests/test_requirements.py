@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}
 RUNTIMES = {"onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "nncf", "coremltools", "executorch"}
-OPTIONAL = {"matplotlib", *RUNTIMES}  # extras; messages say how to install them
+OPTIONAL = {"matplotlib", "wandb", *RUNTIMES}  # extras; messages say how to install them
 
 
 def floors(requirements: list[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitcompact.errors import CheckpointError, Interrupted, UsageError
 from vitcompact.training import TensorBatches, TrainOptions, finetune
+from vitcompact.training.course import COURSE
 from vitcompact.training.interrupt import StopRequest
 from vitcompact.training.state import BEST_NAME, STATE_NAME, State, load_state, save_state
 
@@ -102,7 +103,7 @@ def test_only_one_complete_state_file_is_left(
     student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
 ) -> None:
     finetune(student, teacher, stream, options=options(save_minutes=1e-9), state_dir=tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
+    assert {path.name for path in tmp_path.iterdir()} == {STATE_NAME, *COURSE}
     assert load_state(tmp_path / STATE_NAME).values["plan"]["step"] == 6
 
 
@@ -196,14 +197,14 @@ def test_beginning_anew_keeps_a_run_that_did_not_end(
     with pytest.raises(Interrupted):
         go(state_dir=tmp_path, progress=StopAfter(6))
     there = {path.name for path in tmp_path.iterdir()}
-    assert there == {STATE_NAME, BEST_NAME}
+    assert there == {STATE_NAME, BEST_NAME, *COURSE}
     finetune(student, teacher, stream, options=options(steps=2), state_dir=tmp_path)
     assert f"`resume='{tmp_path / 'earlier'}'`" in caplog.text
     assert {path.name for path in (tmp_path / "earlier").iterdir()} == there
     assert same_weights(whole, go(state_dir=tmp_path, resume=tmp_path / "earlier"))
     finetune(student, teacher, stream, options=options(steps=1), state_dir=tmp_path)  # what ended is not kept
     assert {path.name for path in (tmp_path / "earlier").iterdir()} == there
-    assert {path.name for path in tmp_path.iterdir()} == {STATE_NAME, "earlier"}
+    assert {path.name for path in tmp_path.iterdir()} == {STATE_NAME, "earlier", *COURSE}
 
 
 def test_what_a_run_left_that_ended_waits_until_the_next_one_has(
@@ -215,7 +216,7 @@ def test_what_a_run_left_that_ended_waits_until_the_next_one_has(
         finetune(student, teacher, stream, options=options(steps=4), state_dir=tmp_path, progress=StopAfter(1))
     assert (tmp_path / "replaced" / STATE_NAME).read_bytes() == left
     finetune(student, teacher, stream, options=options(steps=4), state_dir=tmp_path, resume="auto")
-    assert [path.name for path in tmp_path.iterdir()] == [STATE_NAME]
+    assert {path.name for path in tmp_path.iterdir()} == {STATE_NAME, *COURSE}
 
 
 def test_somebodys_files_are_not_replaced_by_an_earlier_state(
@@ -274,7 +275,7 @@ def test_a_disk_that_refuses_does_not_end_the_run(
     monkeypatch.setattr("safetensors.torch.save_file", full)
     result = finetune(student, teacher, stream, options=options(), state_dir=tmp_path)
     assert result.steps == 6
-    assert not list(tmp_path.iterdir())
+    assert {path.name for path in tmp_path.iterdir()} == {*COURSE}
     with pytest.raises(UsageError, match="is a file"):
         finetune(student, teacher, stream, options=options(), state_dir=__file__)
     assert "could not be saved" in caplog.text

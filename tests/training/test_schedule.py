@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,9 @@ def test_a_bar_counts_one_thing(
     assert shown[0][0] == task
     assert shown[0][1] == (4 if task == "finetune" else pytest.approx(30, abs=5))
     assert all(("step" in note) == ("seconds" in task) and "left" not in note for note in notes)
+    ends = ["epoch 1 of 2 ends in 10 s", "epoch 1 of 2 ends in 5 s", "epoch 1 of 2 ends in 0 s"]
+    assert "steps" not in limit or [note.rpartition(", ")[2] for note in notes[:3]] == ends
+    assert all(re.fullmatch(r"(step \d+, )?loss \d.*, rate \S+e-\d+, 1.6 images/s, epoch .*", note) for note in notes)
 
 
 def test_evaluations_come_after_so_many_steps_each(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.together import ended, started
 from tests.training import together_script
+from vitcompact.training.course import COURSE
 from vitcompact.training.state import STATE_NAME
 from vitcompact.utils.processes import ALONE
 
@@ -82,7 +83,7 @@ def test_images_are_counted_once_when_judged(runs: dict[str, Path]) -> None:
 def test_resuming_with_two_is_bit_identical(runs: dict[str, Path]) -> None:
     whole, resumed = (weights(runs["two"], name) for name in ("whole", "resumed"))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
-    assert [path.name for path in (runs["two"] / "here").iterdir()] == [STATE_NAME]
+    assert {path.name for path in (runs["two"] / "here").iterdir()} == {STATE_NAME, *COURSE}
 
 
 def test_resuming_with_another_number_of_processes(runs: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vitcompact.checkpoint.overrides import Override
 from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.rebuilt import check_written, unrecorded
-from vitcompact.checkpoint.record import RECORD_NAME, Record
+from vitcompact.checkpoint.record import FILES, RECORD_NAME, Record
 from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.plans.schema import Plan
@@ -37,6 +38,7 @@ def save(
     results: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    beside: Mapping[str, bytes | Path] | None = None,
 ) -> Path:
     """Save a timm model, with or without a plan, in timm's hub layout.
 
@@ -52,6 +54,7 @@ def save(
         results: measured results, recorded as they are and shown in the model card.
         dtype: floating-point type of the saved tensors; None keeps each as it is.
         overwrite: replace an existing directory that holds nothing but what this function wrote.
+        beside: more files to lie in `out`, by name: their content, or the file that is copied. They are recorded.
 
     Returns:
         The directory.
@@ -66,7 +69,8 @@ def save(
     model = unwrap_model(model)
     base = _base_of(model)
     plan = getattr(model, "vitcompact_plan", None) or Plan(layers=())
-    record = Record(base, plan, provenance, dict(options or {}), dict(results or {}))
+    files = (*FILES, *(beside or {}))
+    record = Record(base, plan, provenance, dict(options or {}), dict(results or {}), files=files)
     tensors = _tensors(model, dtype)
     texts = {
         RECORD_NAME: json_text(record.published(out)),
@@ -84,10 +88,19 @@ def save(
         _write_config(model, folder / "config.json", base, plan)
         _record_overrides(folder / "config.json", unrecorded(model, folder))
         write_tensors(tensors, folder / "model.safetensors")
+        for name, content in (beside or {}).items():
+            _put(content, folder / name)
         check_written(model, folder, tensors)
         check_out(out, overwrite=overwrite, keep=keep)  # again: something may have appeared meanwhile
         publish(folder, out)
     return out
+
+
+def _put(content: bytes | Path, path: Path) -> None:
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)
 
 
 def _base_of(model: nn.Module) -> str:

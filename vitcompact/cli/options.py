@@ -28,6 +28,7 @@ from vitcompact.options.declare import (
 )
 from vitcompact.options.evaluation import ProbeOptions
 from vitcompact.options.exporting import ExportOptions
+from vitcompact.options.logs import LogOptions
 from vitcompact.options.recipes import NAMES as RECIPES
 from vitcompact.options.selection import LimitOptions, SelectionOptions
 from vitcompact.options.shared import Distributed, MixedPrecision
@@ -170,6 +171,7 @@ VERBS = (
             DataOptions,
             TrainOptions,
             Augment,
+            LogOptions,
             Distributed,
             _own("teacher eval_data_dir resume device workdir overwrite dtype"),
         ),

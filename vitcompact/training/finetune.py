@@ -18,6 +18,8 @@ from vitcompact.data import check_model, unwrapped
 from vitcompact.errors import CheckpointError, Interrupted, UsageError
 from vitcompact.layers.branches import TokenBatchNorm, branched
 from vitcompact.models.forward import eval_mode, num_classes
+from vitcompact.options.logs import LogOptions
+from vitcompact.training.course import Course
 from vitcompact.training.distill import Distiller, amp_dtype, block_names
 from vitcompact.training.held_out import JUDGED_STEPS, HeldOut, Scores, batches_judged, evaluated_loss, unseen_crops
 from vitcompact.training.interrupt import StopRequest
@@ -31,6 +33,7 @@ from vitcompact.training.schedule import LearningRate, StepPlan
 from vitcompact.training.share import Sharing, own_statistics
 from vitcompact.training.state import STATE_NAME, State, load_state, told_state
 from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure
+from vitcompact.training.trackers import trackers_for
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.processes import ALONE, Processes
@@ -52,6 +55,7 @@ def finetune(
     progress: Progress = notebooks,
     clock: Clock = time.monotonic,
     processes: Processes = ALONE,
+    log: LogOptions = LogOptions(),
 ) -> FinetuneResult:
     """Train a copy of `model` to answer as `teacher` does; labels are not used unless `options.labels` says so.
 
@@ -68,7 +72,7 @@ def finetune(
         options: limits, rates and losses.
         evaluation: `data.EvaluationBatches` or the like, never training images; None scores nothing.
         device: where both models run.
-        state_dir: folder of the resumable state and the best weights; None keeps neither.
+        state_dir: folder of the resumable state, the best weights and the run's course; None keeps none of them.
         resume: `"auto"` goes on from `state_dir` where it holds a state, else begins; a path (state file or its folder)
             has to exist; None begins anew.
         progress: told of each step.
@@ -76,6 +80,7 @@ def finetune(
         processes: those of a run that torchrun started (`utils.processes.joined`), each of which calls this function
             with the same arguments: it trains on its part of every batch, and gets the same result. The first keeps
             the state.
+        log: what is told of the run's course besides `summary.csv` and `steps.jsonl`, which lie beside the state.
 
     Raises:
         UsageError: options, models, images or the saved state do not fit.
@@ -98,7 +103,8 @@ def finetune(
         with holding(folder, saved), listening as stop, eval_mode(teacher), _own_randomness(device):
             teacher.to(device)
             run = _Run(model, teacher, stream, chosen, device, folder, stop, progress, processes)
-            return run.finish(run.start(evaluation, saved, watch, clock))
+            with closing(run.course):
+                return run.finish(run.start(evaluation, saved, watch, clock, log))
     finally:
         teacher.to(home)
 
@@ -130,6 +136,7 @@ class _Run:
         whole = first_batch(stream) if folder and processes.several else first
         identity = describe_run(model, teacher, stream, whole, asked, device, amp) if folder else {}
         self.identity, self.keeper = identity, Keeper(folder, identity, processes)
+        self.course = Course(folder, self.stream.steps_per_epoch, stream.batch_size)
         student = _training_mode(copy_of(model).to(device, torch.float32).requires_grad_(True))
         ema = None
         if options.model_ema:
@@ -155,7 +162,12 @@ class _Run:
         )
 
     def start(
-        self, evaluation: Iterable[tuple[Tensor, Tensor]] | None, saved: Path | None, watch: Stopwatch, clock: Clock
+        self,
+        evaluation: Iterable[tuple[Tensor, Tensor]] | None,
+        saved: Path | None,
+        watch: Stopwatch,
+        clock: Clock,
+        log: LogOptions,
     ) -> Loop:
         """Begin or resume, and train."""
         plan = StepPlan.of(self.options, self.stream.steps_per_epoch)
@@ -167,6 +179,7 @@ class _Run:
             watch = Stopwatch(clock, spent)
         else:
             self.keeper.begin_anew()
+        self._open_course(plan.step, saved, log)
         held_out = None
         if evaluation is not None:
             shared = self.sharing.evaluation(evaluation)
@@ -187,6 +200,7 @@ class _Run:
             held_out=held_out,
             amp_dtype=self.amp_dtype,
             processes=self.processes,
+            course=self.course,
         )
         try:
             loop.run()
@@ -211,6 +225,8 @@ class _Run:
             best_step = 0
         if held_out is not None:
             scores = self._scored(held_out, model, None, "evaluate the result")
+        best_seen = None if held_out is None else loop.plan.step if best_step is None else best_step
+        self.course.row(loop.plan.step, scores, best_seen, loop.watch.seconds)
         before = Scores(**self.keeper.notes["before"]) if "before" in self.keeper.notes else Scores()
         if self.options.grad_checkpointing:
             model.set_grad_checkpointing(False)  # type: ignore[operator]
@@ -230,7 +246,15 @@ class _Run:
             best_step=best_step,
             skipped_steps=self.stepper.bad_steps,
             lr=self.options.lr,
+            history=self.course.history,
         )
+
+    def _open_course(self, step: int, saved: Path | None, log: LogOptions) -> None:
+        """Tell the run's course from `step` on."""
+        self.course.begin(step, saved.parent if saved else None, self.processes)
+        if self.processes.first:
+            config = {name: value for name, value in asdict(self.options).items() if value is not None}
+            self.course.trackers += trackers_for(log, self.keeper.folder, step, self.keeper.notes, config)
 
     def _better(self, model: nn.Module, held_out: HeldOut) -> Best | None:
         """The best weights seen, if they beat those of `model`."""
@@ -268,6 +292,7 @@ class _Run:
         scores = self._scored(held_out, self.stepper.student, None, "evaluate before training")
         self.keeper.notes["before"] = scores.to_json()
         self.keeper.notes["evaluation_seconds"] = watch.seconds - start
+        self.course.row(0, scores, None, watch.seconds)
 
     def _reserve(self, pace: float, plan: StepPlan, held_out: HeldOut | None) -> float:
         """Seconds that `finish` will take; a forward pass is about a third of a step."""

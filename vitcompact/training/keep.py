@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.errors import UsageError
+from vitcompact.training.aside import OURS, REPLACED, forget, is_ours, set_aside
+from vitcompact.training.course import COURSE
 from vitcompact.training.optimizer import Stepper
 from vitcompact.training.saved import Best, best_of, damage, saved_run
 from vitcompact.training.schedule import StepPlan
@@ -22,7 +23,6 @@ from vitcompact.training.state import (
     BEST_NAME,
     STATE_NAME,
     State,
-    is_state,
     load_state,
     pack_optimizer,
     save_state,
@@ -30,16 +30,11 @@ from vitcompact.training.state import (
     unpack_optimizer,
 )
 from vitcompact.training.stream import TrainingStream
-from vitcompact.utils.files import claimed, disk_errors, link_or_copy, publish, staged, tidied
+from vitcompact.utils.files import claimed, tidied
 from vitcompact.utils.processes import ALONE, Processes
 
 _FREE = ("eval_every", "eval_share", "save_minutes", "grad_accum")
 """Options that do not change what is learned; nor does the number of processes."""
-
-EARLIER = "earlier"
-"""Folder beside a state, with that of the run before which did not end."""
-REPLACED = "replaced"
-"""Folder beside a state, with that of a run which ended, until the run that replaces it has."""
 
 _WHAT = {
     "model": "the converted model",
@@ -136,23 +131,8 @@ class Keeper:
         Raises:
             UsageError: the disk refuses, or somebody's own files are where the state goes.
         """
-        if self.folder is None:
-            return
-        there = [path for path in (self.folder / STATE_NAME, self.folder / BEST_NAME) if path.exists()]
-        if not there:
-            return
-        unfinished = there[0].name == STATE_NAME and not _is_finished(there[0])
-        kept = self.folder / (EARLIER if unfinished else REPLACED)
-        if kept.exists() and not _is_aside(kept):
-            raise UsageError(f"{kept} is where an earlier state goes, and it holds other files: move it away")
-        with disk_errors(kept), staged(kept) as aside:
-            for path in there:
-                link_or_copy(path, aside / path.name)
-            publish(aside, kept)
-        if unfinished:
-            logger.warning("a run that did not end left its state: it is kept, and `resume=%r` continues it", str(kept))
-        for path in there:
-            path.unlink()
+        if self.folder is not None:
+            set_aside(self.folder)
 
     def offer(self, model: nn.Module, value: float, step: int) -> None:
         """Keep `model`'s weights if `value` beats all before."""
@@ -187,7 +167,7 @@ class Keeper:
         state.values |= {"notes": self.notes, "skipped": skipped}
         written = self._write(state, STATE_NAME)
         if written and plan.finished:
-            _forget(self.folder / REPLACED)
+            forget(self.folder / REPLACED)
         return written
 
     def restore(self, state: State, beside: Path | None, stepper: Stepper) -> tuple[StepPlan, float]:
@@ -228,26 +208,6 @@ def _known(path: Path | None) -> Path:
     return path
 
 
-def _is_aside(folder: Path) -> bool:
-    """Whether a folder holds nothing but a state that was set aside."""
-    return folder.is_dir() and all(path.name in (STATE_NAME, BEST_NAME) and is_state(path) for path in folder.iterdir())
-
-
-def _forget(folder: Path) -> None:
-    """Remove a state that was set aside, and nothing else."""
-    if folder.is_dir() and _is_aside(folder):
-        with suppress(OSError):
-            shutil.rmtree(folder)
-
-
-def _is_finished(path: Path) -> bool:
-    """Whether a state is of a run that ended; one that cannot be read is not taken for that."""
-    try:
-        return saved_run(load_state(path, tensors=False)).plan.finished
-    except CheckpointError:
-        return False
-
-
 def find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
     """The folder to keep states in, and the state to go on from."""
     folder = Path(state_dir).expanduser() if state_dir is not None else None
@@ -277,9 +237,11 @@ def holding(folder: Path | None, saved: Path | None) -> Iterator[None]:
     with claimed(folder / STATE_NAME) if folder is not None else nullcontext():
         if folder is not None:
             tidied(folder)
-        for path in () if folder is None else (folder / STATE_NAME, folder / BEST_NAME):
-            if path.exists() and path != saved and not is_state(path):
+        for path in () if folder is None else (folder / name for name in OURS):
+            if path.exists() and path != saved and not is_ours(path):
                 raise UsageError(
                     f"{path} is no training state of vitcompact, and would be replaced by one: move it away"
+                    if path.name not in COURSE
+                    else f"{path} was not written by vitcompact, and would be replaced: move it away"
                 )
         yield

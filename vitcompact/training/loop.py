@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import NoReturn
 
 import torch
 from torch import nn
 
 from vitcompact.errors import Interrupted
-from vitcompact.training.held_out import HeldOut
+from vitcompact.training.course import Course
+from vitcompact.training.held_out import HeldOut, Scores
 from vitcompact.training.interrupt import StopRequest
 from vitcompact.training.keep import Keeper
 from vitcompact.training.optimizer import Stepper
 from vitcompact.training.options import TrainOptions
 from vitcompact.training.schedule import LearningRate, StepPlan
 from vitcompact.training.stream import TrainingStream
+from vitcompact.utils.numbers import duration
 from vitcompact.utils.processes import ALONE, Processes
 from vitcompact.utils.progress import Progress
 
@@ -46,6 +48,7 @@ class Loop:
         reserve: gives the seconds to leave for what comes after the last step.
         held_out: evaluation images, or None.
         amp_dtype: precision of evaluations during training.
+        course: is told of every step and evaluation.
         processes: those that train together. What depends on a clock or a signal is decided by the first for all.
     """
 
@@ -63,6 +66,7 @@ class Loop:
     held_out: HeldOut | None
     amp_dtype: torch.dtype | None
     processes: Processes = ALONE
+    course: Course = field(default_factory=lambda: Course(None, 1, 1))
 
     def run(self) -> None:
         """Train until the plan is done.
@@ -74,16 +78,17 @@ class Loop:
         self._pace = _Pace(self.watch)
         self._saved, self._save_cost, self._evaluated = self.watch.seconds, 0.0, 0.0
         self._loss: float | None = None
+        self._took, self._stepped = 0.0, self.watch.seconds
         self._start_progress()
         if not self.plan.finished:
             with closing(self.stream.batches(self.plan.step)) as batches:  # type: ignore[type-var]
                 for images, labels in batches:
-                    self._evaluate()
+                    self._look_back()
                     self._one_step(images, labels)
                     if self.plan.finished:
                         break
         self.progress.finish()
-        self.keeper.save(self.stepper, self.plan, self.watch.seconds)
+        self._save()
 
     @property
     def averaged(self) -> nn.Module:
@@ -121,32 +126,52 @@ class Loop:
         if left < pace / 2:
             self.plan.total = self.plan.step
 
-    def _evaluate(self) -> None:
-        """Ahead of the step that comes next, so that a run interrupted here evaluates again when it goes on."""
-        every = self.options.eval_every or self.stream.steps_per_epoch
-        if self.held_out is None or self.plan.step == 0 or self.plan.step % every:
+    def _look_back(self) -> None:
+        """At what an epoch or `eval_every` steps came to.
+
+        Ahead of the step that comes next, so that a run interrupted here evaluates again when it goes on.
+        """
+        step, epoch = self.plan.step, self.stream.steps_per_epoch
+        if step == 0:
             return
+        scores = self._evaluated_now() if step % (self.options.eval_every or epoch) == 0 else None
+        if scores is not None or step % epoch == 0:
+            best = self.keeper.best
+            self.course.row(step, scores, None if best is None else best.step, self.watch.seconds)
+
+    def _evaluated_now(self) -> Scores | None:
+        """Scores of the weights so far, of which the best are kept; None where there are no images or no time."""
+        if self.held_out is None:
+            return None
         before = self.watch.seconds
         cost = self.keeper.notes.get("evaluation_seconds", 0.0) / 2  # that one ran the teacher too
         if not self.processes.agreed(lambda: self._evaluated + cost <= self.options.eval_share * before):
-            return
+            return None
         self.progress.finish()
         try:
             scores = self.held_out.score(self.averaged, self.amp_dtype, "evaluate")
         except Interrupted:
             self._interrupt()
         self.keeper.offer(self.averaged, scores.value, self.plan.step)
-        self._evaluated += self.watch.seconds - before
+        spent = self.watch.seconds - before
+        self._evaluated += spent
+        self._stepped += spent
         self._start_progress()
+        return scores
 
     def _save_sometimes(self) -> None:
         interval = max(60 * self.options.save_minutes, _SAVE_SHARE * self._save_cost)
         if self.keeper.folder is None or self.watch.seconds - self._saved < interval:
             return
         before = self.watch.seconds
-        self.keeper.save(self.stepper, self.plan, before)
-        self._saved = self.watch.seconds
+        self._save()
+        self._saved = self._stepped = self.watch.seconds
         self._save_cost = self._saved - before
+
+    def _save(self) -> bool:
+        """The state, behind what was told of the way to it."""
+        self.course.sync()
+        return self.keeper.save(self.stepper, self.plan, self.watch.seconds)
 
     def _interrupt(self) -> NoReturn:
         done = f"interrupted after step {self.plan.step}" + (f" of {self.plan.total}" if self.plan.total else "")
@@ -155,7 +180,7 @@ class Loop:
         raise Interrupted(f"{done}; nothing was saved")
 
     def _saved_in(self) -> str:
-        return str(self.keeper.folder) if self.keeper.save(self.stepper, self.plan, self.watch.seconds) else ""
+        return str(self.keeper.folder) if self._save() else ""
 
     def _start_progress(self) -> None:
         """A run with a time limit counts seconds, and says so; any other counts steps."""
@@ -166,14 +191,26 @@ class Loop:
             self.progress.start("finetune", float((self.plan.total or 0) - self.plan.step))
 
     def _report(self, loss: float | None) -> None:
+        now, lr = self.watch.seconds, self.rate.value
+        took, amount = now - self._stepped, now - self._shown
+        self._stepped = self._shown = now
+        self._took = 0.9 * self._took + 0.1 * took if self._took else took
         if loss is not None:
             self._loss = loss if self._loss is None else 0.9 * self._loss + 0.1 * loss
-        now = self.watch.seconds
-        amount = now - self._shown if self.options.max_minutes is not None else 1.0
-        self._shown = now
-        notes = [f"step {self.plan.step}"] if self.options.max_minutes is not None else []
+        self.course.step(self.plan.step, loss, lr, took, now)
+        self.progress.advance(amount if self.options.max_minutes is not None else 1.0, self._note(lr))
+
+    def _note(self, lr: float) -> str:
+        """Where the run stands: loss and speed of the last ten steps or so, and what is left of the epoch."""
+        step, epoch, total = self.plan.step, self.stream.steps_per_epoch, self.plan.total
+        notes = [f"step {step}"] if self.options.max_minutes is not None else []
         notes += [f"loss {self._loss:.4f}"] if self._loss is not None else []
-        self.progress.advance(amount, ", ".join(notes))
+        notes.append(f"rate {lr:.1e}")
+        notes += [f"{self.stream.batch_size / self._took:.3g} images/s"] if self._took > 0 else []
+        done, of = -(-step // epoch), "" if total is None else f" of {-(-total // epoch)}"
+        end = done * epoch if total is None else min(done * epoch, total)
+        notes.append(f"epoch {done}{of} ends in {duration(self._took * (end - step))}")
+        return ", ".join(notes)
 
 
 class _Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ class FinetuneResult:
             better, or (0) training led away from the original.
         skipped_steps: steps without effect, since their loss was not finite.
         lr: the learning rate at its height.
+        history: a mapping for each epoch and evaluation, with the columns of `summary.csv` (`training.lines.Row`).
     """
 
     model: nn.Module
@@ -54,6 +56,7 @@ class FinetuneResult:
     best_step: int | None = None
     skipped_steps: int = 0
     lr: float | None = None
+    history: tuple[Mapping[str, float | None], ...] = ()
 
     def _shown(self) -> dict[str, Any]:
         values = {name: value for name, value in self.to_json().items() if name not in ("top1", "branch_ratio")}

@@ -70,6 +70,7 @@ def saved_run(state: State) -> SavedRun:
 class _Notes:
     before: Scores | None = None
     evaluation_seconds: float = 0.0
+    wandb: str | None = None
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,12 @@ class LearningRate:
             self._span, self._scheduler = plan.span, self._make(plan.span)
         self._scheduler.step_update(plan.position)
 
+    @property
+    def value(self) -> float:
+        """The rate as last set, for weights of the usual size."""
+        group = self._optimizer.param_groups[0]
+        return float(group["lr"] / group.get("lr_scale", 1.0))
+
     def _make(self, span: int) -> Any:
         options = self._options
         warmup = min(options.warmup_steps, span // 5)

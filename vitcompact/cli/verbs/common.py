@@ -152,12 +152,14 @@ def save_model(
     dtype: torch.dtype,
     measured: Mapping[str, Any],
     command: str,
+    beside: Mapping[str, bytes | Path] | None = None,
 ) -> None:
     """Write a model with the options and results of this run, and with how its original is read.
 
     Args:
         measured: both models for the card, as `reporting.measures` has them.
         command: what was typed, for the card.
+        beside: more files in `out`.
     """
     recorded = {**inputs.effective(options), inputs.ORIGINAL: dict(original)}
     results = {**results, MEASURED: measured, COMMAND: command}
@@ -169,6 +171,7 @@ def save_model(
         results=results,
         dtype=dtype,
         overwrite=options.overwrite,
+        beside=beside,
     )
 
 

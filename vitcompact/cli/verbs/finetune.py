@@ -14,18 +14,21 @@ from vitcompact.cli.command import Options, of_kind
 from vitcompact.cli.console import Console
 from vitcompact.cli.render.results import finetune_table
 from vitcompact.cli.report import command_of
+from vitcompact.cli.report.curve import can_draw, draw_curve
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import Augment, evaluation_batches, training_loader
 from vitcompact.errors import CheckpointError, Interrupted, UsageError
+from vitcompact.options.logs import LogOptions
 from vitcompact.reporting.measures import measured_of
-from vitcompact.training import TrainOptions, finetune
-from vitcompact.training.keep import EARLIER
+from vitcompact.training import FinetuneResult, TrainOptions, finetune
+from vitcompact.training.aside import EARLIER, OPTIONS_NAME
+from vitcompact.training.course import COURSE, STEPS_NAME, losses
 from vitcompact.training.state import STATE_NAME, is_state
 from vitcompact.utils.files import json_text, write_file
 from vitcompact.utils.reading import read_json
 
-OPTIONS_NAME = "options.json"
+CURVE_NAME = "loss.png"
 _OF_THE_COMMAND = ("source", "out", "workdir", "teacher")
 
 
@@ -40,7 +43,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     processes = common.processes_of(console)
     options, given = _continued(options, given, console)
     space = common.workspace_for(options, held, processes)
-    training, augment = of_kind(TrainOptions, options), of_kind(Augment, options)
+    training, augment, log = of_kind(TrainOptions, options), of_kind(Augment, options), of_kind(LogOptions, options)
     open_device(options.device)
     out = common.out_for(options, space, "finetune", held, processes)
     taken = options.source is None
@@ -72,6 +75,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
                 resume=options.resume,
                 progress=console.progress,
                 processes=processes,
+                log=log,
             )
     except Interrupted as error:
         if "`resume='auto'`" not in str(error):
@@ -91,6 +95,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         *(result.model, out, options, measured, provenance or teacher.provenance, original, dtype),
         measured=card,
         command=command_of("finetune", options, given),
+        beside=_course(state_dir, result, console),
     )
     if space is not None:
         recorded = images.recorded_images(options)
@@ -101,6 +106,18 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     console.result(document, finetune_table(document))
     following = common.follow(options, "fold", space=space)
     console.note(f"written to {out}; next: {following}")
+
+
+def _course(state_dir: Path, result: FinetuneResult, console: Console) -> dict[str, bytes | Path]:
+    """What OUT keeps of the run's course: its files, and a picture of them where there is something to draw it with."""
+    found: dict[str, bytes | Path] = {name: state_dir / name for name in COURSE if (state_dir / name).is_file()}
+    if STEPS_NAME not in found:
+        return found
+    if can_draw():
+        found[CURVE_NAME] = draw_curve(losses(state_dir / STEPS_NAME), result.history)
+    else:
+        console.note(f"no {CURVE_NAME} is drawn: pip install 'vitcompact[plot]'")
+    return found
 
 
 def _teacher(options: Options, space: Workspace | None, console: Console) -> LoadedModel:

@@ -56,3 +56,13 @@ def test_curves_of_any_length_are_drawn() -> None:
     points = thinned([(step, float(step)) for step in range(1, 10_001)])
     assert len(points) == 2000
     assert points[0] == (3.0, 3.0)
+
+
+def test_answers_of_the_original_are_kept_of_images_that_do_not_vary(run: Run, job: Path) -> None:
+    words = ("finetune", "--steps", 4, "-b", 8, "--overwrite", "--cache-teacher")
+    refused = run(*words)
+    assert refused.code == 2
+    assert "--cache-teacher needs images that are the same in each epoch" in refused.error
+    assert "--no-aug" in refused.error
+    assert run(*words, "--no-aug").code == 0
+    assert not (job / "finetune-state" / "teacher-cache").exists()

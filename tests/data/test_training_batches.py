@@ -66,6 +66,34 @@ def test_without_augmentation_an_epoch_is_the_evaluation_images(model: VisionTra
     assert torch.equal(images.flatten(1).sum(1).sort().values, again.flatten(1).sum(1).sort().values)
 
 
+def test_no_augmentation_can_be_asked_for(model: VisionTransformer, image_folder: Path) -> None:
+    plain = first(model, image_folder, 5, augment=Augment(no_aug=True))
+    assert same(plain, first(model, image_folder, 5, augment=None))
+    options = DataOptions(data_dir=image_folder, batch_size=4)
+    assert [training_loader(model, options, Augment(no_aug=off)).varies for off in (True, False)] == [False, True]
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5", "original", "augmix-m3-w2"])
+def test_policies_of_timm_depend_on_the_seed_alone(policy: str, model: VisionTransformer, image_folder: Path) -> None:
+    """They draw from generators that all threads share."""
+    augment = Augment(aa=policy)
+    whole = first(model, image_folder, 6, augment=augment)
+    random.seed(1)
+    state = random.getstate()
+    assert same(whole[2:], first(model, image_folder, 4, start=2, augment=augment, workers=3))
+    assert random.getstate() == state
+    assert not same(whole, first(model, image_folder, 6))
+    assert not same(whole, first(model, image_folder, 6, augment=augment, seed=1))
+
+
+def test_policies_that_timm_does_not_have_are_refused(model: VisionTransformer, image_folder: Path) -> None:
+    for wrong in ("best", "rand-x9", "augmix-q1", ""):
+        with pytest.raises(UsageError, match=f"`aa` takes a policy of timm such as rand-m9-mstd0.5, got '{wrong}'"):
+            first(model, image_folder, 1, augment=Augment(aa=wrong))
+    with pytest.raises(UsageError, match="`no_aug` excludes `aa`"):
+        Augment(aa="original", no_aug=True)
+
+
 def test_images_that_are_left_out_are_never_served(model: VisionTransformer, image_folder: Path) -> None:
     options = DataOptions(data_dir=image_folder, batch_size=6, workers=0)
     whole = training_loader(model, options, augment=None)
@@ -145,7 +173,7 @@ def test_extreme_shapes_can_be_cropped(shape: tuple[int, int]) -> None:
 
 def test_flip_mirrors() -> None:
     pixels = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(3, 4, 4)
-    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    whole: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
     plain, mirrored = (
         augmented(pixels, (4, 4), "bicubic", Augment(**whole, hflip=p), random.Random(0)) for p in (0.0, 1.0)
     )

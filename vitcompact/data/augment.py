@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 import random
+import threading
+from collections.abc import Callable
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from PIL import Image
+from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from torch import Tensor
 
+from vitcompact.data.config import InputConfig
+from vitcompact.errors import UsageError
 from vitcompact.options.data import Augment
+
+_GLOBAL_RANDOMNESS = threading.Lock()
+"""timm's policies draw from the generators of `random` and numpy that all threads share."""
 
 
 def crop_box(height: int, width: int, augment: Augment, rng: random.Random) -> tuple[int, int, int, int]:
@@ -46,3 +57,38 @@ def augmented(
         resized = F.interpolate(crop, size, mode=mode, antialias=True)
     flipped = rng.random() < augment.hflip
     return resized[0].flip(-1) if flipped else resized[0]
+
+
+def policy(name: str, config: InputConfig) -> Callable[[Tensor, random.Random], Tensor]:
+    """A policy of timm (`rand-m9-mstd0.5`, `original`, `augmix-m3`, …) for uint8 pixels (3, height, width).
+
+    What it draws follows from the generator that it is given, whichever thread it runs in.
+
+    Raises:
+        UsageError: there is no such policy, or it is for images of another kind.
+    """
+    if config.image_mode != "RGB":
+        raise UsageError(f"`aa` is for images in colour, and the model takes {config.input_size[0]} channel(s)")
+    mean = tuple(min(255, round(255 * part)) for part in config.mean)
+    filling = {"translate_const": int(min(config.input_size[1:]) * 0.45), "img_mean": mean}
+    makers = {"rand": rand_augment_transform, "augm": augment_and_mix_transform}
+    try:
+        transform = makers.get(name[:4], auto_augment_transform)(name, filling)
+    except (AssertionError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise UsageError(f"`aa` takes a policy of timm such as rand-m9-mstd0.5, got '{name}'") from error
+
+    def varied(pixels: Tensor, rng: random.Random) -> Tensor:
+        image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+        seed = rng.getrandbits(32)
+        with _GLOBAL_RANDOMNESS:
+            before = random.getstate(), np.random.get_state()
+            random.seed(seed)
+            np.random.seed(seed)
+            try:
+                image = transform(image)
+            finally:
+                random.setstate(before[0])
+                np.random.set_state(before[1])
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+    return varied

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vitcompact.data.augment import Augment, augmented
+from vitcompact.data.augment import Augment, augmented, policy
 from vitcompact.data.classes import matched_quietly
 from vitcompact.data.config import InputConfig, eval_transform, normalize, resolve_input
 from vitcompact.data.decode import Skipped, UnreadableImageError
@@ -53,7 +53,8 @@ class TrainingBatches(ABC):
         self.description = description
         self.num_samples = num_samples
         self.batch_size = min(options.batch_size, num_samples)
-        self._augment = augment
+        self._augment = None if augment is None or augment.no_aug else augment
+        self._policy = None if augment is None or augment.aa is None else policy(augment.aa, config)
         self._transform = eval_transform(config)
         self._seed = options.seed
         self._workers = options.workers
@@ -65,6 +66,11 @@ class TrainingBatches(ABC):
         share = copy(self)
         share._part = (rank, world)
         return share
+
+    @property
+    def varies(self) -> bool:
+        """Whether an image is another one in each epoch."""
+        return self._augment is not None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -111,7 +117,8 @@ class TrainingBatches(ABC):
     def _augmented(self, image: Tensor, rng: random.Random) -> Tensor:
         if self._augment is None:
             return image
-        return augmented(image, self.config.input_size[1:], self.config.interpolation, self._augment, rng)
+        crop = augmented(image, self.config.input_size[1:], self.config.interpolation, self._augment, rng)
+        return crop if self._policy is None else self._policy(crop, rng)
 
     def _prepared(self, image: Image.Image | Planes) -> Tensor:
         """What augmentation starts from: all pixels; without augmentation, those of the evaluation transform."""

@@ -147,8 +147,21 @@ class Augment:
     )
     ratio: tuple[float, float] = (0.9, 1 / 0.9)
     hflip: float = 0.5
+    aa: str | None = option(
+        None,
+        "timm's augmentation policy after the crop, such as rand-m9-mstd0.5 (RandAugment) or original.",
+        panel=TRAINING,
+        unit="POLICY",
+        unset="none",
+        rare=True,
+    )
+    no_aug: bool = option(
+        False, "Train on images as they are when they are judged: no crops, no flips.", panel=TRAINING, rare=True
+    )
 
     def __post_init__(self) -> None:
+        if self.no_aug and (self.aa is not None or self.scale is not None):
+            raise UsageError(f"`no_aug` excludes `{'scale' if self.aa is None else 'aa'}`: leave one of them out")
         if self.scale is not None and len(self.scale) != 2:
             raise UsageError(f"`scale` takes two shares, smallest and largest, got {len(self.scale)}")
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] <= 1:

@@ -35,6 +35,9 @@ class TrainOptions(MixedPrecision, Seeded):
         logit_weight: logits of images that the original was trained on are saturated and teach little that holds
             elsewhere, block outputs teach more. None is 0, or 1 where no blocks are compared.
         label_weight, smoothing: used with `labels` only.
+        mixup, cutmix: the original sees the mixed images too. Of several processes each mixes its own part of a batch,
+            so that the result depends on their number.
+        layer_decay: as timm's, from the output on; not of what starts silent.
         amp_dtype: only `bfloat16`: float16 would need loss scaling.
         seed: of anything random in the models; images that come as a loader have a seed of their own.
     """
@@ -110,6 +113,43 @@ class TrainOptions(MixedPrecision, Seeded):
     label_weight: float = option(1.0, "Weight of the cross-entropy with the labels.", least=0)
     labels: bool = option(False, "Learn from the images' labels too.", panel=TRAINING)
     smoothing: float = option(0.0, "Label smoothing of that cross-entropy.", least=0, below=1)
+    mixup: float | None = option(
+        None,
+        "Mix pairs of images, alpha of the beta distribution (timm's Mixup); labels are mixed alike.",
+        panel=TRAINING,
+        unit="ALPHA",
+        unset="no mixing",
+        above=0,
+        rare=True,
+    )
+    cutmix: float | None = option(
+        None,
+        "Put a part of each image into another, likewise; with both, each step has one of them.",
+        panel=TRAINING,
+        unit="ALPHA",
+        unset="no mixing",
+        above=0,
+        rare=True,
+    )
+    layer_decay: float | None = option(
+        None,
+        "Factor between the learning rates of a layer and of the one after it.",
+        panel=TRAINING,
+        unit="FACTOR",
+        unset="1",
+        above=0,
+        most=1,
+        rare=True,
+    )
+    cache_teacher: bool = option(
+        False,
+        "Keep what the original makes of each image on disk, for later epochs; needs images that do not vary.",
+        panel=TRAINING,
+        rare=True,
+    )
+    cache_teacher_gb: float = option(
+        20.0, "Largest size of that, of each process.", panel=TRAINING, unit="GB", above=0, rare=True
+    )
     model_ema: bool = option(
         True,
         "Keep an exponential moving average of the weights, and save that.",

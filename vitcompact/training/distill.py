@@ -15,7 +15,8 @@ from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.models import inspect
 from vitcompact.models.forward import autocast, features, num_classes
 from vitcompact.training.options import TrainOptions
-from vitcompact.training.share import Weights
+from vitcompact.training.share import Weights, labelled
+from vitcompact.training.teacher_cache import TeacherCache
 from vitcompact.utils.device import computes_bfloat16
 from vitcompact.utils.hooks import recorded_outputs
 
@@ -69,11 +70,11 @@ def feature_loss(student: tuple[Tensor, Tensor | None], teacher: tuple[Tensor, T
 
 
 def label_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy over the images that have a label; 0 where none has."""
-    labelled = labels >= 0
-    if not bool(labelled.any()):
+    """Cross-entropy over the images that have a label, or shares of several; 0 where none has."""
+    known = labelled(labels)
+    if not bool(known.any()):
         return logits.float().sum() * 0
-    return F.cross_entropy(logits.float()[labelled], labels[labelled], label_smoothing=smoothing)
+    return F.cross_entropy(logits.float()[known], labels[known], label_smoothing=smoothing)
 
 
 def block_names(teacher: nn.Module) -> tuple[str, ...]:
@@ -145,6 +146,7 @@ class Distiller:
         blocks: module paths of the blocks whose outputs are compared.
         options: weights and temperature.
         amp_dtype: automatic mixed precision of both forward passes; None for none.
+        cache: keeps what the teacher gives; None for images that vary.
 
     Raises:
         UsageError: the two do not match.
@@ -157,7 +159,9 @@ class Distiller:
         blocks: Sequence[str],
         options: TrainOptions,
         amp_dtype: torch.dtype | None,
+        cache: TeacherCache | None = None,
     ) -> None:
+        self._cache = cache
         classes = num_classes(student), num_classes(teacher)
         if classes[0] != classes[1]:
             raise UsageError(f"the model has {classes[0]} outputs and its original {classes[1]}: not the same task")
@@ -187,14 +191,14 @@ class Distiller:
 
         Args:
             images: (batch, channels, height, width) on the models' device.
-            labels: int64 (batch,); looked at with `options.labels` only.
+            labels: int64 (batch,), or shares (batch, classes); looked at with `options.labels` only.
             weights: what these images count of a batch of which they are a part; None for a whole one.
 
         Raises:
             DataError: labels are wanted and no image has one.
         """
         with torch.no_grad():
-            teacher = self._forward(self._teacher, images)
+            teacher = self._taught(images)
         student = self._forward(self._student, images)
         options = self._options
         total = torch.zeros((), device=images.device)
@@ -208,7 +212,7 @@ class Distiller:
         if weights is not None:
             total = total * weights.images
         if options.labels and student.logits is not None:
-            if weights is None and not bool((labels >= 0).any()):
+            if weights is None and not bool(labelled(labels).any()):
                 raise DataError("`labels` was given, but the images have no labels: leave it out")
             counted = options.label_weight * (1.0 if weights is None else weights.labelled)
             total = total + counted * label_loss(student.logits, labels, options.smoothing)
@@ -218,6 +222,24 @@ class Distiller:
         """Let gradients through the student again."""
         if self._stop is not None:
             self._stop.remove()
+
+    def _taught(self, images: Tensor) -> Outputs:
+        """What the teacher gives, of which a cache keeps what the losses compare."""
+        if self._cache is None:
+            return self._forward(self._teacher, images)
+        pooled = self._options.feature_weight > 0 and not self._has_head
+
+        def compute(images: Tensor) -> list[Tensor]:
+            found = self._forward(self._teacher, images)
+            heads = [found.logits] if self._logit_weight and found.logits is not None else []
+            heads += [part for part in found.features or () if pooled and part is not None]
+            return [*heads, *found.blocks]
+
+        tensors = self._cache.outputs(images, compute)
+        heads = tensors[: len(tensors) - len(self._names)]
+        logits = heads[0] if heads and self._has_head else None
+        features = (heads[0], heads[1] if len(heads) > 1 else None) if heads and pooled else None
+        return Outputs(logits, features, tensors[len(heads) :])
 
     def _forward(self, model: nn.Module, images: Tensor) -> Outputs:
         # Hooks for this call alone: activation checkpointing runs the blocks again in the backward pass.

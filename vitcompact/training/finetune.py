@@ -25,6 +25,7 @@ from vitcompact.training.held_out import JUDGED_STEPS, HeldOut, Scores, batches_
 from vitcompact.training.interrupt import StopRequest
 from vitcompact.training.keep import Keeper, check_same_run, describe_run, find_state, fingerprint, holding
 from vitcompact.training.loop import Clock, Loop, Stopwatch
+from vitcompact.training.mixing import Mixing
 from vitcompact.training.optimizer import Stepper, block_error, make_optimizer, output_scales, rate_factor
 from vitcompact.training.options import ResolvedOptions, TrainOptions
 from vitcompact.training.result import FinetuneResult, StoppedBy
@@ -33,6 +34,7 @@ from vitcompact.training.schedule import LearningRate, StepPlan
 from vitcompact.training.share import Sharing, own_statistics
 from vitcompact.training.state import STATE_NAME, State, load_state, told_state
 from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure
+from vitcompact.training.teacher_cache import cache_for, remove
 from vitcompact.training.trackers import trackers_for
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
@@ -152,13 +154,15 @@ class _Run:
             if given.branch_lr is None:
                 options = replace(options, branch_lr=options.branch_lr * factor)
         self.options = options
-        self.distiller = Distiller(student, teacher, self.blocks, options, self.amp_dtype)
+        self.cache = cache_for(options, self.stream, folder, identity, processes)
+        self.distiller = Distiller(student, teacher, self.blocks, options, self.amp_dtype, self.cache)
         if options.grad_checkpointing:
             _checkpoint_gradients(student)
         optimizer = make_optimizer(student, options, output_scales(student, first[0].to(device), processes))
         self.rate = LearningRate(optimizer, options)
         self.stepper = Stepper(
-            student, self.distiller.loss, optimizer, ema, options.clip_grad, options.seed, self.sharing
+            *(student, self.distiller.loss, optimizer, ema, options.clip_grad, options.seed, self.sharing),
+            mixing=Mixing.of(options, num_classes(model)),
         )
 
     def start(
@@ -206,6 +210,8 @@ class _Run:
             loop.run()
         finally:
             self.distiller.close()
+            if self.cache is not None:
+                self.cache.close()
         return loop
 
     def finish(self, loop: Loop) -> FinetuneResult:
@@ -230,6 +236,8 @@ class _Run:
         before = Scores(**self.keeper.notes["before"]) if "before" in self.keeper.notes else Scores()
         if self.options.grad_checkpointing:
             model.set_grad_checkpointing(False)  # type: ignore[operator]
+        if self.cache is not None:
+            remove(self.cache.path)
         steps = loop.plan.step
         return FinetuneResult(
             model=model.to(self.home, self.precision).eval(),

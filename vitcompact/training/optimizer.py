@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, muon, param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from vitcompact.layers.pointwise import channel_dim
 from vitcompact.models.forward import eval_mode
 from vitcompact.training.distill import Distiller
 from vitcompact.training.held_out import evaluated_loss
+from vitcompact.training.mixing import Mixing
 from vitcompact.training.options import ResolvedOptions, TrainOptions
 from vitcompact.training.result import DivergedError
 from vitcompact.training.share import Learner, Loss, Sharing
@@ -113,11 +115,13 @@ def parameter_groups(model: nn.Module, options: ResolvedOptions, scales: Mapping
     special = silent_groups(model, scales)
     ids = {id(parameter) for parameters, _ in special for parameter in parameters}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    depths = layer_factors(model, options.layer_decay)
     # A decay is given so that timm tells matrices from the rest; the one of the options replaces it.
     for group in param_groups_weight_decay(model, 1.0, no_weight_decay_list=excluded):
         for parameter in group["params"]:
             if id(parameter) not in ids:
                 scale = weight_scale(parameter) if group["weight_decay"] else 1.0
+                scale *= depths.get(id(parameter), 1.0)
                 decay = group["weight_decay"] * options.weight_decay
                 groups.setdefault((decay, scale), []).append(parameter)
     result: list[dict[str, Any]] = [
@@ -126,6 +130,21 @@ def parameter_groups(model: nn.Module, options: ResolvedOptions, scales: Mapping
     ]
     ratio = options.branch_lr / options.lr
     return result + [{"params": parameters, "weight_decay": 0.0, "lr_scale": ratio * s} for parameters, s in special]
+
+
+def layer_factors(model: nn.Module, decay: float | None) -> dict[int, float]:
+    """By parameter (its `id`), what `decay` for each layer between it and the output makes of its learning rate.
+
+    Raises:
+        UsageError: timm does not know the layers of this model.
+    """
+    if decay is None:
+        return {}
+    if not hasattr(model, "group_matcher"):
+        raise UsageError(f"`layer_decay`: {type(model).__name__} does not tell its layers (no group_matcher)")
+    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    last = max(layers.values())
+    return {id(weight): decay ** (last - layers.get(name, last)) for name, weight in model.named_parameters()}
 
 
 def make_optimizer(model: nn.Module, options: ResolvedOptions, scales: Mapping[str, float]) -> torch.optim.Optimizer:
@@ -215,6 +234,7 @@ class Stepper:
         clip_grad: largest gradient norm, or None.
         seed: with the number of the step it decides all that is random in it.
         sharing: how batches are shared by processes and split into parts; `loss` then takes a part's `Weights` too.
+        mixing: of the images of a step, or None.
     """
 
     def __init__(
@@ -226,7 +246,9 @@ class Stepper:
         clip_grad: float | None,
         seed: int,
         sharing: Sharing = Sharing(),
+        mixing: Mixing | None = None,
     ) -> None:
+        self._mixing = mixing
         self.student, self.optimizer, self.ema = student, optimizer, ema
         self._loss, self._sharing = loss, sharing
         self._learner = _averaging(student, loss, sharing.processes)
@@ -246,6 +268,8 @@ class Stepper:
         """
         torch.manual_seed(generator("step", self._seed, number).getrandbits(63))
         buffers = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
+        if self._mixing is not None:
+            images, labels = self._mixing(number, images, labels)
         value, norm = self._gradients(images, labels), math.nan
         if math.isfinite(value):
             norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm))

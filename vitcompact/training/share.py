@@ -90,13 +90,13 @@ class Sharing:
         """
         if self.whole:
             return [(images, labels, None)]
-        everything, labelled = self.processes.sums(len(images), int((labels >= 0).sum()) if self.labels else 0)
-        if self.labels and not labelled:
+        everything, known = self.processes.sums(len(images), int(labelled(labels).sum()) if self.labels else 0)
+        if self.labels and not known:
             raise DataError("`labels` was given, but the images have no labels: leave it out")
         found: list[Part] = []
         for rows in torch.arange(len(images)).tensor_split(self.accumulated):
             some = labels[rows.to(labels.device)]
-            share = int((some >= 0).sum()) / labelled if labelled else 0.0
+            share = int(labelled(some).sum()) / known if known else 0.0
             found.append((images[rows.to(images.device)], some, Weights(len(rows) / everything, share)))
         return found
 
@@ -121,6 +121,11 @@ class Sharing:
         if self.processes.several:
             for norm in _norms(model):
                 norm.over_all = lambda tensor: _Total.apply(tensor, self.processes)
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """Which images have a label, bool (batch,): of class numbers (batch,), -1 for none, or shares (batch, classes)."""
+    return labels >= 0 if labels.ndim == 1 else labels.sum(dim=1) > 0
 
 
 def own_statistics(model: nn.Module) -> None:

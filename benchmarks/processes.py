@@ -2,6 +2,7 @@
 
     python benchmarks/processes.py speed            # a table; one core a process
     python benchmarks/processes.py kills --kills 30 # runs of one and two processes, killed at random and resumed
+    python benchmarks/processes.py cache            # processor time of a step with and without --cache-teacher
 
 Processes are started by torchrun. Models have random weights, images are noise.
 """
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -93,6 +95,34 @@ def speed(rounds: int, steps: int, batch: int) -> None:
     for _ in range(rounds):
         subprocess.run([sys.executable, *words], check=True)
         subprocess.run([*torchrun(2), *words], check=True)
+
+
+LOSSES: dict[str, dict[str, Any]] = {"blocks": {}, "logits": {"block_weight": 0.0, "logit_weight": 1.0}}
+
+
+def cached(rounds: int, steps: int, batch: int) -> None:
+    """Print the processor time of a step, all of them after the first epoch, for block outputs and for logits."""
+    torch.set_num_threads(1)
+    images = torch.randn(4 * batch, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    teacher, student = pair(images)
+    for what, more in [*LOSSES.items()] * rounds:
+        spent = [
+            _step_seconds(teacher, student, images, steps, batch, {**more, "cache_teacher": on}) for on in (False, True)
+        ]
+        print(f"{what}: {spent[0]:.3f} s a step, {spent[1]:.3f} s with answers kept", flush=True)
+
+
+def _step_seconds(
+    teacher: nn.Module, student: nn.Module, images: torch.Tensor, steps: int, batch: int, more: dict[str, Any]
+) -> float:
+    seconds = []
+    for count in (4, 4 + steps):
+        options = TrainOptions(steps=count, amp=False, lr=1e-5, **more)
+        with tempfile.TemporaryDirectory() as folder:
+            stream, start = TensorBatches(images, batch_size=batch), time.process_time()
+            finetune(student, teacher, stream, options=options, state_dir=folder)
+            seconds.append(time.process_time() - start)
+    return (seconds[1] - seconds[0]) / steps
 
 
 def torchrun(world: int) -> list[str]:
@@ -186,7 +216,7 @@ def train(compact: str, images: str, out: str) -> int:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["speed", "kills", "round", "train"])
+    parser.add_argument("task", choices=["speed", "kills", "cache", "round", "train"])
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
@@ -199,6 +229,8 @@ def main() -> None:
         sys.exit(train(*args.paths))
     elif args.task == "speed":
         speed(args.rounds, args.steps, args.batch_size)
+    elif args.task == "cache":
+        cached(args.rounds, args.steps, args.batch_size)
     elif args.task == "kills":
         kills(args.kills, args.seed)
     elif place is None:

@@ -12,7 +12,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "resume": (
         *("training/state.py", "training/keep.py", "training/loop.py", "training/schedule.py", "training/stream.py"),
-        *("training/finetune.py", "training/interrupt.py"),
+        *("training/finetune.py", "training/interrupt.py", "training/aside.py", "training/course.py"),
+        *("training/teacher_cache.py", "training/mixing.py"),
     ),
 }
 """Files of the package by group."""
@@ -72,6 +73,9 @@ TESTS: dict[str, tuple[str, ...]] = {
         "training/test_options.py",
         "training/test_rate.py",
     ),
+    "training/course": ("training/test_course.py",),
+    "training/teacher": ("training/test_recipes.py",),
+    "training/mixing": ("training/test_recipes.py",),
     "training/state": ("training/test_resume.py", "training/test_hostile_state.py"),
     "training/": ("training/test_resume.py", "training/test_schedule.py", "training/test_finetune.py"),
 }

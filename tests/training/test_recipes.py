@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,19 +150,32 @@ def test_a_run_that_goes_on_finds_what_was_kept(cached: Go, tmp_path: Path) -> N
     assert same_weights(whole.model, resumed.model)
 
 
-FILES: dict[str, Callable[[Path], object]] = {
-    "no database": lambda path: path.write_bytes(b"mine" * 1000),
-    "of another run": lambda path: TeacherCache(path, "another", 1e9).close(),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
-    "other values": lambda path: _spoil(path, "UPDATE outputs SET content = x'00'"),
-    "another layout": lambda path: _spoil(path, "UPDATE about SET value = '[1]' WHERE name = 'layout'"),
-}
+def _piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
 
 
 def _spoil(path: Path, words: str) -> None:
     with sqlite3.connect(path) as file:
         file.execute(words)
     file.close()
+
+
+def _laid_out(path: Path, layout: str) -> None:
+    _spoil(path, f"UPDATE about SET value = '{layout}' WHERE name = 'layout'")
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "no database": lambda path: path.write_bytes(b"mine" * 1000),
+    "of another run": lambda path: TeacherCache(path, "another", 1e9).close(),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:5000]),
+    "other values": lambda path: _spoil(path, "UPDATE outputs SET content = x'00'"),
+    **{
+        f"the layout {layout[:30]}": partial(_laid_out, layout=layout)
+        for layout in ("[1]", '[["load", [3]]]', '[["float32", [-1]]]', '[["float32", ["a"]]]', "[" * 10_000, "{")
+    },
+    "a pipe": lambda path: _piped(path),
+}
 
 
 @pytest.mark.parametrize("damage", FILES)

@@ -22,6 +22,7 @@ from vitcompact.errors import UsageError
 from vitcompact.training.options import TrainOptions
 from vitcompact.training.stream import TrainingStream
 from vitcompact.utils.processes import Processes
+from vitcompact.utils.reading import parse_json
 
 NAME = "teacher-cache"
 """Folder beside the state, with a file for each process."""
@@ -81,6 +82,8 @@ class TeacherCache:
     def _opened(self, identity: str) -> bool:
         """Open the file; False where it belongs to something else."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and not self.path.is_file():
+            return False
         self._file = sqlite3.connect(self.path, isolation_level=None)
         try:
             self._file.execute("PRAGMA journal_mode=WAL")
@@ -92,10 +95,9 @@ class TeacherCache:
                 self._file.execute("INSERT INTO about VALUES ('identity', ?)", (identity,))
             elif about.get("identity") != identity:
                 return False
-            layout = json.loads(about.get("layout", "null"))
-            self._layout = layout and [(str(kind), list(shape)) for kind, shape in layout]
+            self._layout = _layout_of(about.get("layout", "null"))
             self._bytes = self._file.execute("SELECT COALESCE(SUM(LENGTH(content)), 0) FROM outputs").fetchone()[0]
-        except (sqlite3.DatabaseError, ValueError, TypeError):
+        except (sqlite3.DatabaseError, ValueError, TypeError, RecursionError):
             return False
         return True
 
@@ -177,6 +179,15 @@ def cache_for(
 
 def _digest(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _layout_of(text: str) -> list[tuple[str, list[int]]] | None:
+    """Type and shape of each tensor of an image; raises ValueError or TypeError for what is none."""
+    found = [(str(kind), [int(side) for side in shape]) for kind, shape in parse_json(text) or ()]
+    for kind, shape in found:
+        if not isinstance(getattr(torch, kind, None), torch.dtype) or min(shape, default=1) < 1:
+            raise ValueError(f"{kind} {shape} is no tensor")
+    return found or None
 
 
 class _Refusals(suppress):

@@ -26,11 +26,9 @@ STEPS_NAME, SUMMARY_NAME = "steps.jsonl", "summary.csv"
 COURSE = (STEPS_NAME, SUMMARY_NAME)
 """Files of a run's course, in the folder of its state while it runs."""
 _LONGEST = 4096  # bytes of a line that is ours
+_STARTS = {STEPS_NAME: b'{"step": ', SUMMARY_NAME: ",".join(COLUMNS).encode()}
 
 logger = logging.getLogger("vitcompact")
-
-
-_STARTS = {STEPS_NAME: b'{"step": ', SUMMARY_NAME: ",".join(COLUMNS).encode()}
 
 
 class Course:

@@ -33,7 +33,8 @@ def draw_curve(losses: Sequence[tuple[int, float | None]], rows: Sequence[Mappin
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     known = thinned([(step, loss) for step, loss in losses if loss is not None])
-    axes.plot(*zip(*known, strict=True), color=SCALE[2], linewidth=0.8) if known else None
+    if known:
+        axes.plot(*zip(*known, strict=True), color=SCALE[2], linewidth=0.8)
     means = [(row["step"], row["train_loss"]) for row in rows if row["train_loss"] is not None]
     if len(means) > 1:
         axes.plot(*zip(*means, strict=True), color=SCALE[4], marker=".", label="mean since the dot before")

@@ -189,9 +189,9 @@ def test_warns_about_weights_that_are_not_finite(tmp_path: Path, caplog: pytest.
 def test_a_missing_file_or_an_unknown_suffix_is_wrong_usage(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         read_weights(tmp_path / "absent.pth")
-    (tmp_path / "a.npz").touch()
+    (tmp_path / "a.h5").touch()
     with pytest.raises(UsageError, match=r"accepted: \.safetensors"):
-        read_weights(tmp_path / "a.npz")
+        read_weights(tmp_path / "a.h5")
 
 
 def test_sha256_is_that_of_the_whole_file(tmp_path: Path) -> None:

@@ -201,8 +201,8 @@ def test_a_runtime_that_is_missing_is_named_with_its_extra(name: Backend, monkey
 def test_budgets_say_where_they_were_timed(vit: nn.Module, losses: Losses, monkeypatch: pytest.MonkeyPatch) -> None:
     from vitcompact.planning.budget_report import budget_json
 
-    counting = Counting("openvino")
+    counting = Counting("onnxruntime")
     monkeypatch.setattr(planner, "host_of", lambda _: counting.host)
-    document = budget_json(plan_measured(vit, losses, Budget("latency", 0.9, backend="openvino"), latency_batch=2))
-    assert json.loads(json.dumps(document))["backend"] == "openvino"
+    document = budget_json(plan_measured(vit, losses, Budget("latency", 0.9, backend="onnxruntime"), latency_batch=2))
+    assert json.loads(json.dumps(document))["backend"] == "onnxruntime"
     assert budget_json(plan_measured(vit, losses, Budget("macs", 0.9)))["backend"] is None

@@ -11,6 +11,8 @@ from vitcompact.cli.report.colors import ACCENT, GREY, SCALE
 
 _POINTS = 2000
 """More steps than that are drawn as means of so many runs of them."""
+_DECADE = 10.0
+"""Losses that fall further than by this factor are drawn on a logarithmic axis."""
 _SCORES = {"eval_top1": "top-1, %", "eval_agreement": "agreement", "eval_cosine": "cosine of features"}
 
 
@@ -28,6 +30,7 @@ def draw_curve(losses: Sequence[tuple[int, float | None]], rows: Sequence[Mappin
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(8, 4.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -37,13 +40,16 @@ def draw_curve(losses: Sequence[tuple[int, float | None]], rows: Sequence[Mappin
         axes.plot(*zip(*known, strict=True), color=SCALE[2], linewidth=0.8)
     means = [(row["step"], row["train_loss"]) for row in rows if row["train_loss"] is not None]
     if len(means) > 1:
-        axes.plot(*zip(*means, strict=True), color=SCALE[4], marker=".", label="mean since the dot before")
-        axes.legend(loc="upper right", frameon=False)
-    if known and min(loss for _, loss in known) > 0:
+        axes.plot(*zip(*means, strict=True), color=SCALE[4], marker=".", label="mean since the last dot")
+        figure.legend(loc="outside upper left", frameon=False)
+    heights = [loss for _, loss in known]
+    if known and 0 < _DECADE * min(heights) < max(heights):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.spines["top"].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     _draw_scores(axes, rows)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": "vitcompact"})

@@ -148,7 +148,7 @@ def test_what_is_no_such_checkpoint_is_refused(kind: str, tmp_path: Path, monkey
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.broad
+@pytest.mark.sweep
 def test_an_architecture_of_its_shapes_is_named(tmp_path: Path) -> None:
     path = write_npz(tmp_path / "tiny.npz", google_layout(timm.create_model("vit_tiny_patch16_224", depth=12)))
     with pytest.raises(UsageError, match="`model='vit_tiny_patch16_224'"):

@@ -125,7 +125,7 @@ def other_signs(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"rank_ratio": 0.5, "only": "ffn", "init": "svd"}, True),
         ({"target_macs": 0.95, "ops": ["thin-qk"]}, True),
         ({"target_macs": 0.95, "ops": ["thin-vo"]}, True),
-        ({"target_macs": 0.75}, True),
+        pytest.param({"target_macs": 0.75}, True, marks=pytest.mark.broad),
     ],
     ids=str,
 )

@@ -86,6 +86,7 @@ class TeacherCache:
             return False
         self._file = sqlite3.connect(self.path, isolation_level=None)
         try:
+            self._file.execute("PRAGMA trusted_schema=OFF")  # a file of somebody else may define code
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=OFF")  # a power cut may cost it, and nothing else
             self._file.execute("CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT)")

@@ -124,6 +124,20 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         ),
         "bytes that unpack to",
     ),
+    "empty": (
+        lambda path: archive(path, x=npy({"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 0)})),
+        "not as large as it says",
+    ),
+    "blocks": (
+        lambda path: write_npz(
+            path,
+            {
+                "embedding/kernel": np.zeros(3, "f4"),
+                "Transformer/encoderblock/LayerNorm_0/scale": np.zeros(60_000, "f4"),
+            },
+        ),
+        "60,000 tensors",
+    ),
     "hybrid": (
         lambda path: write_npz(path, google_layout(model_of(CLASSES)) | {"conv_root/kernel": np.zeros((7, 7, 3, 8))}),
         "behind a ResNet",

@@ -104,7 +104,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Tensor:
         if dtype.hasobject:
             raise ValueError(f"{entry.filename} holds Python objects, which are code")
         raw = stream.read()
-    if np.prod(shape, dtype=object) * dtype.itemsize != len(raw):
+    if not raw or np.prod(shape, dtype=object) * dtype.itemsize != len(raw):
         raise ValueError(f"{entry.filename} is not as large as it says")
     if dtype == np.dtype("V2"):  # how numpy writes bfloat16
         return torch.frombuffer(bytearray(raw), dtype=torch.bfloat16).reshape(shape)
@@ -136,6 +136,7 @@ def _by_block(arrays: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, value in arrays.items():
         block = _BLOCK.match(name)
         if block and block[1] is None:
+            check_number(len(value), "an array of all blocks")
             for index, own in enumerate(value):
                 yield f"{name[: block.end() - 1]}_{index}{name[block.end() - 1 :]}", own
         else:

@@ -26,11 +26,10 @@ from vitcompact.operators import attention_fit
 from vitcompact.operators.base import Candidate, Operator
 from vitcompact.operators.site_statistics import head_covariance, qk_moments
 from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite
+from vitcompact.operators.steps import MULTIPLE
 from vitcompact.plans.schema import Form
 from vitcompact.plans.specs import LayerKind, OperatorSpec, at_least
 
-MULTIPLE = 8
-"""Widths of heads are multiples of this, which CPU kernels like."""
 CURVE_IMAGES = 64
 """Images on which attention is run again for every width of its queries and keys."""
 

@@ -26,7 +26,7 @@ def job(weights: Path, images: Path) -> tuple[list[str], ...]:
     return (
         ["analyze", *read, *PAIR, "-q"],
         ["convert", "-q"],
-        ["finetune", "--steps", "3", "-b", "7", "-q"],
+        ["finetune", "--steps", "3", "-b", "7", "--eval-share", "1", "-q"],
         ["convert", read[0], "budget", *read[1:], "--target-macs", "0.8", "-q"],
         ["eval", "budget", "--data-dir", str(images / "val"), "--json", "-q"],
     )

@@ -191,7 +191,7 @@ def test_best_weights_win_over_worse_last_ones(
         labels = student(images).argmax(1)
     spoiler = copy.deepcopy(teacher)
     nn.init.normal_(spoiler.head.weight, std=1.0)
-    chosen = options(steps=30, lr=3e-3, sched="constant", eval_every=1, eval_share=0.99, model_ema=False)
+    chosen = options(steps=30, lr=3e-3, sched="constant", eval_every=1, eval_share=1, model_ema=False)
     result = finetune(student, spoiler, images, options=chosen, evaluation=[(images, labels)])
     last = finetune(student, spoiler, images, options=chosen)
     assert result.best_step is not None

@@ -49,7 +49,7 @@ def test_resume_with_random_depth_and_evaluation(images: Tensor, stream: TensorB
     teacher = make_teacher(drop_path_rate=0.3, proj_drop_rate=0.1)
     student = make_student(teacher)
     labels = torch.arange(24) % 5
-    chosen = options(steps=8, eval_every=2, eval_share=0.99, save_minutes=1e-9)
+    chosen = options(steps=8, eval_every=2, eval_share=1, save_minutes=1e-9)
     whole = finetune(student, teacher, stream, options=chosen, evaluation=[(images, labels)])
     evaluation = [(images, labels)]
     for stop in (1, 7):  # the first stop falls into the evaluation before training
@@ -72,7 +72,10 @@ def test_resume_with_random_depth_and_evaluation(images: Tensor, stream: TensorB
     assert resumed.best_step == whole.best_step
 
 
+@pytest.mark.parametrize(("often", "saved"), [({"save_minutes": 1e-9}, 4), ({"save_interval": 3}, 3)])
 def test_a_hard_kill_loses_no_more_than_the_last_interval(
+    often: dict[str, Any],
+    saved: int,
     student: nn.Module,
     teacher: nn.Module,
     stream: TensorBatches,
@@ -90,11 +93,11 @@ def test_a_hard_kill_loses_no_more_than_the_last_interval(
             if self.left == 0:
                 raise Killed
 
-    chosen = options(steps=8, save_minutes=1e-9)
+    chosen = options(steps=8, **often)
     whole = finetune(student, teacher, stream, options=chosen)
     with pytest.raises(Killed):
         finetune(student, teacher, stream, options=chosen, state_dir=tmp_path, progress=Kill(5))
-    assert load_state(tmp_path / STATE_NAME).values["plan"]["step"] == 4
+    assert load_state(tmp_path / STATE_NAME).values["plan"]["step"] == saved
     resumed = finetune(student, teacher, stream, options=chosen, state_dir=tmp_path, resume="auto")
     assert same_weights(whole.model, resumed.model)
 
@@ -187,7 +190,7 @@ def test_beginning_anew_keeps_a_run_that_did_not_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Hours may lie in it, and `resume` is easily left out; it goes on as if nothing had come between."""
-    chosen = options(steps=8, eval_every=1, eval_share=0.99)
+    chosen = options(steps=8, eval_every=1, eval_share=1)
     labelled = [(images, torch.arange(24) % 5)]
 
     def go(**how: Any) -> nn.Module:
@@ -235,7 +238,7 @@ def test_the_best_weights_are_those_of_the_run_that_is_continued(
     student: nn.Module, teacher: nn.Module, stream: TensorBatches, images: Tensor, tmp_path: Path
 ) -> None:
     """Another folder for the states has no part in it, whatever lies there."""
-    chosen = options(steps=8, eval_every=1, eval_share=0.99)
+    chosen = options(steps=8, eval_every=1, eval_share=1)
     labelled = [(images, torch.arange(24) % 5)]
     with pytest.raises(Interrupted):
         finetune(

@@ -65,7 +65,7 @@ def judged(**more: Any) -> FinetuneResult:
     """A run with evaluations, whose best weights are kept; 24 images in batches of 5."""
     images, labels = seen()
     evaluation = list(zip(images.split(5), labels.split(5), strict=True))
-    return run(evaluation=evaluation, eval_every=4, eval_share=0.99, steps=5, **more)
+    return run(evaluation=evaluation, eval_every=4, eval_share=1, steps=5, **more)
 
 
 def main(folder: Path) -> None:

@@ -174,12 +174,40 @@ class TrainOptions(MixedPrecision, Seeded):
         8, "Batches over which the branches' BatchNorm statistics are measured again at the end.", least=1
     )
     eval_every: int | None = option(
-        None, "Steps between evaluations while training.", unset="at the end of each epoch", least=1
+        None,
+        "Steps between evaluations while training.",
+        panel=TRAINING,
+        unit="N",
+        unset="at the end of each epoch",
+        least=1,
+        rare=True,
     )
     eval_share: float = option(
-        0.1, "Largest share of the training time that these evaluations may take.", least=0, below=1
+        0.1,
+        "Largest share of the training time that these may take; with 1, none is left out for want of time.",
+        panel=TRAINING,
+        unit="SHARE",
+        least=0,
+        most=1,
+        rare=True,
     )
-    save_minutes: float = option(2.0, "Minutes between saves of the resumable state.", above=0)
+    save_interval: int | None = option(
+        None,
+        "Steps between saves of the resumable state.",
+        panel=TRAINING,
+        unit="N",
+        unset="by time",
+        least=1,
+        rare=True,
+    )
+    save_minutes: float = option(
+        2.0,
+        "Minutes between saves of the resumable state.",
+        panel=TRAINING,
+        unit="MINUTES",
+        above=0,
+        rare=True,
+    )
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None and self.max_minutes is None:

@@ -33,7 +33,10 @@ from vitcompact.training.stream import TrainingStream
 from vitcompact.utils.files import claimed, tidied
 from vitcompact.utils.processes import ALONE, Processes
 
-_FREE = ("eval_every", "eval_share", "save_minutes", "grad_accum", "cache_teacher", "cache_teacher_gb")
+_FREE = (
+    *("eval_every", "eval_share", "save_interval", "save_minutes"),
+    *("grad_accum", "cache_teacher", "cache_teacher_gb"),
+)
 """Options that do not change what is learned; nor does the number of processes."""
 
 _WHAT = {

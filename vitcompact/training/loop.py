@@ -144,8 +144,7 @@ class Loop:
         if self.held_out is None:
             return None
         before = self.watch.seconds
-        cost = self.keeper.notes.get("evaluation_seconds", 0.0) / 2  # that one ran the teacher too
-        if not self.processes.agreed(lambda: self._evaluated + cost <= self.options.eval_share * before):
+        if not self.processes.agreed(lambda: self._may_evaluate(before)):
             return None
         self.progress.finish()
         try:
@@ -159,14 +158,25 @@ class Loop:
         self._start_progress()
         return scores
 
+    def _may_evaluate(self, seconds: float) -> bool:
+        """Whether evaluations, with one more, stay within their share of so many seconds."""
+        cost = self.keeper.notes.get("evaluation_seconds", 0.0) / 2  # that one ran the teacher too
+        share = self.options.eval_share
+        return share == 1 or self._evaluated + cost <= share * seconds
+
     def _save_sometimes(self) -> None:
-        interval = max(60 * self.options.save_minutes, _SAVE_SHARE * self._save_cost)
-        if self.keeper.folder is None or self.watch.seconds - self._saved < interval:
-            return
         before = self.watch.seconds
+        if self.keeper.folder is None or not self._save_due(before):
+            return
         self._save()
         self._saved = self._stepped = self.watch.seconds
         self._save_cost = self._saved - before
+
+    def _save_due(self, seconds: float) -> bool:
+        """By steps where an interval is given, else by time, of which saves take a small share."""
+        if (interval := self.options.save_interval) is not None:
+            return self.plan.step % interval == 0
+        return seconds - self._saved >= max(60 * self.options.save_minutes, _SAVE_SHARE * self._save_cost)
 
     def _save(self) -> bool:
         """The state, behind what was told of the way to it."""

@@ -209,10 +209,14 @@ class Streams:
         block = self.work.get_submodule(self.walker.blocks[self._index])
         for batch, (_, images) in enumerate(self._batches()):
             output = self._call(batch, images, "converted").run(block)
-            self._keep_output("converted", batch, output)
-            self._keep_output("original", batch, self._fetch_output("next-original", batch, self._index))
-            for place, _ in enumerate(tensors_of(output)):
-                self._store.drop(_part("next-original", place), batch)
+            for done in self.walker.needed(self._index):
+                if self.walker.last_use(done) == self._index:
+                    for stream in ("converted", "original"):
+                        self._drop_output(_output(stream, done), batch, done)
+            self._keep_output(_output("converted", self._index), batch, output)
+            original = self._fetch_output("next-original", batch, self._index)
+            self._keep_output(_output("original", self._index), batch, original)
+            self._drop_output("next-original", batch, self._index)
             self._store.drop("call", batch)
             for site in sites:
                 self._store.drop(f"target:{site.name}", batch)
@@ -228,8 +232,9 @@ class Streams:
 
     def _call(self, batch: int, images: Tensor | None, stream: str, count: int | None = None) -> BlockCall:
         """What the current block is called with for a batch, or for the first `count` of its images."""
-        previous = self._fetch_output(stream, batch, self._index - 1, count) if self._index else None
-        return self.walker.enter(self._index, None if images is None else images[:count], previous)
+        needed = self.walker.needed(self._index)
+        outputs = {block: self._fetch_output(_output(stream, block), batch, block, count) for block in needed}
+        return self.walker.enter(self._index, None if images is None else images[:count], outputs)
 
     def _keep(self, kind: str, batch: int, tensor: Tensor) -> None:
         self._store.put(kind, batch, tensor.detach().cpu())
@@ -241,11 +246,20 @@ class Streams:
         for place, tensor in enumerate(tensors_of(output)):
             self._keep(_part(kind, place), batch, tensor)
 
+    def _drop_output(self, kind: str, batch: int, index: int) -> None:
+        for place, _ in enumerate(tensors_of(self.walker.outputs[index])):
+            self._store.drop(_part(kind, place), batch)
+
     def _fetch_output(self, kind: str, batch: int, index: int, count: int | None = None) -> Output:
         """What block `index` returned, as it was kept, of all images of a batch or of the first `count`."""
         tensors = (self._fetch(_part(kind, place), batch) for place in itertools.count())
         size = self._sizes[batch]
         return rebuilt(self.walker.outputs[index], (t[: len(t) * (count or size) // size] for t in tensors))
+
+
+def _output(stream: str, block: int) -> str:
+    """Key of what a block returned in a stream."""
+    return f"{stream}-of-{block}"
 
 
 def _part(kind: str, place: int) -> str:

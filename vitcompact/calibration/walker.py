@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,27 +49,27 @@ class BlockCall:
 
 
 class BlockWalker:
-    """Finds the input of block `i` from the output of block `i - 1` without a copy of the model's forward.
+    """Finds the input of block `i` from the outputs of blocks before it without a copy of the model's forward.
 
     Where block `i` is called with the very tensor that block `i - 1` returned, that tensor is it. Elsewhere
     (down-sampling between stages, a change of layout) the model's own forward runs with every block replaced by what
-    it returned, so only the layers between blocks are computed. Which of the two holds is probed once.
+    it returned, so only the layers between blocks are computed. Which of the two holds is probed once, and so is which
+    blocks further back an input depends on (shortcuts past the blocks of a stage: timm/models/mobilevit.py).
 
     Attributes:
         blocks: module paths of the blocks that can be walked, in the order in which they are called.
-        unreachable: those that cannot, with the reason.
+        unreachable: those that cannot, and sites that run several times in their block, with the reason.
         outputs: the form of what each block returned for the example, without its numbers.
+        further_back: for each block, those ahead of the one before it whose outputs its input depends on as well.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[str], example: Tensor) -> None:
+    def __init__(self, model: nn.Module, sites: Sequence[Site], example: Tensor) -> None:
         self.model, self._example = model, len(example)
-        calls, outputs = self._record(blocks, example)
-        self.blocks = tuple(name for name in calls if len(calls[name]) == 1)
-        self.unreachable = {
-            name: "it runs more than once a forward pass" if name in calls else "it does not run in a forward pass"
-            for name in blocks
-            if name not in self.blocks
-        }
+        blocks = walked_blocks(model, sites)
+        calls, outputs = self._record(list(dict.fromkeys([*blocks, *(site.name for site in sites)])), example)
+        self.blocks = tuple(name for name in calls if len(calls[name]) == 1 and name in blocks)
+        self.unreachable = {name: "it does not run in a forward pass" for name in blocks if name not in calls}
+        self.unreachable |= {name: "it runs more than once a forward pass" for name in calls if len(calls[name]) > 1}
         self.outputs = [_without_data(outputs[name]) for name in self.blocks]
         first = {name: calls[name][0] for name in self.blocks}
         self._chained = [False] + [
@@ -77,20 +77,34 @@ class BlockWalker:
             for before, now in zip(self.blocks, self.blocks[1:], strict=False)
         ]
         self._extra = [(first[name].rest, first[name].kwargs) for name in self.blocks]
-        self._check(example, first, outputs)
+        self.further_back: list[tuple[int, ...]] = []
+        self._check(example, first, [outputs[name] for name in self.blocks])
 
-    def enter(self, index: int, images: Tensor | None, previous: Output | None) -> BlockCall:
-        """What block `index` is called with, given the output of the block before it (None for the first).
+    def why_not(self, site: Site) -> str | None:
+        """Why a site cannot be reached; None where it can."""
+        return self.unreachable.get(site.block) or self.unreachable.get(site.name)
+
+    def needed(self, index: int) -> tuple[int, ...]:
+        """The blocks whose outputs the input of block `index` depends on, in their order."""
+        return (*self.further_back[index], index - 1) if index else ()
+
+    def last_use(self, index: int) -> int:
+        """The last block whose input depends on what block `index` returned."""
+        return max([index + 1, *(later for later, back in enumerate(self.further_back) if index in back)])
+
+    def enter(self, index: int, images: Tensor | None, outputs: Mapping[int, Output]) -> BlockCall:
+        """What block `index` is called with, given the outputs of the blocks that are `needed(index)`.
 
         Args:
             images: the batch `(batch, 3, height, width)`; not needed where `chained(index)`.
         """
         if self._chained[index]:
+            previous = outputs[index - 1]
             assert isinstance(previous, Tensor)
             rest, kwargs = self._extra[index]
             return BlockCall(previous, rest, kwargs)
         assert images is not None
-        call = self._replay(index, images, previous)
+        call = self._replay(index, images, outputs)
         assert call is not None  # `_check` saw it run
         return call
 
@@ -98,7 +112,7 @@ class BlockWalker:
         """Whether block `index` is called with exactly what the block before it returned."""
         return self._chained[index]
 
-    def _record(self, blocks: Sequence[str], example: Tensor) -> tuple[dict[str, list[BlockCall]], dict[str, Output]]:
+    def _record(self, names: Sequence[str], example: Tensor) -> tuple[dict[str, list[BlockCall]], dict[str, Output]]:
         calls: dict[str, list[BlockCall]] = {}
 
         def before(name: str) -> Callable[..., None]:
@@ -107,25 +121,46 @@ class BlockWalker:
 
             return hook
 
-        hooks = {name: before(name) for name in blocks}
-        with hooked(self.model, hooks, before=True, with_kwargs=True), recorded_outputs(self.model, blocks) as outputs:
+        hooks = {name: before(name) for name in names}
+        with hooked(self.model, hooks, before=True, with_kwargs=True), recorded_outputs(self.model, names) as outputs:
             self.model(example)
         return calls, outputs
 
-    def _check(self, example: Tensor, first: dict[str, BlockCall], outputs: dict[str, Output]) -> None:
-        """Drop blocks whose input is not a function of the images and of the block before (cross-branch models)."""
+    def _check(self, example: Tensor, first: dict[str, BlockCall], outputs: list[Output]) -> None:
+        """Find what each input depends on; drop blocks whose input is no function of images and blocks before."""
         for index, name in enumerate(self.blocks):
-            if self._chained[index]:
-                continue
-            previous = outputs[self.blocks[index - 1]] if index else None
-            wanted, call = _inputs(first[name], previous), self._replay(index, example, previous)
-            if call is None or not all(map(torch.equal, _inputs(call, previous), wanted)):
+            further_back = self._dependencies(index, example, first[name], outputs[:index])
+            if further_back is None:
                 for later in self.blocks[index:]:
-                    self.unreachable[later] = "its input depends on more than the block before it"
+                    self.unreachable[later] = "its input depends on more than the blocks before it"
                 self.blocks = self.blocks[:index]
                 break
+            self.further_back.append(further_back)
 
-    def _replay(self, index: int, images: Tensor, previous: Output | None) -> BlockCall | None:
+    def _dependencies(
+        self, index: int, example: Tensor, wanted: BlockCall, outputs: list[Output]
+    ) -> tuple[int, ...] | None:
+        """Blocks ahead of the one before `index` that its input depends on; None where all of them do not suffice."""
+        if self._chained[index]:
+            return ()
+        known = dict(enumerate(outputs))
+        previous = known.get(index - 1)
+
+        def suffice(blocks: Sequence[int]) -> bool:
+            call = self._replay(index, example, {block: known[block] for block in blocks})
+            return call is not None and all(map(torch.equal, _inputs(call, previous), _inputs(wanted, previous)))
+
+        needed = list(known)
+        if suffice(needed[-1:]):
+            return ()
+        if not suffice(needed):
+            return None
+        for block in range(index - 1):
+            if suffice(without := [other for other in needed if other != block]):
+                needed = without
+        return tuple(block for block in needed if block != index - 1)
+
+    def _replay(self, index: int, images: Tensor, outputs: Mapping[int, Output]) -> BlockCall | None:
         """What block `index` is called with; None where it is not called once the blocks before it are replaced."""
         caught: list[BlockCall] = []
 
@@ -134,8 +169,8 @@ class BlockWalker:
             raise _Stop
 
         def stand_in(position: int) -> Callable[..., Output]:
-            if position == index - 1 and previous is not None:
-                return lambda *_, **__: previous
+            if position in outputs:
+                return lambda *_, **__: outputs[position]
             output = self.outputs[position]
             shapes = [(images.shape[0] * len(t) // self._example, *t.shape[1:]) for t in tensors_of(output)]
             return lambda x, *_, **__: rebuilt(output, (x.new_zeros(()).expand(shape) for shape in shapes))

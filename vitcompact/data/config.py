@@ -11,6 +11,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
+from vitcompact.data.built import built_size
 from vitcompact.data.described import check_described
 from vitcompact.errors import UsageError
 from vitcompact.options.data import DataOptions
@@ -62,7 +63,7 @@ def resolve_input(model: nn.Module | Mapping[str, Any], options: DataOptions | N
         values = overrides[name]
         if values is not None and len(values) not in (1, channels):
             raise UsageError(f"{name} needs 1 or {channels} values for this model, got {len(values)}")
-    built_for = None if isinstance(model, Mapping) else _built_size(model)
+    built_for = None if isinstance(model, Mapping) else built_size(model, cfg)
     if options.img_size is None and built_for is not None:
         overrides["input_size"] = (channels, *built_for)
     resolved = resolve_data_config({**overrides, "in_chans": channels}, pretrained_cfg=cfg)
@@ -103,15 +104,6 @@ def as_pixels(images: Tensor, config: InputConfig) -> Tensor:
     mean = torch.tensor(config.mean, device=images.device).view(1, -1, 1, 1)
     std = torch.tensor(config.std, device=images.device).view(1, -1, 1, 1)
     return (images.float() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _built_size(model: nn.Module) -> tuple[int, int] | None:
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if isinstance(size, int):
-        return size, size
-    if isinstance(size, (tuple, list)) and len(size) == 2:
-        return int(size[0]), int(size[1])
-    return None
 
 
 def _built_channels(model: nn.Module, first_conv: object) -> int | None:

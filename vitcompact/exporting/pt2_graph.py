@@ -25,6 +25,8 @@ _SIZE = re.compile(
     r"|Integer|Add|Mul|Pow|Max|Min|FloorDiv|Mod|PythonMod|CleanDiv|CeilDiv|Eq|Ne|\d++|[-+*/(), <>=])*+"
 )
 _NAME = re.compile(r"[\w.]*+", re.ASCII)
+_NUMBERS = ("Infinity", "-Infinity", "NaN")
+"""Numbers that JSON has no digits for."""
 _FREE_TEXT = ("metadata", "as_string", "as_strings", "torch_version")
 """Of what is never put into code, or only as the literal that it is."""
 _TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
@@ -38,7 +40,7 @@ def objections(data: Any, graphs: bool = False) -> Iterator[str]:
         data: decoded JSON.
         graphs: whether it may hold a graph to be called.
     """
-    if isinstance(data, str) and not _NAME.fullmatch(data):
+    if isinstance(data, str) and data not in _NUMBERS and not _NAME.fullmatch(data):
         yield f"{data[:80]!r} is no name"
     if isinstance(data, list):
         for value in data:

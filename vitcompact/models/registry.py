@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from timm.layers import AttentionPoolLatent, LayerScale, LayerScale2d, RelPosMlp
+from timm.layers import AttentionPoolLatent, GlobalContext, LayerScale, LayerScale2d, RelPosMlp
 from timm.layers.ml_decoder import TransformerDecoderLayerOptimal
 from torch import nn
 
@@ -96,8 +96,8 @@ FAMILIES: tuple[AttentionFamily, ...] = (
 POOLING = (AttentionPoolLatent, TransformerDecoderLayerOptimal)
 """Attention pooling has learned queries and no block around it: it is left alone."""
 
-NO_FFN = (RelPosMlp,)
-"""What holds an `Mlp` that is no FFN: it makes position biases from coordinates."""
+NO_FFN = (RelPosMlp, GlobalContext)
+"""What holds an `Mlp` that is no FFN: it makes position biases from coordinates, or gates channels by one token."""
 
 
 def family_of(module: nn.Module) -> AttentionFamily | None:

@@ -13,7 +13,7 @@ from vitcompact.calibration.held_out import whole_groups
 from vitcompact.calibration.sensitivity import sensitivity
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
-from vitcompact.calibration.walker import BlockWalker, walked_blocks
+from vitcompact.calibration.walker import BlockWalker
 from vitcompact.data import ImageBatches, example_of, first_images, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.layers.pointwise import matrix
@@ -135,8 +135,9 @@ def measure_losses(
         least = 1 - most / getattr(whole, budget.unit)
         if budget.target < least:
             raise budget.out_of_reach(least)
-    walker = BlockWalker(original, walked_blocks(original, sites), example_of(images, 2).to(device_of(original)))
-    sites = [site for site in sites if site.block not in walker.unreachable]
+    walker = BlockWalker(original, sites, example_of(images, 2).to(device_of(original)))
+    unreachable = tuple(Skipped(site.name, reason) for site in sites if (reason := walker.why_not(site)))
+    sites = [site for site in sites if walker.why_not(site) is None]
     known = sensitivity(original, sites, images, keep=keep, progress=progress) if weigh else None
     found: dict[str, dict[str, list[Candidate]]] = {}
     by_block = {name: [site for site in sites if site.block == name] for name in walker.blocks}
@@ -157,7 +158,7 @@ def measure_losses(
     progress.finish()
     ordered = tuple(site for name in walker.blocks for site in by_block[name])
     predicted = predict(original, ordered, every, keep=keep) if weigh else None
-    return Losses(found, costs, whole, ordered, anatomy.skipped, predicted=predicted)
+    return Losses(found, costs, whole, ordered, (*anatomy.skipped, *unreachable), predicted=predicted)
 
 
 def planning_images(original: nn.Module, images: ImageBatches) -> ImageBatches:

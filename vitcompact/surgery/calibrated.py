@@ -8,7 +8,7 @@ from torch import nn
 
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
-from vitcompact.calibration.walker import BlockWalker, walked_blocks
+from vitcompact.calibration.walker import BlockWalker
 from vitcompact.data import ImageBatches, example_of
 from vitcompact.planning.selection import Selection
 from vitcompact.plans.schema import LayerPlan, Skipped
@@ -39,9 +39,10 @@ def convert_calibrated(
         the layers' plans, and the layers that could not be reached with the reason.
     """
     sites = [site for site, _ in drafts.values()]
-    walker = BlockWalker(original, walked_blocks(original, sites), example_of(images, 2).to(device_of(original)))
+    walker = BlockWalker(original, sites, example_of(images, 2).to(device_of(original)))
+    reasons = {site.name: reason for site in sites if (reason := walker.why_not(site))}
     by_block: dict[str, list[Site]] = {}
-    for site in sites:
+    for site in (site for site in sites if site.name not in reasons):
         by_block.setdefault(site.block, []).append(site)
     last = max((i for i, name in enumerate(walker.blocks) if name in by_block), default=-1)
     layers: list[LayerPlan] = []
@@ -73,4 +74,4 @@ def convert_calibrated(
             "solutions stay closer to the original's weights; give more images",
             len(scarce), name, scarce[name], ROWS_WANTED,
         )  # fmt: skip
-    return layers, [Skipped(s.name, walker.unreachable[s.block]) for s in sites if s.block in walker.unreachable]
+    return layers, [Skipped(name, reason) for name, reason in reasons.items()]

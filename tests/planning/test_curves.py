@@ -16,9 +16,13 @@ import vitcompact
 from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.planning import curves as module
+from vitcompact.planning import planner
 from vitcompact.planning.candidates import measure_losses
 from vitcompact.planning.curves import Curves
 from vitcompact.planning.kept_losses import from_json, to_json
+from vitcompact.planning.planner import plan_for
+from vitcompact.planning.request import Budget
+from vitcompact.planning.site_time import SiteTimes
 
 from .helpers import SIZE, perturbed_model
 
@@ -59,6 +63,26 @@ def test_other_targets_cost_no_walk_and_give_the_same_plans(
     report = vitcompact.analyze(vit, images, target_macs=0.7, curves=Curves(path))
     assert report.budget is not None
     assert len(walks) == 1 + 3
+
+
+def test_several_targets_of_latency_time_the_layers_once(
+    vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the life of one object; the file has no times of another day."""
+    timed: list[int] = []
+
+    def counted(*args: Any) -> SiteTimes:
+        timed.append(len(args[2]))
+        return SiteTimes({})
+
+    monkeypatch.setattr(planner, "time_sites", counted)
+    monkeypatch.setattr(planner, "plan_measured", lambda _, losses, *args, **kwargs: losses.times)
+    other = perturbed_model("test_vit2", img_size=64, num_classes=5, num_heads=4, embed_dim=48, depth=1)
+    curves = Curves()
+    for model, share, batch in ((vit, 0.9, 2), (vit, 0.8, 2), (vit, 0.8, 1), (other, 0.9, 1)):
+        budget = Budget("latency", share)
+        plan_for(model, from_tensor(images, 16), budget, latency_batch=batch, curves=curves)
+    assert timed == [2, 1, 1]
 
 
 def test_what_is_kept_is_what_was_measured(vit: nn.Module, images: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.kept_losses import from_json, to_json
 from vitcompact.planning.request import Budget
 from vitcompact.planning.selection import Selection
+from vitcompact.planning.site_time import SiteTimes
 from vitcompact.utils.files import json_text, write_file
 from vitcompact.utils.progress import Progress, silent
 from vitcompact.utils.reading import read_json
@@ -38,7 +39,7 @@ class Curves:
             compact = vitcompact.convert(model, images=images, target_macs=share, curves=curves)
 
     They hold for one model, the same images and the same choice of layers and operators; for others they are measured
-    anew, and replaced. Times of layers are not kept: they are of the machine as it is.
+    anew, and replaced. Times of layers are of the machine as it is: the object keeps them, the file does not.
 
     Args:
         path: a file to keep them in and to find them in; None for this object's life only.
@@ -47,6 +48,7 @@ class Curves:
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path).expanduser()
         self._known: dict[str, Any] | None = None
+        self._times: dict[tuple[Hashable, ...], SiteTimes] = {}
 
     def losses(
         self, original: nn.Module, images: ImageBatches, asked: Mapping[str, Any], measure: Callable[[], Losses]
@@ -77,6 +79,17 @@ class Curves:
         if self.path is not None and processes.first:
             write_file(self.path, json_text(self._known))
         return measured
+
+    def times(self, asked: tuple[Hashable, ...], measure: Callable[[], SiteTimes]) -> SiteTimes:
+        """What `measure` gives for the layers whose losses were asked for last; it is not called where that is known.
+
+        Args:
+            asked: what the times depend on beside the layers: batch, device, backend.
+        """
+        key: tuple[Hashable, ...] = (None if self._known is None else str(self._known["key"]), *asked)
+        if key not in self._times:
+            self._times[key] = measure()
+        return self._times[key]
 
     def _read(self) -> dict[str, Any] | None:
         """What the file holds; nothing where there is none, or no curves of this release."""

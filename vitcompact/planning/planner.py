@@ -22,7 +22,7 @@ from vitcompact.planning.latency_target import plan_latency
 from vitcompact.planning.merging import Merging, measure_merging
 from vitcompact.planning.request import Budget
 from vitcompact.planning.selection import Selection
-from vitcompact.planning.site_time import time_sites
+from vitcompact.planning.site_time import SiteTimes, time_sites
 from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress, silent
 
@@ -66,6 +66,10 @@ def plan_for(
         cache_bytes=cache_bytes,
         progress=progress,
     )
+    if budget.unit == "latency" and curves is not None:
+        asked = (budget.backend, latency_batch, device_of(original))
+        times = curves.times(asked, lambda: _times(original, losses, budget.backend, latency_batch, progress))
+        losses = replace(losses, times=times)
     return plan_measured(original, losses, budget, offered, latency_batch=latency_batch, progress=progress)
 
 
@@ -147,6 +151,9 @@ def timed(
     """
     if losses.times is not None and losses.times.backend == backend:
         return losses
+    return replace(losses, times=_times(original, losses, backend, latency_batch, progress))
+
+
+def _times(original: nn.Module, losses: Losses, backend: Backend, latency_batch: int, progress: Progress) -> SiteTimes:
     examples = random_images(resolve_input(original).input_size, latency_batch, device_of(original))
-    times = time_sites(original, losses.choices(), examples, host_of(backend), progress)
-    return replace(losses, times=times)
+    return time_sites(original, losses.choices(), examples, host_of(backend), progress)

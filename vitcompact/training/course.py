@@ -193,7 +193,7 @@ class _Sums:
 
     @property
     def images_per_sec(self) -> float | None:
-        return self.images / self.took if self.took else None
+        return float(f"{self.images / self.took:.4g}") if self.took else None
 
 
 def is_course(path: Path) -> bool:

@@ -14,7 +14,15 @@ from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, Laye
 from vitcompact.analysis.savings import savings
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
 from vitcompact.calibration.similarity import weight_similarity
-from vitcompact.data import ImageBatches, check_model, images_for, open_model, processes_of, resolve_input
+from vitcompact.data import (
+    ImageBatches,
+    check_model,
+    has_no_weights,
+    images_for,
+    open_model,
+    processes_of,
+    resolve_input,
+)
 from vitcompact.errors import VitCompactError
 from vitcompact.layers.pointwise import matrix
 from vitcompact.models import AttentionSite, FfnSite, Site, family_named
@@ -72,7 +80,8 @@ def analyze(
     as a conversion.
 
     Args:
-        images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights.
+        images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights. A model
+            on the meta device has none: cost, plan and what it saves is all there is to say.
         allocation, latency_backend, merge_tokens, keep, size_multiple, curves: as in `convert`.
 
     Raises:
@@ -88,7 +97,7 @@ def analyze(
     check_allocation(allocation, selection, budget, None, images)
     opened = open_model(model)
     model, images = opened.model, opened.images(images, batch_size)
-    check_model(model)
+    check_model(model, weights=budget is not None or images is not None)
     check_patterns(model, selection.protect)
     wanted = wanted_layers(model, selection)
     batches = None if images is None else images_for(model, images, batch_size)
@@ -104,7 +113,9 @@ def analyze(
     if planned is not None:
         wanted = _as_planned(model, wanted, planned)
     with torch.no_grad():
-        if batches is None:
+        if has_no_weights(model):
+            layers, ffn = [], []
+        elif batches is None:
             layers = [_from_weights(model, site, amount) for site, amount in wanted.attention]
             ffn = [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
         else:
@@ -256,19 +267,17 @@ def _spectrum_report(model: nn.Module, site: FfnSite, rank: int, shares: Tensor)
 
 
 def _plan(model: nn.Module, selection: Selection, wanted: Wanted, layers: list[LayerReport]) -> Plan:
-    heads = [
+    """Pairs of heads as in `layers`; where nothing was measured, and for FFNs, what weights or shapes tell."""
+    pairs = {each.name: {pair.head: pair.parents[0] for pair in each.hallucinated} for each in layers}
+    heads = {each.name: make_spec(each.num_heads, pairs[each.name]) for each in layers}
+    found = [
         LayerPlan(
-            layer.name,
-            "attention",
-            (make_spec(layer.num_heads, {pair.head: pair.parents[0] for pair in layer.hallucinated}),),
-        )
-        for layer in layers
-    ]
-    ffn = [
-        LayerPlan(
-            site.name, site.kind, tuple(OPERATORS[op].choose_from_weights(model, site, n, selection) for op, n in asked)
+            site.name,
+            site.kind,
+            (heads[site.name],)
+            if site.name in heads
+            else tuple(OPERATORS[op].choose_from_weights(model, site, size, selection) for op, size in asked),
         )
         for site, asked in wanted.layers
-        if site.kind == "ffn"
     ]
-    return Plan((*heads, *ffn), wanted.skipped)
+    return Plan(tuple(sorted(found, key=lambda layer: layer.kind != "attention")), wanted.skipped)

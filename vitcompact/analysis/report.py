@@ -86,13 +86,17 @@ class AnalysisReport:
 
     def __repr__(self) -> str:
         params, macs = (change(getattr(self.cost, n), getattr(self.predicted, n)) for n in ("params", "macs"))
-        found = f"{len(self.layers)} attention layers, {len(self.ffn)} FFNs, {len(self.skipped)} left unchanged"
+        kinds: list[str] = [layer.kind for layer in self.plan.layers] if self.plan is not None else []
+        heads, ffn = (len(seen) or kinds.count(kind) for seen, kind in ((self.layers, "attention"), (self.ffn, "ffn")))
+        found = f"{heads} attention layers, {ffn} FFNs, {len(self.skipped)} left unchanged"
         return f"<AnalysisReport of {self.model}: {found}; parameters {params}, MACs {macs} when folded>"
 
     def __str__(self) -> str:
-        """The same line, then one line for each layer."""
+        """The same line, then one line for each layer (none of a model without weights)."""
         heads = [(r.name, f"{r.num_heads} heads", f"similarity {r.similarity:.3f}") for r in self.layers]
         ffn = [(r.name, f"{r.hidden} to {r.embed}", f"rank {r.rank} holds {r.energy:.1%}") for r in self.ffn]
+        if not heads and not ffn:
+            return repr(self)[1:-1]
         return "\n".join([repr(self)[1:-1], "", columns([("layer", "size", "found"), *heads, *ffn])])
 
     def to_json(self) -> dict[str, Any]:

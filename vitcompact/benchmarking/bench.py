@@ -15,7 +15,7 @@ from vitcompact.benchmarking.memory import peak_memory
 from vitcompact.benchmarking.result import BatchResult, BenchResult
 from vitcompact.benchmarking.setup import Setup, attention_backends, chosen_backend, first_line, open_device
 from vitcompact.benchmarking.timing import PairedTimes, interleave, take_turns
-from vitcompact.data import resolve_input
+from vitcompact.data import check_weights, resolve_input
 from vitcompact.errors import UsageError, is_out_of_memory
 from vitcompact.options.benchmarking import Backend
 from vitcompact.utils.progress import Progress, notebooks
@@ -75,6 +75,8 @@ def bench(
     sizes = sorted(set(batch_sizes))
     if not sizes or sizes[0] < 1:
         raise UsageError(f"`batch_sizes` must be positive, got {list(batch_sizes)}")
+    check_weights(model)
+    check_weights(baseline, "baseline")
     chosen = chosen_backend(backend, torchcompile, model, baseline)
     setup = Setup(open_device(device), dtype, amp_dtype, channels_last, chosen)
     if layers:

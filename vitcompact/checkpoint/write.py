@@ -21,7 +21,7 @@ from vitcompact.checkpoint.provenance import Provenance
 from vitcompact.checkpoint.quiet import timm_errors
 from vitcompact.checkpoint.rebuilt import check_written, unrecorded
 from vitcompact.checkpoint.record import FILES, RECORD_NAME, Record
-from vitcompact.data import resolve_input
+from vitcompact.data import check_weights, resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import disk_errors, json_text, publish, staged
@@ -68,6 +68,7 @@ def save(
     out = check_out(out, overwrite=overwrite, keep=keep)
     model = unwrap_model(model)
     base = _base_of(model)
+    check_weights(model)
     plan = getattr(model, "vitcompact_plan", None) or Plan(layers=())
     files = (*FILES, *(beside or {}))
     record = Record(base, plan, provenance, dict(options or {}), dict(results or {}), files=files)

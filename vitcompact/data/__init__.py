@@ -2,7 +2,7 @@
 
 from vitcompact.data.apart import is_apart, taken_apart
 from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor, rebatched
-from vitcompact.data.boundary import check_images, check_model, images_for
+from vitcompact.data.boundary import check_images, check_model, check_weights, has_no_weights, images_for
 from vitcompact.data.calibration import CalibrationImages
 from vitcompact.data.classes import names_to_show
 from vitcompact.data.config import InputConfig, as_pixels, eval_transform, normalize, resolve_input
@@ -36,12 +36,14 @@ __all__ = [
     "as_pixels",
     "check_images",
     "check_model",
+    "check_weights",
     "eval_transform",
     "evaluation_batches",
     "example_of",
     "fingerprint",
     "first_images",
     "from_tensor",
+    "has_no_weights",
     "images_for",
     "is_apart",
     "names_to_show",

@@ -14,12 +14,13 @@ from vitcompact.errors import CheckpointError, DataError, UsageError
 from vitcompact.models.cost import meta_copy
 
 
-def check_model(model: object, name: str = "model", dtype: torch.dtype | None = None) -> None:
+def check_model(model: object, name: str = "model", dtype: torch.dtype | None = None, *, weights: bool = True) -> None:
     """Refuse what is no timm model with finite floating-point weights of one type.
 
     Args:
         name: of the parameter, for the message.
         dtype: the only type accepted, None for any.
+        weights: refuse a model on the meta device, which has none.
 
     Raises:
         UsageError: see above.
@@ -39,9 +40,29 @@ def check_model(model: object, name: str = "model", dtype: torch.dtype | None = 
         wanted = "floating-point weights of one type" if dtype is None else f"{str(dtype).split('.')[1]} weights"
         found = " and ".join(types) or "no weights"
         raise UsageError(f"{name} must have {wanted}, got {found}: pass {name}.float()")
+    if weights:
+        check_weights(model, name)
     for tensor, values in (*model.named_parameters(), *model.named_buffers()):
         if values.is_floating_point() and not values.is_meta and not torch.isfinite(values).all():
             raise CheckpointError(f"{name} is damaged: {tensor} holds NaN or infinite values")
+
+
+def check_weights(model: nn.Module, name: str = "model") -> None:
+    """Refuse a model on the meta device.
+
+    Raises:
+        UsageError: see above.
+    """
+    if has_no_weights(model):
+        raise UsageError(
+            f"{name} is on the meta device and has no weights: there, `plan` and `analyze` without images and targets "
+            "tell what a pair saves; for all else make it on another device"
+        )
+
+
+def has_no_weights(model: nn.Module) -> bool:
+    """Whether a model is on the meta device, where tensors are shapes alone."""
+    return any(parameter.is_meta for parameter in model.parameters())
 
 
 def images_for(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import check_images
+from vitcompact.data import check_images, check_weights
 from vitcompact.errors import DataError, UsageError
 from vitcompact.evaluation.changed import Observer
 from vitcompact.evaluation.probe import FittedProbe, check_probe, fitted_probe
@@ -74,6 +74,9 @@ def evaluate(
     fitted_to = None if probe_images is None else as_pairs(probe_images, None, batch_size)
     check_probe(probe, probe_images, probe_k)
     _check_heads(model, reference, probe)
+    for each, name in ((model, "model"), (reference, "reference")):
+        if each is not None:
+            check_weights(each, name)
     device = torch.device(device)
     models = [m.to(device) for m in (model, reference) if m is not None]
     scorer: LogitScores | FeatureScores | ProbeScores

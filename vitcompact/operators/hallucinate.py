@@ -277,10 +277,12 @@ class Hallucinate(Operator[HallucinateSpec]):
             _share_maps(layer, core, whole)
 
     def choose_from_weights(self, model: nn.Module, site: Site, size: int, request: Request) -> HallucinateSpec:
-        """See `Operator.choose_from_weights`: by the likeness of the heads' bilinear forms."""
+        """See `Operator.choose_from_weights`: by the likeness of the heads' bilinear forms, by rule without weights."""
         assert isinstance(site, AttentionSite)
         parts = parts_of(model, site)
-        return make_spec(parts.num_heads, shortlist(1.0 - weight_similarity(parts), size, 1)[0])
+        costs = 1.0 - weight_similarity(parts)
+        costs = torch.zeros_like(costs, device="cpu") if costs.is_meta else costs
+        return make_spec(parts.num_heads, shortlist(costs, size, 1)[0])
 
     def solve_from_weights(self, model: nn.Module, site: Site, spec: HallucinateSpec) -> None:
         """See `Operator.solve_from_weights`: copied heads."""

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches, check_model, example_of, images_for, num_distinct, processes_of
+from vitcompact.data import (
+    ImageBatches,
+    check_model,
+    example_of,
+    has_no_weights,
+    images_for,
+    num_distinct,
+    processes_of,
+)
 from vitcompact.errors import UsageError
 from vitcompact.models import Site, inspect
 from vitcompact.models.cost import meta_copy
@@ -140,7 +148,8 @@ class Job:
         drafts, skipped = _drafts(self.original, self.selection, plan)
         work = copy_of(self.original)
         if self.images is None:
-            logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
+            if not has_no_weights(work):
+                logger.warning("no images were given: converting from the weights alone, which loses much accuracy")
             layers = convert_from_weights(work, drafts, self.selection, self.progress)
         else:
             layers, unreachable = convert_calibrated(
@@ -166,8 +175,12 @@ def prepare(
     curves: Curves | None,
     device: str | torch.device,
     progress: Progress,
+    without_values: bool = False,
 ) -> Job:
     """Check all that was asked for before the long work.
+
+    Args:
+        without_values: the structure is all that is wanted, for which a model on the meta device will do.
 
     Raises:
         UsageError: options that exclude each other, or a model that cannot be converted.
@@ -178,7 +191,7 @@ def prepare(
     check_budget(budget, (asked.ratio, asked.rank_ratio), plan, images)
     check_one_clock(budget, images)
     selection = limits.selection(asked)
-    check_model(model)
+    check_model(model, weights=not without_values or budget is not None or images is not None)
     _check_model(model, selection)
     check_allocation(asked.allocation, selection, budget, plan, images)
     check_patterns(model, selection.protect)
@@ -186,7 +199,7 @@ def prepare(
         _check_plan(model, plan)
     _check_merging(model, selection, asked.merge_tokens, plan)
     batches = None if images is None else images_for(model, images, batch_size)
-    original = frozen_copy(model, device)
+    original = meta_copy(model).eval() if has_no_weights(model) else frozen_copy(model, device)
     if batches is not None:
         _warn_of_few(batches)
         try_model(original, example_of(batches, 2))

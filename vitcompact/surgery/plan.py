@@ -62,7 +62,9 @@ def plan(
     that takes seconds.
 
     Args:
-        model: a timm module; it is untouched. All arguments are those of `convert`, which explains them.
+        model: a timm module; it is untouched. One on the meta device, without weights, has the plan of `ratio` and
+            `rank_ratio` in which who is hallucinated from whom means nothing: structure and costs are those of others.
+            All arguments are those of `convert`, which explains them.
 
     Raises:
         NothingToCompactError, UsageError, DataError: as `convert`.
@@ -81,6 +83,7 @@ def plan(
         curves=curves,
         device=device,
         progress=progress,
+        without_values=True,
     )
     found, _ = job.measured_plan()
     return job.solve(None)[1] if found is None else found

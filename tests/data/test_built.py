@@ -13,12 +13,14 @@ from vitcompact.models.cost import count
 BUILT = {
     "vit_tiny_patch16_224": (96, 160),
     "crossvit_tiny_240": (480, 480),
-    "coat_tiny": (288, 288),
     "twins_svt_small": (288, 288),
     "levit_128s": (288, 288),
+    "hiera_tiny_224": (256, 256),
+}
+MORE = {
+    "coat_tiny": (288, 288),
     "volo_d1_224": (288, 288),
     "tnt_s_patch16_224": (288, 288),
-    "hiera_tiny_224": (256, 256),
     "efficientformerv2_s0": (160, 160),
     "botnet26t_256": (320, 320),
 }
@@ -26,6 +28,16 @@ BUILT = {
 
 @pytest.mark.parametrize(("name", "size"), BUILT.items(), ids=BUILT)
 def test_the_size_that_a_model_was_built_for(name: str, size: tuple[int, int]) -> None:
+    check(name, size)
+
+
+@pytest.mark.broad
+@pytest.mark.parametrize(("name", "size"), MORE.items(), ids=MORE)
+def test_more_models_of_another_size(name: str, size: tuple[int, int]) -> None:
+    check(name, size)
+
+
+def check(name: str, size: tuple[int, int]) -> None:
     with torch.device("meta"):
         model, own = (timm.create_model(name, **kwargs).eval() for kwargs in ({"img_size": size}, {}))
     assert resolve_input(model).input_size == (3, *size)

@@ -18,6 +18,7 @@ from vitcompact.errors import CheckpointError, DataError, UsageError, Verificati
 from vitcompact.exporting import FORMATS, open_exported
 from vitcompact.exporting.base import Format, Job, Opened
 from vitcompact.exporting.description import Description
+from vitcompact.exporting.openvino_ir import OpenVino
 
 
 class Plain(Format):
@@ -100,6 +101,18 @@ def test_what_a_converter_says(
     with pytest.raises(UsageError, match=message):
         vitcompact.export(folded, tmp_path / "model.plain")
     assert left(tmp_path) == []
+
+
+def test_openvino_names_the_operators_that_it_has_no_rule_for() -> None:
+    said = """Check 'false' failed at src/frontends/common_translators/src/unconverted_ops_report.cpp:151:
+FrontEnd API failed with OpConversionFailure:
+Model wasn't fully converted.
+Summary:
+-- No conversion rule found for operations: aten._upsample_bicubic2d_aa.default
+
+"""
+    assert OpenVino().reason(said) == "No conversion rule found for operations: aten._upsample_bicubic2d_aa.default"
+    assert OpenVino().reason("\n  Inputs do not match.\nElsewhere") == "Inputs do not match."
 
 
 def test_an_older_file_stays_until_the_new_one_is_proven(plain: Plain, folded: nn.Module, tmp_path: Path) -> None:

@@ -90,6 +90,10 @@ class Format(ABC):
                 f"{self.title} needs {' and '.join(missing)}, not installed here: pip install 'vitcompact[{extra}]'"
             )
 
+    def reason(self, said: str) -> str:
+        """Of what the converter said when it failed, the line that tells why."""
+        return next((line.strip() for line in said.splitlines() if line.strip()), "")
+
     @abstractmethod
     def write(self, job: Job, path: Path) -> None:
         """Write the file, and what belongs beside it."""

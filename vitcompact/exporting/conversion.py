@@ -51,10 +51,10 @@ def converting(form: Format) -> Iterator[None]:
     except Exception as error:  # each converter has its own
         if is_out_of_memory(error):
             raise
-        reason = next((line for line in _root(error).splitlines() if line.strip()), type(error).__name__)
+        reason = form.reason(_root(error)) or type(error).__name__
         if isinstance(error, ImportError):
-            raise UsageError(f"{form.title}'s converter lacks something that it imports: {reason.strip()}") from error
-        raise UsageError(f"{form.title} cannot express this model: {reason.strip()}") from error
+            raise UsageError(f"{form.title}'s converter lacks something that it imports: {reason}") from error
+        raise UsageError(f"{form.title} cannot express this model: {reason}") from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

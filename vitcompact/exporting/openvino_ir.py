@@ -29,6 +29,11 @@ class OpenVino(Format):
     attention = "sdpa"  # its own fused operator takes wide values
     how_to_run = "openvino.Core().compile_model('{path}', 'CPU')(images)[0]"
 
+    def reason(self, said: str) -> str:
+        """The operators without a rule, which are listed below the place in its source where that is found out."""
+        listed = [line.strip()[3:] for line in said.splitlines() if line.strip().startswith("-- ")]
+        return "; ".join(listed) or super().reason(said)
+
     def write(self, job: Job, path: Path) -> None:
         import openvino
 

@@ -152,6 +152,7 @@ def markdown(rows: list[dict[str, Any]], jobs: dict[str, dict[str, Any]], regist
     millions = f"{MOST_PARAMS // 1_000_000} M"
     small = sum(row.get("params", MOST_PARAMS + 1) <= MOST_PARAMS for row in rows)
     done = [sum(row["model"] in passed for row in group) for group in (softmax, others)]
+    same = sum(row["model"] in passed and "same_as" in jobs[row["model"]] for row in (*softmax, *others))
     lines = [
         f"timm {timm.__version__}: {len(rows)} of {registered} architectures were run, {small} of them of up to "
         f"{millions} parameters.",
@@ -159,9 +160,9 @@ def markdown(rows: list[dict[str, Any]], jobs: dict[str, dict[str, Any]], regist
         f"- {len(softmax)} of those run a softmax over tokens for each head (pooling and class attention aside); heads "
         f"of {len(softmax) - len(left)} are hallucinated ({1 - len(left) / max(len(softmax), 1):.1%}).",
         f"- {len(others)} of the others have FFNs, which compact.",
-        f"- {done[0]} of the former and {done[1]} of the latter went through the whole job themselves so far, cut down "
+        f"- {done[0]} of the former and {done[1]} of the latter went through the whole job, cut down where they can be "
         "to two blocks a stage, narrow and on small images: convert, a training step, perturbed, folded (2e-4), "
-        "reloaded bit for bit, exported to `.pt2`.",
+        f"reloaded bit for bit, exported to `.pt2`. {same} of these are, cut down, module for module another that did.",
     ]
     failed = {name: job["error"] for name, job in jobs.items() if "error" in job}
     lines += [f"- `{name}` fails there: {error}" for name, error in sorted(failed.items())]

@@ -130,7 +130,7 @@ def torchrun(world: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
 
 
-def kills(count: int, seed: int) -> None:
+def kills(count: int, worlds: Sequence[int], seed: int) -> None:
     """Kill runs at random times, resume them, and compare what they end in with a run that was left alone."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
@@ -145,10 +145,10 @@ def kills(count: int, seed: int) -> None:
         data = ["--data-dir", str(folder / "images")]
         vit = [str(weights), str(folder / "compact"), "--model", "test_vit", *TINY, "--method", "pair"]
         subprocess.run([sys.executable, "-m", "vitcompact", "convert", *vit, *data, "-q"], check=True, stdout=-3)
-        for world in (1, 2):
+        for world in worlds:
             start = torchrun(world) if world > 1 else [sys.executable]
             words = [*start, __file__, "train", str(folder / "compact"), str(folder / "images")]
-            killed(words, folder, world, count // 2, chance)
+            killed(words, folder, world, count // len(worlds), chance)
 
 
 def killed(words: Sequence[str], folder: Path, world: int, count: int, chance: random.Random) -> None:
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of the runs that are killed")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     place = place_of(os.environ)
@@ -232,7 +233,7 @@ def main() -> None:
     elif args.task == "cache":
         cached(args.rounds, args.steps, args.batch_size)
     elif args.task == "kills":
-        kills(args.kills, args.seed)
+        kills(args.kills, args.processes, args.seed)
     elif place is None:
         timed(1, args.steps, args.batch_size, ALONE)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -66,10 +67,11 @@ class BlockWalker:
     def __init__(self, model: nn.Module, sites: Sequence[Site], example: Tensor) -> None:
         self.model, self._example = model, len(example)
         blocks = walked_blocks(model, sites)
-        calls, outputs = self._record(list(dict.fromkeys([*blocks, *(site.name for site in sites)])), example)
-        self.blocks = tuple(name for name in calls if len(calls[name]) == 1 and name in blocks)
+        calls, outputs, runs = self._record(blocks, [site.name for site in sites], example)
+        self.blocks = tuple(name for name in calls if len(calls[name]) == 1)
         self.unreachable = {name: "it does not run in a forward pass" for name in blocks if name not in calls}
-        self.unreachable |= {name: "it runs more than once a forward pass" for name in calls if len(calls[name]) > 1}
+        runs.update({name: len(calls[name]) for name in calls if name not in runs})
+        self.unreachable |= {name: "it runs more than once a forward pass" for name, times in runs.items() if times > 1}
         self.outputs = [_without_data(outputs[name]) for name in self.blocks]
         first = {name: calls[name][0] for name in self.blocks}
         self._chained = [False] + [
@@ -112,8 +114,12 @@ class BlockWalker:
         """Whether block `index` is called with exactly what the block before it returned."""
         return self._chained[index]
 
-    def _record(self, names: Sequence[str], example: Tensor) -> tuple[dict[str, list[BlockCall]], dict[str, Output]]:
+    def _record(
+        self, blocks: Sequence[str], sites: Sequence[str], example: Tensor
+    ) -> tuple[dict[str, list[BlockCall]], dict[str, Output], Counter[str]]:
+        """Calls and outputs of blocks in a forward pass, and how many times each site runs."""
         calls: dict[str, list[BlockCall]] = {}
+        runs: Counter[str] = Counter()
 
         def before(name: str) -> Callable[..., None]:
             def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -121,10 +127,17 @@ class BlockWalker:
 
             return hook
 
-        hooks = {name: before(name) for name in names}
-        with hooked(self.model, hooks, before=True, with_kwargs=True), recorded_outputs(self.model, names) as outputs:
+        def count(name: str) -> Callable[..., None]:
+            return lambda *_: runs.update([name])
+
+        hooks = {name: before(name) for name in blocks}
+        with (
+            hooked(self.model, hooks, before=True, with_kwargs=True),
+            hooked(self.model, {name: count(name) for name in sites}, before=True),
+            recorded_outputs(self.model, blocks) as outputs,
+        ):
             self.model(example)
-        return calls, outputs
+        return calls, outputs, runs
 
     def _check(self, example: Tensor, first: dict[str, BlockCall], outputs: list[Output]) -> None:
         """Find what each input depends on; drop blocks whose input is no function of images and blocks before."""

@@ -62,7 +62,7 @@ REFUSED: dict[str, Callable[[nn.Module, Path], object]] = {
     "analyze with images": lambda model, _: vitcompact.analyze(model, IMAGES),
     "compact": lambda model, _: vitcompact.compact(model, images=IMAGES),
     "finetune": lambda model, _: vitcompact.finetune(model, model, IMAGES),
-    "fold": lambda model, _: vitcompact.fold(model),
+    "fold": lambda model, _: vitcompact.fold(model, merge_tokens=1),
     "evaluate": lambda model, _: vitcompact.evaluate(model, IMAGES, torch.zeros(4, dtype=torch.long)),
     "bench": lambda model, _: vitcompact.bench(model, model),
     "export": lambda model, folder: vitcompact.export(model, folder / "model.pt2"),

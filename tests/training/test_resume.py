@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vitcompact.errors import CheckpointError, Interrupted, UsageError
 from vitcompact.training import TensorBatches, TrainOptions, finetune
 from vitcompact.training.course import COURSE
 from vitcompact.training.interrupt import StopRequest
+from vitcompact.training.keep import Keeper
 from vitcompact.training.state import BEST_NAME, STATE_NAME, State, load_state, save_state
 
 from .helpers import StopAfter, make_student, make_teacher, options, same_weights
@@ -220,6 +222,55 @@ def test_what_a_run_left_that_ended_waits_until_the_next_one_has(
     assert (tmp_path / "replaced" / STATE_NAME).read_bytes() == left
     finetune(student, teacher, stream, options=options(steps=4), state_dir=tmp_path, resume="auto")
     assert {path.name for path in tmp_path.iterdir()} == {STATE_NAME, *COURSE}
+
+
+@pytest.mark.parametrize(("ended", "aside"), [(False, "earlier"), (True, "replaced")])
+def test_what_a_run_was_asked_for_goes_where_its_state_goes(
+    ended: bool,
+    aside: str,
+    student: nn.Module,
+    teacher: nn.Module,
+    stream: TensorBatches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run that ends before it has written its own down leaves those of the run before with its state."""
+
+    def go(number: int, **how: Any) -> None:
+        asked = {"options": {"steps": number}}
+        finetune(student, teacher, stream, options=options(steps=4), state_dir=tmp_path, asked=asked, **how)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def told(folder: Path) -> int:
+        return int(json.loads((folder / "options.json").read_text())["options"]["steps"])
+
+    with nullcontext() if ended else pytest.raises(Interrupted):
+        go(1, **({} if ended else {"progress": StopAfter(2)}))
+    assert told(tmp_path) == 1
+    monkeypatch.setattr(Keeper, "note_options", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(2)
+    monkeypatch.undo()
+    assert told(tmp_path / aside) == 1
+    assert (tmp_path / aside / STATE_NAME).exists()
+    assert not (tmp_path / "options.json").exists()
+    with pytest.raises(Interrupted):
+        go(3, progress=StopAfter(2))
+    assert (told(tmp_path), told(tmp_path / aside)) == (3, 1)
+
+
+def test_somebodys_options_are_not_replaced(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    own = tmp_path / "options.json"
+    own.write_text('{"mine": true}')
+    finetune(student, teacher, stream, options=options(steps=1), state_dir=tmp_path)  # writes none
+    with pytest.raises(UsageError, match=r"options.json was not written by vitcompact, and would be replaced"):
+        finetune(student, teacher, stream, options=options(steps=1), state_dir=tmp_path, asked={"options": {}})
+    finetune(student, teacher, stream, options=options(steps=1), state_dir=tmp_path)
+    assert own.read_text() == '{"mine": true}'
 
 
 def test_somebodys_files_are_not_replaced_by_an_earlier_state(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from vitcompact.data import ImageBatches, check_images, check_model, open_model, resolve_input
+from vitcompact.data import ImageBatches, check_images, check_model, check_weights, open_model, resolve_input
 from vitcompact.errors import UsageError, VerificationError
 from vitcompact.folding.verify import FoldParity, compare, merging_effect, perturbed, require
 from vitcompact.layers.branches import fuse_layers
@@ -52,7 +52,7 @@ def fold(
     """
     opened = open_model(model)
     model, images = opened.model, opened.images(images)
-    check_model(model)
+    check_model(model, weights=False)
     if isinstance(images, ImageBatches):
         images = torch.cat(list(images))
     if images is not None:
@@ -63,6 +63,7 @@ def fold(
     if not plan.layers and not plan.merge_tokens and merge_tokens is None:
         raise UsageError("this model was not converted by vitcompact, so there is nothing to fold; run convert first")
     schedule = plan.merge_tokens if merge_tokens is None else merge_schedule(model, merge_tokens)
+    check_weights(model)
     reference = copy_of(model).eval().float()
     stop_merging(reference)
     probes = _probes(reference, images, seed)

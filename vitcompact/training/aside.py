@@ -17,7 +17,7 @@ from vitcompact.utils.reading import read_json
 OURS = (STATE_NAME, BEST_NAME, *COURSE)
 """Files of a run in the folder of its state."""
 OPTIONS_NAME = "options.json"
-"""What the command line adds to them: what the run was asked for."""
+"""What the run was asked for, where who began it says so: not needed to go on, but to say it again."""
 EARLIER = "earlier"
 """Folder beside a state, with that of the run before which did not end."""
 REPLACED = "replaced"
@@ -33,12 +33,14 @@ def set_aside(folder: Path) -> None:
         UsageError: the disk refuses, or somebody's own files are where it goes.
     """
     there = [path for path in (folder / name for name in OURS) if path.exists()]
+    options = folder / OPTIONS_NAME
     if not any(path.name in (STATE_NAME, BEST_NAME) for path in there):
         return
     unfinished = there[0].name == STATE_NAME and not _is_finished(there[0])
     kept = folder / (EARLIER if unfinished else REPLACED)
     if kept.exists() and not _is_aside(kept):
         raise UsageError(f"{kept} is where an earlier state goes, and it holds other files: move it away")
+    there += [options] if options.exists() and is_ours(options) else []
     with disk_errors(kept), staged(kept) as aside:
         for path in there:
             link_or_copy(path, aside / path.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -58,6 +58,7 @@ def finetune(
     clock: Clock = time.monotonic,
     processes: Processes = ALONE,
     log: LogOptions = LogOptions(),
+    asked: Mapping[str, Any] | None = None,
 ) -> FinetuneResult:
     """Train a copy of `model` to answer as `teacher` does; labels are not used unless `options.labels` says so.
 
@@ -83,6 +84,8 @@ def finetune(
             with the same arguments: it trains on its part of every batch, and gets the same result. The first keeps
             the state.
         log: what is told of the run's course besides `summary.csv` and `steps.jsonl`, which lie beside the state.
+        asked: plain data that lies beside the state as `options.json`, and goes where the state goes: what a command
+            line needs to say the same again.
 
     Raises:
         UsageError: options, models, images or the saved state do not fit.
@@ -102,11 +105,11 @@ def finetune(
     _check_same(model, teacher, stream, processes)
     listening = StopRequest(patient=processes.several)
     try:
-        with holding(folder, saved), listening as stop, eval_mode(teacher), _own_randomness(device):
+        with holding(folder, saved, asked is not None), listening as stop, eval_mode(teacher), _own_randomness(device):
             teacher.to(device)
             run = _Run(model, teacher, stream, chosen, device, folder, stop, progress, processes)
             with closing(run.course):
-                return run.finish(run.start(evaluation, saved, watch, clock, log))
+                return run.finish(run.start(evaluation, saved, watch, clock, log, asked))
     finally:
         teacher.to(home)
 
@@ -172,6 +175,7 @@ class _Run:
         watch: Stopwatch,
         clock: Clock,
         log: LogOptions,
+        asked: Mapping[str, Any] | None,
     ) -> Loop:
         """Begin or resume, and train."""
         plan = StepPlan.of(self.options, self.stream.steps_per_epoch)
@@ -183,6 +187,7 @@ class _Run:
             watch = Stopwatch(clock, spent)
         else:
             self.keeper.begin_anew()
+        self.keeper.note_options(asked)
         self._open_course(plan.step, saved, log)
         held_out = None
         if evaluation is not None:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
-from vitcompact.training.aside import OURS, REPLACED, forget, is_ours, set_aside
-from vitcompact.training.course import COURSE
+from vitcompact.training.aside import OPTIONS_NAME, OURS, REPLACED, forget, is_ours, set_aside
 from vitcompact.training.optimizer import Stepper
 from vitcompact.training.saved import Best, best_of, damage, saved_run
 from vitcompact.training.schedule import StepPlan
@@ -30,7 +29,7 @@ from vitcompact.training.state import (
     unpack_optimizer,
 )
 from vitcompact.training.stream import TrainingStream
-from vitcompact.utils.files import claimed, tidied
+from vitcompact.utils.files import claimed, json_text, tidied, write_file
 from vitcompact.utils.processes import ALONE, Processes
 
 _FREE = (
@@ -137,6 +136,15 @@ class Keeper:
         if self.folder is not None:
             set_aside(self.folder)
 
+    def note_options(self, asked: Mapping[str, Any] | None) -> None:
+        """Write down what the run was asked for, now that nothing of an earlier one is in the folder.
+
+        Raises:
+            UsageError: the disk refuses.
+        """
+        if self.folder is not None and asked is not None:
+            write_file(self.folder / OPTIONS_NAME, json_text(dict(asked)))
+
     def offer(self, model: nn.Module, value: float, step: int) -> None:
         """Keep `model`'s weights if `value` beats all before."""
         if self.best is not None and value <= self.best.value:
@@ -231,20 +239,24 @@ def find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple
 
 
 @contextmanager
-def holding(folder: Path | None, saved: Path | None) -> Iterator[None]:
+def holding(folder: Path | None, saved: Path | None, with_options: bool = False) -> Iterator[None]:
     """Hold the folder of the state for one run, and refuse one in which files of somebody have the names of ours.
+
+    Args:
+        with_options: what the run was asked for is written there too.
 
     Raises:
         UsageError: see above, or another run holds it.
     """
+    names = (*OURS, OPTIONS_NAME) if with_options else OURS
     with claimed(folder / STATE_NAME) if folder is not None else nullcontext():
         if folder is not None:
             tidied(folder)
-        for path in () if folder is None else (folder / name for name in OURS):
+        for path in () if folder is None else (folder / name for name in names):
             if path.exists() and path != saved and not is_ours(path):
                 raise UsageError(
                     f"{path} is no training state of vitcompact, and would be replaced by one: move it away"
-                    if path.name not in COURSE
+                    if path.name in (STATE_NAME, BEST_NAME)
                     else f"{path} was not written by vitcompact, and would be replaced: move it away"
                 )
         yield

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from vitcompact.benchmarking.setup import open_device
 from vitcompact.checkpoint import LoadedModel, load_source
@@ -18,14 +18,12 @@ from vitcompact.cli.report.curve import can_draw, draw_curve
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace, command
 from vitcompact.data import Augment, evaluation_batches, training_loader
-from vitcompact.errors import CheckpointError, Interrupted, UsageError
+from vitcompact.errors import Interrupted
 from vitcompact.options.logs import LogOptions
 from vitcompact.reporting.measures import measured_of
 from vitcompact.training import FinetuneResult, TrainOptions, finetune
-from vitcompact.training.aside import EARLIER, OPTIONS_NAME
+from vitcompact.training.aside import OPTIONS_NAME
 from vitcompact.training.course import COURSE, STEPS_NAME, losses
-from vitcompact.training.state import STATE_NAME, is_state
-from vitcompact.utils.files import json_text, write_file
 from vitcompact.utils.reading import read_json
 
 CURVE_NAME = "loss.png"
@@ -63,20 +61,20 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         console.note("no evaluation images (--eval-data-dir, or a split of --data-dir): top-1 will not be measured")
     state_dir = _state_dir(out, space)
     try:
-        with _options_kept(state_dir, options) if processes.first else nullcontext():
-            result = finetune(
-                model,
-                teacher.model,
-                batches,
-                options=training,
-                evaluation=None if evaluation is None else evaluation_batches(model, evaluation),
-                device=options.device,
-                state_dir=state_dir,
-                resume=options.resume,
-                progress=console.progress,
-                processes=processes,
-                log=log,
-            )
+        result = finetune(
+            model,
+            teacher.model,
+            batches,
+            options=training,
+            evaluation=None if evaluation is None else evaluation_batches(model, evaluation),
+            device=options.device,
+            state_dir=state_dir,
+            resume=options.resume,
+            progress=console.progress,
+            processes=processes,
+            log=log,
+            asked=_asked(options),
+        )
     except Interrupted as error:
         if "`resume='auto'`" not in str(error):
             raise
@@ -137,32 +135,11 @@ def _state_dir(out: Path, space: Workspace | None) -> Path:
     return out.with_name(f"{out.name}-state") if space is None else space.finetune_state
 
 
-@contextmanager
-def _options_kept(state_dir: Path, options: Options) -> Iterator[None]:
-    """Write beside the state what the run was asked for, so that it can be continued without saying it again.
-
-    Of a run that is refused before it has a state, nothing is left.
-    """
-    state, kept = state_dir / STATE_NAME, state_dir / OPTIONS_NAME
-    if state.exists() and not is_state(state):  # somebody's folder, which is refused
-        yield
-        return
-    had_folder, had_options = state_dir.exists(), kept.exists()
-    before = kept.read_bytes() if had_options else None
+def _asked(options: Options) -> dict[str, Any]:
+    """What the run was asked for, as `_continued` finds it again."""
     chosen = {name: value for name, value in inputs.effective(options).items() if name not in _OF_THE_COMMAND}
-    write_file(kept, json_text(common.plain({"options": chosen, "overwrite": options.overwrite})))
-    try:
-        yield
-    except (UsageError, CheckpointError):
-        if not state.exists() and not had_options:
-            kept.unlink(missing_ok=True)
-            if not had_folder:
-                state_dir.rmdir()
-        raise
-    finally:
-        aside = state_dir / EARLIER
-        if before is not None and aside.is_dir() and not (aside / OPTIONS_NAME).exists():
-            write_file(aside / OPTIONS_NAME, before)
+    found: dict[str, Any] = common.plain({"options": chosen, "overwrite": options.overwrite})
+    return found
 
 
 def _continued(options: Options, given: frozenset[str], console: Console) -> tuple[Options, frozenset[str]]:

@@ -55,11 +55,14 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
     return torch.nan_to_num(F.cosine_similarity(first.double(), second.double(), dim=-1), nan=0.0)
 
 
+def first_guess(logits: Tensor) -> Tensor:
+    """int64 (batch,): the largest of (batch, outputs); of one output, whether it is positive."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(dim=1)
+
+
 def same_guess(first: Tensor, second: Tensor) -> Tensor:
-    """bool (batch,): the largest output is the same in both (batch, outputs); of one output, its sign."""
-    if first.shape[1] == 1:
-        return (first[:, 0] > 0) == (second[:, 0] > 0)
-    return first.argmax(dim=1) == second.argmax(dim=1)
+    """bool (batch,): two models' (batch, outputs) have the same `first_guess`."""
+    return first_guess(first) == first_guess(second)
 
 
 class Likeness:

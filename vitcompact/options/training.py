@@ -170,6 +170,13 @@ class TrainOptions(MixedPrecision, Seeded):
     grad_checkpointing: bool = option(
         False, "Recompute activations: less memory, for about a third more time.", panel=TRAINING, rare=True
     )
+    fsdp: bool = option(
+        False,
+        "Keep weights, gradients and the optimizer's state in parts on the processes that torchrun starts (FSDP), for "
+        "models that do not fit on one device.",
+        panel=TRAINING,
+        rare=True,
+    )
     statistics_batches: int = option(
         8, "Batches over which the branches' BatchNorm statistics are measured again at the end.", least=1
     )

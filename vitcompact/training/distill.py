@@ -15,6 +15,7 @@ from vitcompact.errors import DataError, NothingToCompactError, UsageError
 from vitcompact.models import inspect
 from vitcompact.models.forward import autocast, features, num_classes
 from vitcompact.training.options import TrainOptions
+from vitcompact.training.sharded import whole
 from vitcompact.training.share import Weights, labelled
 from vitcompact.training.teacher_cache import TeacherCache
 from vitcompact.utils.device import computes_bfloat16
@@ -117,7 +118,7 @@ def _detached(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 def _same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     if first.keys() != second.keys():
         return False
-    pairs = [(tensor, second[name]) for name, tensor in first.items()]
+    pairs = ((whole(tensor), whole(second[name])) for name, tensor in first.items())
     return all(
         one.shape == other.shape and bool((one.float() - other.float()).norm() <= ROUNDING * other.float().norm())
         for one, other in pairs

@@ -31,6 +31,7 @@ from vitcompact.training.options import ResolvedOptions, TrainOptions
 from vitcompact.training.result import FinetuneResult, StoppedBy
 from vitcompact.training.saved import Best, saved_run
 from vitcompact.training.schedule import LearningRate, StepPlan
+from vitcompact.training.sharded import load_whole, whole_weights
 from vitcompact.training.share import Sharing, own_statistics
 from vitcompact.training.state import STATE_NAME, State, load_state, told_state
 from vitcompact.training.stream import TrainingStream, as_stream, first_batch, remeasure
@@ -106,7 +107,6 @@ def finetune(
     listening = StopRequest(patient=processes.several)
     try:
         with holding(folder, saved, asked is not None), listening as stop, eval_mode(teacher), _own_randomness(device):
-            teacher.to(device)
             run = _Run(model, teacher, stream, chosen, device, folder, stop, progress, processes)
             with closing(run.course):
                 return run.finish(run.start(evaluation, saved, watch, clock, log, asked))
@@ -130,38 +130,43 @@ class _Run:
         processes: Processes,
     ) -> None:
         options = ResolvedOptions.of(given, has_head=num_classes(teacher) > 0)
-        self.processes, self.sharing = processes, Sharing(processes, options.grad_accum, options.labels)
+        self.processes, self.sharing = processes, Sharing.of(options, processes, device)
         self.sharing.check(stream, model)
-        self.model, self.teacher, self.stream = model, teacher, self.sharing.stream(stream)
+        self.model, self.stream = model, self.sharing.stream(stream)
         self.home, self.precision = device_of(model), next(model.parameters()).dtype
         self.device, self.stop, self.progress = device, stop, progress
         self.amp_dtype = amp_dtype(options, device)
         amp, first = self.amp_dtype is not None, first_batch(self.stream)
+        self.spare = first[0][:1], first[1][:1]
         asked = {**asdict(options), "lr": given.lr, "branch_lr": given.branch_lr}  # before the rule
         whole = first_batch(stream) if folder and processes.several else first
         identity = describe_run(model, teacher, stream, whole, asked, device, amp) if folder else {}
         self.identity, self.keeper = identity, Keeper(folder, identity, processes)
         self.course = Course(folder, self.stream.steps_per_epoch, stream.batch_size)
-        student = _training_mode(copy_of(model).to(device, torch.float32).requires_grad_(True))
+        student = _training_mode(copy_of(model).float().requires_grad_(True))
         ema = None
         if options.model_ema:
-            ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True)
+            ema = ModelEmaV3(student, decay=options.model_ema_decay, use_warmup=True, foreach=not options.fsdp)
         self.sharing.whole_statistics(student)
         self.blocks = block_names(teacher)
+        self.teacher = copy_of(teacher).requires_grad_(False) if options.fsdp else teacher
+        for each in (student, self.teacher, *([ema.module] if ema else [])):
+            self.sharing.place(each, self.blocks, device)
         if options.block_weight and not self.blocks:
             logger.warning("the original's blocks are not known: only its outputs are matched")
-        self.has_branches = bool(branch_ratios(student))
+        self.has_branches = bool(branched(student))
         if given.lr is None and options.block_weight and self.blocks:
-            factor = rate_factor(block_error(student, teacher, self.blocks, self._unseen(), self.sharing))
+            factor = rate_factor(block_error(student, self.teacher, self.blocks, self._unseen(), self.sharing))
             options = replace(options, lr=options.lr * factor)
             if given.branch_lr is None:
                 options = replace(options, branch_lr=options.branch_lr * factor)
         self.options = options
         self.cache = cache_for(options, self.stream, folder, identity, processes)
-        self.distiller = Distiller(student, teacher, self.blocks, options, self.amp_dtype, self.cache)
+        self.distiller = Distiller(student, self.teacher, self.blocks, options, self.amp_dtype, self.cache)
         if options.grad_checkpointing:
             _checkpoint_gradients(student)
-        optimizer = make_optimizer(student, options, output_scales(student, first[0].to(device), processes))
+        scales = self.sharing.within(lambda: output_scales(student, first[0].to(device), processes))
+        optimizer = make_optimizer(student, options, scales)
         self.rate = LearningRate(optimizer, options)
         self.stepper = Stepper(
             *(student, self.distiller.loss, optimizer, ema, options.clip_grad, options.seed, self.sharing),
@@ -192,7 +197,7 @@ class _Run:
         held_out = None
         if evaluation is not None:
             shared = self.sharing.evaluation(evaluation)
-            held_out = HeldOut(shared, self.teacher, self.device, self._check, self.progress, self.processes)
+            held_out = HeldOut(shared, self.teacher, self.device, self._check, self.progress, self.sharing, self.spare)
         self._score_before(held_out, watch)
         loop = Loop(
             stepper=self.stepper,
@@ -225,20 +230,22 @@ class _Run:
         if self.has_branches:
             self.sharing.whole_statistics(model)
             with closing(self.stream.batches(0)) as batches:  # type: ignore[type-var]
-                remeasure(model, batches, self.options.statistics_batches, self.device, self.amp_dtype)
+                count = self.options.statistics_batches
+                self.sharing.within(lambda: remeasure(model, batches, count, self.device, self.amp_dtype))
             own_statistics(model)
         scores, held_out, best_step = Scores(), loop.held_out, None
         if held_out is not None and (best := self._better(model, held_out)) is not None:
-            model.load_state_dict(best.weights)
+            load_whole(model, best.weights)
             best_step = best.step
         if loop.plan.step >= JUDGED_STEPS and self._went_astray(model, loop.plan.step):
-            model.load_state_dict(self.model.state_dict())
+            load_whole(model, self.model.state_dict())
             best_step = 0
         if held_out is not None:
             scores = self._scored(held_out, model, None, "evaluate the result")
         best_seen = None if held_out is None else loop.plan.step if best_step is None else best_step
         self.course.row(loop.plan.step, scores, best_seen, loop.watch.seconds)
         before = Scores(**self.keeper.notes["before"]) if "before" in self.keeper.notes else Scores()
+        model = self._put_together(model)
         if self.options.grad_checkpointing:
             model.set_grad_checkpointing(False)  # type: ignore[operator]
         if self.cache is not None:
@@ -262,6 +269,14 @@ class _Run:
             history=self.course.history,
         )
 
+    def _put_together(self, model: nn.Module) -> nn.Module:
+        """A model of the run as a module like any other."""
+        if self.sharing.shards is None:
+            return model
+        result = copy_of(self.model).float()
+        result.load_state_dict(whole_weights(model))
+        return result
+
     def _open_course(self, step: int, saved: Path | None, log: LogOptions) -> None:
         """Tell the run's course from `step` on."""
         self.course.begin(step, saved.parent if saved else None, self.processes)
@@ -278,8 +293,9 @@ class _Run:
 
     def _went_astray(self, trained: nn.Module, steps: int) -> bool:
         """Whether the model that was given is nearer to the original than what came out."""
-        batches, losses = self._unseen(steps), []
-        for model in (copy_of(self.model).to(self.device, torch.float32), trained):
+        batches, losses, given = self._unseen(steps), [], copy_of(self.model).float()
+        self.sharing.place(given, self.blocks, self.device)
+        for model in (given, trained):
             with closing(Distiller(model, self.teacher, self.blocks, self.options, None)) as distiller:
                 losses.append(evaluated_loss(distiller.loss, model, batches, self.sharing))
         before, after = losses

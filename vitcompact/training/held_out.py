@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,10 +15,9 @@ from torch import Tensor, nn
 
 from vitcompact.errors import DataError, Interrupted
 from vitcompact.models.forward import eval_mode, features, logits, num_classes
-from vitcompact.models.scores import Mean, cosines, top_k_hits
-from vitcompact.training.share import Sharing
+from vitcompact.models.scores import Mean, cosines, first_guess, top_k_hits
+from vitcompact.training.share import INTERRUPTED, Sharing
 from vitcompact.training.stream import TrainingStream
-from vitcompact.utils.processes import ALONE, Processes
 from vitcompact.utils.progress import Progress
 
 JUDGED_STEPS = 20
@@ -55,7 +55,8 @@ class HeldOut:
         device: where models run.
         check: called before each batch; it may raise `Interrupted` to stop, in one process or in several.
         progress: told of each batch.
-        processes: those that share the images, of which `batches` are this one's.
+        sharing: how the images are shared, of which `batches` are this process's.
+        spare: a batch for a process that has none while others do; needed for sharded models only.
     """
 
     def __init__(
@@ -65,9 +66,11 @@ class HeldOut:
         device: torch.device,
         check: Callable[[], None],
         progress: Progress,
-        processes: Processes = ALONE,
+        sharing: Sharing = Sharing(),
+        spare: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self._processes = processes
+        self._sharing, self._processes = sharing, sharing.processes
+        self._spare = spare or (torch.empty(0), torch.empty(0))
         self._batches, self._teacher, self._device = batches, teacher, device
         self._check, self._progress = check, progress
         self._answers: list[Tensor] = []
@@ -93,7 +96,7 @@ class HeldOut:
         except Interrupted as error:
             seen, stopped = 0, error
         if self._processes.sums(stopped is not None)[0]:
-            raise stopped or Interrupted("interrupted while evaluating")
+            raise stopped or Interrupted(INTERRUPTED)
         for mean in means:
             mean.total_over(self._processes)
         if not self._processes.sums(seen)[0]:
@@ -107,28 +110,35 @@ class HeldOut:
         """The images of this process, of which it is said how many there are."""
         seen = 0
         self._progress.start(task, getattr(self._batches, "num_batches", None))
-        with eval_mode(model, self._teacher), torch.inference_mode():
-            for index, (images, labels) in enumerate(self._batches):
-                self._check()
+        has_head, batches = num_classes(model) > 0, self._sharing.in_step(self._batches, self._spare, self._check)
+        with eval_mode(model, self._teacher), torch.no_grad():
+            for index, (images, labels, counts) in enumerate(batches):
                 images, labels = images.to(self._device), labels.to(self._device)
                 if not self._complete:
                     self._answers.append(self._answer(self._teacher, images, None))
                 target = self._answers[index].to(self._device)
-                if num_classes(model):
-                    output = logits(model, images, amp_dtype)
+                output = self._output(model, images, amp_dtype)
+                if not counts:
+                    continue
+                if has_head:
                     top1.add(top_k_hits(output, labels, 1)[labels >= 0])
-                    agreement.add(output.argmax(dim=1) == target)
+                    agreement.add(first_guess(output) == target)
                 else:
-                    cosine.add(cosines(self._answer(model, images, amp_dtype), target))
+                    cosine.add(cosines(output, target))
                 seen += len(images)
                 self._progress.advance(1, f"{seen} images")
         self._progress.finish()
         return seen
 
     def _answer(self, model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None) -> Tensor:
+        output = self._output(model, images, amp_dtype)
+        return first_guess(output).cpu() if num_classes(model) else output.cpu()
+
+    def _output(self, model: nn.Module, images: Tensor, amp_dtype: torch.dtype | None) -> Tensor:
+        """Logits, or pooled features of a model without a head."""
         if num_classes(model):
-            return logits(model, images, amp_dtype).argmax(dim=1).cpu()
-        return features(model, images, amp_dtype)[0].cpu()
+            return self._sharing.within(partial(logits, model, images, amp_dtype))
+        return self._sharing.within(partial(features, model, images, amp_dtype))[0]
 
 
 def batches_judged(batch_size: int, steps: int) -> int:

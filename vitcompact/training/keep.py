@@ -18,6 +18,7 @@ from vitcompact.training.aside import OPTIONS_NAME, OURS, REPLACED, forget, is_o
 from vitcompact.training.optimizer import Stepper
 from vitcompact.training.saved import Best, best_of, damage, saved_run
 from vitcompact.training.schedule import StepPlan
+from vitcompact.training.sharded import load_whole, whole_weights
 from vitcompact.training.state import (
     BEST_NAME,
     STATE_NAME,
@@ -34,7 +35,7 @@ from vitcompact.utils.processes import ALONE, Processes
 
 _FREE = (
     *("eval_every", "eval_share", "save_interval", "save_minutes"),
-    *("grad_accum", "cache_teacher", "cache_teacher_gb"),
+    *("grad_accum", "fsdp", "cache_teacher", "cache_teacher_gb"),
 )
 """Options that do not change what is learned; nor does the number of processes."""
 
@@ -149,8 +150,7 @@ class Keeper:
         """Keep `model`'s weights if `value` beats all before."""
         if self.best is not None and value <= self.best.value:
             return
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        self.best = Best(value, step, weights)
+        self.best = Best(value, step, {name: tensor.clone() for name, tensor in whole_weights(model).items()})
         self._write_best()
 
     def _write_best(self) -> None:
@@ -161,18 +161,21 @@ class Keeper:
     def save(self, stepper: Stepper, plan: StepPlan, seconds: float) -> bool:
         """Write the resumable state; False (and a warning) where the disk refuses.
 
-        A finished run needs no optimizer any more: what it leaves is the weights it ended with.
+        A finished run needs no optimizer any more: what it leaves is the weights it ended with. Of several processes
+        all call it, since weights may lie in parts, and the first writes.
         """
-        if self.folder is None:
+        if self.folder is None and not stepper.sharded:
             return False
         state = State()
         if plan.finished:
-            state.put("student", (stepper.ema.module if stepper.ema else stepper.student).state_dict())
+            state.put("student", whole_weights(stepper.ema.module if stepper.ema else stepper.student))
         else:
-            state.put("student", stepper.student.state_dict())
+            state.put("student", whole_weights(stepper.student))
             if stepper.ema is not None:
-                state.put("ema", stepper.ema.module.state_dict())
+                state.put("ema", whole_weights(stepper.ema.module))
             pack_optimizer(stepper.optimizer, state)
+        if self.folder is None:
+            return False
         skipped = {"in_a_row": stepper.bad_in_a_row, "all": stepper.bad_steps}
         state.values |= {"identity": self._identity, "plan": asdict(plan), "seconds": seconds}
         state.values |= {"notes": self.notes, "skipped": skipped}
@@ -189,9 +192,9 @@ class Keeper:
         saved = saved_run(state)
         with damage():
             weights = state.take("student")
-            stepper.student.load_state_dict(weights)
+            load_whole(stepper.student, weights)
             if stepper.ema is not None:
-                stepper.ema.module.load_state_dict(state.take("ema") or weights)
+                load_whole(stepper.ema.module, state.take("ema") or weights)
             if saved.optimizer is not None:
                 unpack_optimizer(stepper.optimizer, state)
         stepper.bad_in_a_row, stepper.bad_steps = saved.skipped.in_a_row, saved.skipped.all

@@ -166,7 +166,7 @@ class Loop:
 
     def _save_sometimes(self) -> None:
         before = self.watch.seconds
-        if self.keeper.folder is None or not self._save_due(before):
+        if not self.processes.agreed(lambda: self.keeper.folder is not None and self._save_due(before)):
             return
         self._save()
         self._saved = self._stepped = self.watch.seconds
@@ -179,18 +179,16 @@ class Loop:
         return seconds - self._saved >= max(60 * self.options.save_minutes, _SAVE_SHARE * self._save_cost)
 
     def _save(self) -> bool:
-        """The state, behind what was told of the way to it."""
+        """Save the state, behind what was told of the way to it; in all processes, of which the first writes."""
         self.course.sync()
         return self.keeper.save(self.stepper, self.plan, self.watch.seconds)
 
     def _interrupt(self) -> NoReturn:
         done = f"interrupted after step {self.plan.step}" + (f" of {self.plan.total}" if self.plan.total else "")
-        if folder := self.processes.agreed(self._saved_in):
+        saved = self._save()
+        if folder := self.processes.agreed(lambda: str(self.keeper.folder) if saved else ""):
             raise Interrupted(f"{done}; `resume='auto'` continues from {folder}")
         raise Interrupted(f"{done}; nothing was saved")
-
-    def _saved_in(self) -> str:
-        return str(self.keeper.folder) if self._save() else ""
 
     def _start_progress(self) -> None:
         """A run with a time limit counts seconds, and says so; any other counts steps."""

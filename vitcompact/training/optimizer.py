@@ -27,7 +27,8 @@ from vitcompact.training.held_out import evaluated_loss
 from vitcompact.training.mixing import Mixing
 from vitcompact.training.options import ResolvedOptions, TrainOptions
 from vitcompact.training.result import DivergedError
-from vitcompact.training.share import Learner, Loss, Sharing
+from vitcompact.training.sharded import whole
+from vitcompact.training.share import Loss, Sharing
 from vitcompact.utils.device import computes_bfloat16, device_of
 from vitcompact.utils.hooks import hooked
 from vitcompact.utils.processes import ALONE, Processes
@@ -47,7 +48,7 @@ _BLOCKS_ALONE = TrainOptions(logit_weight=0.0, feature_weight=0.0, block_weight=
 
 def weight_scale(parameter: Tensor) -> float:
     """Root mean square over `USUAL_RMS`, to the nearest power of two (so that few groups result); 1 for zeros."""
-    rms = float(parameter.detach().double().square().mean().sqrt())
+    rms = float(whole(parameter.detach()).double().square().mean().sqrt())
     if not rms > 0 or not math.isfinite(rms):
         return 1.0
     return float(2.0 ** round(math.log2(rms / USUAL_RMS)))
@@ -251,12 +252,17 @@ class Stepper:
         self._mixing = mixing
         self.student, self.optimizer, self.ema = student, optimizer, ema
         self._loss, self._sharing = loss, sharing
-        self._learner = _averaging(student, loss, sharing.processes)
+        self._learner = sharing.learner(student, loss)
         self._max_norm = math.inf if clip_grad is None else clip_grad
         self._seed = seed
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.bad_in_a_row = 0
         self.bad_steps = 0
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights of the student lie in parts on several processes."""
+        return self._sharing.shards is not None
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> float | None:
         """Step `number` (from 0) on one batch; its loss, or None where it was not finite and the step was skipped.
@@ -272,7 +278,7 @@ class Stepper:
             images, labels = self._mixing(number, images, labels)
         value, norm = self._gradients(images, labels), math.nan
         if math.isfinite(value):
-            norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm))
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)))
         if not math.isfinite(norm):
             with torch.no_grad():
                 for buffer, before in buffers:
@@ -288,7 +294,7 @@ class Stepper:
 
     def _gradients(self, images: Tensor, labels: Tensor) -> float:
         """The loss of the whole batch and, where it is finite, its gradients."""
-        parts, value = self._sharing.parts(images, labels), 0.0
+        parts, value, processes = self._sharing.parts(images, labels), 0.0, self._sharing.processes
         for place, part in enumerate(parts):
             last = place + 1 == len(parts)
             with self._exchanging(last):
@@ -297,16 +303,17 @@ class Stepper:
                     value += float(loss.detach())
                 else:
                     loss = self._learner(*part)
-                    value += float(loss.detach()) / self._sharing.processes.world
-                if last and self._learner is not None:
-                    value = self._sharing.processes.sums(value)[0]
-                if math.isfinite(value):
+                    value += float(loss.detach()) / processes.world
+                known = processes.sums(value)[0] if last or self.sharded else value
+                if math.isfinite(known):
                     loss.backward()
-        return value
+        return known
 
     def _exchanging(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged once a step, after the last part."""
-        return nullcontext() if last or self._learner is None else self._learner.no_sync()
+        """Gradients of whole models are exchanged once a step; those of sharded ones after each part, to stay small."""
+        if last or not isinstance(self._learner, DistributedDataParallel):
+            return nullcontext()
+        return self._learner.no_sync()
 
     def _count_bad(self, number: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -317,15 +324,3 @@ class Stepper:
                 f"the loss was not finite for {self.bad_in_a_row} steps in a row, up to step {number + 1}: "
                 "train with a lower `lr`, and check the images and the converted model"
             )
-
-
-def _averaging(student: nn.Module, loss: Loss, processes: Processes) -> DistributedDataParallel | None:
-    """The student and its loss with gradients that are averaged over processes; None for one.
-
-    Blocks before the first changed one and, with a loss on blocks alone, the head get no gradients: torch looks for
-    them at each step.
-    """
-    if not processes.several:
-        return None
-    learner = Learner(student, loss, processes)
-    return DistributedDataParallel(learner, find_unused_parameters=True)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vitcompact.data.sampling import part_of
-from vitcompact.errors import DataError, UsageError
+from vitcompact.errors import DataError, Interrupted, UsageError
 from vitcompact.layers.branches import TokenBatchNorm
+from vitcompact.training.options import TrainOptions
+from vitcompact.training.sharded import Shards
 from vitcompact.training.stream import TrainingStream
 from vitcompact.utils.processes import ALONE, Processes
+
+T = TypeVar("T")
+SHARDABLE = ("adam", "adamw", "lion", "momentum", "muon", "nadam", "nadamw", "radam", "sgd")
+"""timm optimizers that do the same with sharded weights as with whole ones (tests/training/test_sharded.py)."""
+INTERRUPTED = "interrupted while evaluating"
+"""What a process says that another one has interrupted."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +50,25 @@ class Sharing:
     Attributes:
         accumulated: parts whose gradients are added up for one step.
         labels: labels are learned from.
+        shards: models lie in parts on the processes; None for whole ones in each.
     """
 
     processes: Processes = ALONE
     accumulated: int = 1
     labels: bool = False
+    shards: Shards | None = None
+
+    @classmethod
+    def of(cls, options: TrainOptions, processes: Processes, device: torch.device) -> Sharing:
+        """As the options of a run want it.
+
+        Raises:
+            UsageError: `fsdp` in one process, or together with what it cannot be.
+        """
+        if options.fsdp:
+            _check_shardable(options, processes)
+        shards = Shards(processes.world, device) if options.fsdp else None
+        return cls(processes, options.grad_accum, options.labels, shards)
 
     @property
     def whole(self) -> bool:
@@ -104,7 +128,32 @@ class Sharing:
         """The loss of a whole batch of which these rows are this process's."""
         if self.whole:
             return float(loss(images, labels))
-        return self.processes.sums(sum(float(loss(*part)) for part in self.parts(images, labels)))[0]
+        parts = self.parts(images, labels)
+        return self.processes.sums(sum(float(self.within(partial(loss, *part))) for part in parts))[0]
+
+    def place(self, model: nn.Module, blocks: Sequence[str], device: torch.device) -> None:
+        """Move a model of the run, or this process's part of it, to where it runs; for errors see `Shards.shard`."""
+        if self.shards is None:
+            model.to(device)
+        else:
+            self.shards.shard(model, blocks)
+
+    def within(self, call: Callable[[], T]) -> T:
+        """Call something that runs models of the run."""
+        return call() if self.shards is None else self.shards.within(call)
+
+    def learner(self, student: nn.Module, loss: Loss) -> Loss | None:
+        """The loss of a part, times the number of processes, with gradients that are averaged over them; None for one.
+
+        Blocks before the first changed one and, with a loss on blocks alone, the head get no gradients: torch looks for
+        them at each step.
+        """
+        if not self.processes.several:
+            return None
+        if self.shards is None:
+            module = Learner(student, loss, self.processes)
+            return DistributedDataParallel(module, find_unused_parameters=True)
+        return lambda *part: self.within(lambda: loss(*part) * self.processes.world)
 
     def evaluation(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, Tensor]]:
         """The evaluation images of this process: every image is one process's."""
@@ -115,6 +164,33 @@ class Sharing:
         found: Iterable[tuple[Tensor, Tensor]]
         found = _EvaluationRows(batches, self.processes) if share is None else share(rank, world)
         return found
+
+    def in_step(
+        self, batches: Iterable[tuple[Tensor, Tensor]], spare: tuple[Tensor, Tensor], check: Callable[[], None]
+    ) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Evaluation batches of this process, and whether they count; `check` is called for each and may interrupt.
+
+        Sharded models run in all processes or in none: one that has no images left runs `spare`, which does not count,
+        and `Interrupted` is raised in all of them.
+        """
+        if self.shards is None:
+            for images, labels in batches:
+                check()
+                yield images, labels, True
+            return
+        own = iter(batches)
+        while True:
+            batch, stopped = next(own, None), None
+            try:
+                check()
+            except Interrupted as error:
+                stopped = error
+            left, stops = self.processes.sums(batch is not None, stopped is not None)
+            if stops:
+                raise stopped or Interrupted(INTERRUPTED)
+            if not left:
+                return
+            yield (*batch, True) if batch is not None else (*spare, False)
 
     def whole_statistics(self, model: nn.Module) -> None:
         """Batch statistics of branches are of the whole batch, whoever has its rows."""
@@ -136,6 +212,20 @@ def own_statistics(model: nn.Module) -> None:
 
 def _norms(model: nn.Module) -> list[TokenBatchNorm]:
     return [module for module in model.modules() if isinstance(module, TokenBatchNorm)]
+
+
+def _check_shardable(options: TrainOptions, processes: Processes) -> None:
+    if not processes.several:
+        raise UsageError(
+            "`fsdp` shards a model over the processes that torchrun starts, and there is only one: leave it out"
+        )
+    if options.cache_teacher:
+        raise UsageError(
+            "`cache_teacher` and `fsdp` do not go together: a sharded original runs in all processes or in none, and "
+            "what is cached may differ between them; leave one of the two out"
+        )
+    if options.opt is not None and options.opt not in SHARDABLE:
+        raise UsageError(f"`fsdp` is known to work with these optimizers (`opt`) only: {', '.join(SHARDABLE)}")
 
 
 class _Rows:

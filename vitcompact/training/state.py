@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vitcompact.checkpoint.disk import write_tensors
 from vitcompact.errors import CheckpointError, UsageError
+from vitcompact.training.sharded import placed_as, whole
 from vitcompact.utils.files import disk_errors, replace_file
 from vitcompact.utils.processes import Processes
 from vitcompact.utils.reading import check_regular, parse_json
@@ -116,7 +117,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     for index, entry in packed["state"].items():
         for name, value in entry.items():
             if isinstance(value, Tensor):
-                state.tensors[f"optimizer.{index}.{name}"] = value
+                state.tensors[f"optimizer.{index}.{name}"] = whole(value)
             elif value is None or isinstance(value, (bool, int, float, str)):
                 numbers.setdefault(str(index), {})[name] = value
             else:
@@ -140,6 +141,9 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     for number, values in saved["numbers"].items():
         entries.setdefault(int(number), {}).update(values)
     _check_shapes(optimizer, entries)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, entry in entries.items():
+        entry.update({k: placed_as(v, parameters[place]) for k, v in entry.items() if isinstance(v, Tensor)})
     groups = []
     for place, (now, before) in enumerate(zip(optimizer.state_dict()["param_groups"], saved["groups"], strict=True)):
         if wrong := next((name for name, value in before.items() if not _same_kind(now.get(name), value)), None):

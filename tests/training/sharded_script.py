@@ -1,0 +1,124 @@
+"""Runs of two processes, each once with whole models and once with sharded ones; for `started`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tests.training.helpers import make_student, make_teacher, options
+from tests.training.together_script import interrupted, judged, run, seen, stream
+from vitcompact.errors import UsageError
+from vitcompact.operators.merge import install_merging
+from vitcompact.training import FinetuneResult, finetune
+from vitcompact.training.share import SHARDABLE
+from vitcompact.utils.launch import place_of
+from vitcompact.utils.processes import Processes, joined
+
+SHORT: dict[str, Any] = {"steps": 3}
+
+
+def headless(processes: Processes, fsdp: bool) -> FinetuneResult:
+    """A feature extractor, which Muon trains."""
+    teacher = make_teacher(num_classes=0)
+    images = seen()[0]
+    chosen = options(steps=4, fsdp=fsdp, opt="muon")
+    evaluation = [(images[:5], torch.full((5,), -1))]
+    student = make_student(teacher, 0)
+    return finetune(student, teacher, stream(), options=chosen, evaluation=evaluation, processes=processes)
+
+
+def merging(processes: Processes, fsdp: bool) -> FinetuneResult:
+    """Blocks that their trunk does not call as modules."""
+    teacher = make_teacher()
+    student = make_student(teacher, 0)
+    install_merging(student, (3, 3))
+    return finetune(student, teacher, stream(), options=options(fsdp=fsdp, steps=3), processes=processes)
+
+
+def one_batch(processes: Processes, fsdp: bool) -> FinetuneResult:
+    """Evaluation images of which one process has none."""
+    return run(evaluation=[(seen()[0][:1], seen()[1][:1])], fsdp=fsdp, processes=processes, **SHORT)
+
+
+CASES: dict[str, Callable[[Processes, bool], FinetuneResult]] = {
+    "judged": lambda processes, fsdp: judged(processes=processes, fsdp=fsdp),
+    "branches": lambda processes, fsdp: run(1, statistics_batches=2, fsdp=fsdp, processes=processes, **SHORT),
+    "parts": lambda processes, fsdp: run(
+        batch_size=7, grad_accum=3, labels=True, logit_weight=1.0, fsdp=fsdp, processes=processes, **SHORT
+    ),
+    "checkpointing": lambda processes, fsdp: run(grad_checkpointing=True, fsdp=fsdp, processes=processes, **SHORT),
+    "headless": headless,
+    "one_batch": one_batch,
+    "merging": merging,
+    "astray": lambda processes, fsdp: run(steps=21, lr=0.3, fsdp=fsdp, processes=processes),
+}
+
+
+def optimizers(processes: Processes) -> dict[str, float]:
+    """The largest difference that sharding makes with each optimizer."""
+    found = {}
+    for name in SHARDABLE:
+        more = {"opt": name, "lr": 1e-3, "processes": processes, **SHORT}
+        whole, parts = (run(fsdp=fsdp, **more).model.state_dict() for fsdp in (False, True))
+        given = make_student(make_teacher(), branches=0).state_dict()
+        moved = max(float((whole[key] - given[key]).abs().max()) for key in whole)
+        differences = [float((whole[key] - parts[key]).abs().max()) for key in whole if "qkv.bias" not in key]
+        found[name] = max(differences) / moved
+    return found
+
+
+def main(folder: Path, wanted: str = "") -> None:
+    """All of them, or one."""
+    place = place_of(os.environ)
+    assert place is not None
+    with joined(place, 60) as processes:
+        said: dict[str, Any] = {}
+
+        def keep(name: str, model: nn.Module) -> None:
+            weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+            save_file(weights, folder / f"{name}-{processes.rank}.safetensors")
+
+        for name, case in CASES.items():
+            if wanted in name:
+                for kind in (False, True):
+                    result = case(processes, kind)
+                    keep(f"{name}-{kind}", result.model)
+                    measured = (
+                        "steps",
+                        "agreement",
+                        "cosine",
+                        "top1_before",
+                        "top1_after",
+                        "best_step",
+                        "skipped_steps",
+                    )
+                    said[f"{name}-{kind}"] = {each: getattr(result, each) for each in measured}
+        if not wanted:
+            others(folder, processes, said, keep)
+        (folder / f"said-{processes.rank}.json").write_text(json.dumps(said))
+
+
+def others(folder: Path, processes: Processes, said: dict[str, Any], keep: Callable[[str, nn.Module], None]) -> None:
+    """Runs that go on from each other, and what is refused."""
+    said["optimizers"] = optimizers(processes)
+    said["interrupted"] = interrupted(folder / "here", 2, processes, fsdp=True, **SHORT)
+    more: dict[str, Any] = {"resume": "auto", "processes": processes, **SHORT}
+    keep("resumed", run(state_dir=folder / "here", fsdp=True, **more).model)
+    interrupted(folder / "whole", 2, processes, **SHORT)
+    keep("in-parts", run(state_dir=folder / "whole", fsdp=True, **more).model)
+    interrupted(folder / "parts", 2, processes, fsdp=True, **SHORT)  # for one process to go on from
+    evaluation = list(zip(*(each.split(2) for each in seen()), strict=True))
+    said["evaluating"] = interrupted(folder / "judged", 2, processes, fsdp=True, evaluation=evaluation, **SHORT)
+    refused: dict[str, dict[str, Any]] = {"cache": {"cache_teacher": True}, "opt": {"opt": "adafactor"}}
+    for name, wrong in refused.items():
+        try:
+            run(fsdp=True, processes=processes, **wrong)
+        except UsageError as error:
+            said[name] = str(error)

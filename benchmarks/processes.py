@@ -3,6 +3,7 @@
     python benchmarks/processes.py speed            # a table; one core a process
     python benchmarks/processes.py kills --kills 30 # runs of one and two processes, killed at random and resumed
     python benchmarks/processes.py cache            # processor time of a step with and without --cache-teacher
+    python benchmarks/processes.py memory           # of two processes that train ViT-B, with and without --fsdp
 
 Processes are started by torchrun. Models have random weights, images are noise.
 """
@@ -10,6 +11,7 @@ Processes are started by torchrun. Models have random weights, images are noise.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import random
 import shutil
@@ -28,6 +30,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 import vitcompact
 from vitcompact.training import TensorBatches, TrainOptions, finetune
@@ -36,6 +39,7 @@ from vitcompact.training.distill import Distiller, block_names
 from vitcompact.training.state import STATE_NAME, load_state
 from vitcompact.utils.launch import place_of
 from vitcompact.utils.processes import ALONE, Processes, joined
+from vitcompact.utils.progress import Silent
 
 MODEL = {"model_name": "vit_small_patch16_224", "img_size": 112, "depth": 3, "num_classes": 10}
 TINY = ("--model-kwargs", "depth=2")
@@ -123,6 +127,36 @@ def _step_seconds(
             finetune(student, teacher, stream, options=options, state_dir=folder)
             seconds.append(time.process_time() - start)
     return (seconds[1] - seconds[0]) / steps
+
+
+class Memory(Silent):
+    """A progress receiver that keeps how many bytes the tensors of this process have after each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def advance(self, amount: float = 1.0, note: str = "") -> None:
+        tensors = [
+            each for each in gc.get_objects() if isinstance(each, torch.Tensor) and not isinstance(each, DTensor)
+        ]
+        storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+        self.seen.append(sum(storages.values()))
+
+
+def memory(fsdp: bool, processes: Processes) -> None:
+    """Print what each process holds between steps of training ViT-B towards another, beside the models it was given.
+
+    Whole, the given original is the one that runs, and counts; in parts it is not used any more.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    teacher, student = (timm.create_model("vit_base_patch16_224", img_size=112, num_classes=10).eval() for _ in "12")
+    given = sum(weight.nbytes for weight in student.parameters()) * (2 if fsdp else 1)
+    images, seen, options = torch.randn(8, 3, 112, 112), Memory(), TrainOptions(steps=3, amp=False, fsdp=fsdp)
+    finetune(student, teacher, TensorBatches(images, batch_size=2), options=options, processes=processes, progress=seen)
+    found = processes.gathered((max(seen.seen) - given) / 1e9)
+    if processes.first:
+        print(f"{'in parts' if fsdp else 'whole'}: {' and '.join(f'{each:.2f}' for each in found)} GB", flush=True)
 
 
 def torchrun(world: int) -> list[str]:
@@ -216,7 +250,7 @@ def train(compact: str, images: str, out: str) -> int:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=["speed", "kills", "cache", "round", "train"])
+    parser.add_argument("task", choices=["speed", "kills", "cache", "memory", "round", "train"])
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
@@ -234,10 +268,15 @@ def main() -> None:
         cached(args.rounds, args.steps, args.batch_size)
     elif args.task == "kills":
         kills(args.kills, args.processes, args.seed)
+    elif args.task == "memory" and place is None:
+        for kind in ("whole", "parts"):
+            subprocess.run([*torchrun(2), __file__, "memory", kind], check=True)
     elif place is None:
         timed(1, args.steps, args.batch_size, ALONE)
     else:
         with joined(place, 600) as processes:
+            if args.task == "memory":
+                return memory(args.paths == ["parts"], processes)
             timed(1, args.steps, args.batch_size, processes)
 
 

@@ -74,8 +74,11 @@ def optimizers(processes: Processes) -> dict[str, float]:
     return found
 
 
-def main(folder: Path, wanted: str = "") -> None:
-    """All of them, or one."""
+MEASURED = ("steps", "agreement", "cosine", "top1_before", "top1_after", "best_step", "skipped_steps")
+
+
+def main(folder: Path) -> None:
+    """All of them."""
     place = place_of(os.environ)
     assert place is not None
     with joined(place, 60) as processes:
@@ -86,22 +89,11 @@ def main(folder: Path, wanted: str = "") -> None:
             save_file(weights, folder / f"{name}-{processes.rank}.safetensors")
 
         for name, case in CASES.items():
-            if wanted in name:
-                for kind in (False, True):
-                    result = case(processes, kind)
-                    keep(f"{name}-{kind}", result.model)
-                    measured = (
-                        "steps",
-                        "agreement",
-                        "cosine",
-                        "top1_before",
-                        "top1_after",
-                        "best_step",
-                        "skipped_steps",
-                    )
-                    said[f"{name}-{kind}"] = {each: getattr(result, each) for each in measured}
-        if not wanted:
-            others(folder, processes, said, keep)
+            for kind in (False, True):
+                result = case(processes, kind)
+                keep(f"{name}-{kind}", result.model)
+                said[f"{name}-{kind}"] = {each: getattr(result, each) for each in MEASURED}
+        others(folder, processes, said, keep)
         (folder / f"said-{processes.rank}.json").write_text(json.dumps(said))
 
 

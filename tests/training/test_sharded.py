@@ -20,13 +20,6 @@ from vitcompact.errors import UsageError
 from vitcompact.training.share import SHARDABLE
 
 
-def done(root: Path, *wanted: str) -> dict[str, Any]:
-    found = ended(started(sharded_script.main, root, *wanted, folder=root))
-    assert [each.code for each in found] == [0, 0], "\n".join(each.err for each in found)
-    said: dict[str, Any] = json.loads((root / "said-0.json").read_text())
-    return said
-
-
 def compare(root: Path, name: str, said: dict[str, Any]) -> None:
     """The weights of sharded models and of whole ones, and what was measured of them."""
     kept: dict[str, dict[str, Tensor]] = {
@@ -38,24 +31,23 @@ def compare(root: Path, name: str, said: dict[str, Any]) -> None:
     assert said[f"{name}-True"] == pytest.approx(said[f"{name}-False"], abs=1e-5)
 
 
-def test_sharded_models_train_alike(tmp_path: Path) -> None:
-    said = done(tmp_path, "judged")
-    compare(tmp_path, "judged", said)
-
-
 def test_alone() -> None:
-    with pytest.raises(UsageError, match="`fsdp` shards a model over the processes that torchrun starts, and there is only"):
+    with pytest.raises(
+        UsageError, match="`fsdp` shards a model over the processes that torchrun starts, and there is only"
+    ):
         run(fsdp=True)
 
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     root = tmp_path_factory.mktemp("sharded")
-    return root, done(root)
+    found = ended(started(sharded_script.main, root, folder=root))
+    assert [each.code for each in found] == [0, 0], "\n".join(each.err for each in found)
+    return root, json.loads((root / "said-0.json").read_text())
 
 
 @pytest.mark.broad
-@pytest.mark.parametrize("name", [name for name in sharded_script.CASES if name != "judged"])
+@pytest.mark.parametrize("name", sharded_script.CASES)
 def test_of_every_kind(name: str, everything: tuple[Path, dict[str, Any]]) -> None:
     root, said = everything
     compare(root, name, said)

@@ -212,6 +212,30 @@ def test_beginning_anew_keeps_a_run_that_did_not_end(
     assert {path.name for path in tmp_path.iterdir()} == {STATE_NAME, "earlier", *COURSE}
 
 
+def test_going_on_elsewhere_loses_no_other_run(
+    student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
+) -> None:
+    """A state from another folder goes on where a run has ended, not where one waits to be resumed."""
+    one, other = tmp_path / "one", tmp_path / "other"
+
+    def go(folder: Path, **how: Any) -> nn.Module:
+        return finetune(student, teacher, stream, options=options(steps=4), state_dir=folder, **how).model
+
+    for folder in (one, other):
+        with pytest.raises(Interrupted):
+            go(folder, progress=StopAfter(2))
+    left = {path.name: path.read_bytes() for path in other.iterdir()}
+    with pytest.raises(UsageError, match="other holds the state of another run that did not end, and would lose it"):
+        go(other, resume=one)
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == left
+    whole = go(other, resume="auto")
+    with pytest.raises(Interrupted):
+        go(other, resume=one, progress=StopAfter(1))
+    assert (other / "replaced" / STATE_NAME).exists()
+    assert same_weights(whole, go(other, resume="auto"))
+    assert {path.name for path in other.iterdir()} == {STATE_NAME, *COURSE}
+
+
 def test_what_a_run_left_that_ended_waits_until_the_next_one_has(
     student: nn.Module, teacher: nn.Module, stream: TensorBatches, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ def set_aside(folder: Path) -> None:
     options = folder / OPTIONS_NAME
     if not any(path.name in (STATE_NAME, BEST_NAME) for path in there):
         return
-    unfinished = there[0].name == STATE_NAME and not _is_finished(there[0])
+    unfinished = holds_unfinished(folder)
     kept = folder / (EARLIER if unfinished else REPLACED)
     if kept.exists() and not _is_aside(kept):
         raise UsageError(f"{kept} is where an earlier state goes, and it holds other files: move it away")
@@ -49,6 +49,12 @@ def set_aside(folder: Path) -> None:
         logger.warning("a run that did not end left its state: it is kept, and `resume=%r` continues it", str(kept))
     for path in there:
         path.unlink()
+
+
+def holds_unfinished(folder: Path) -> bool:
+    """Whether a folder has the state of a run that did not end."""
+    state = folder / STATE_NAME
+    return state.exists() and not _is_finished(state)
 
 
 def forget(folder: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
-from vitcompact.training.aside import OPTIONS_NAME, OURS, REPLACED, forget, is_ours, set_aside
+from vitcompact.training.aside import OPTIONS_NAME, OURS, REPLACED, forget, holds_unfinished, is_ours, set_aside
 from vitcompact.training.optimizer import Stepper
 from vitcompact.training.saved import Best, best_of, damage, saved_run
 from vitcompact.training.schedule import StepPlan
@@ -203,7 +203,7 @@ class Keeper:
         if self._processes.agreed(lambda: kept is not None and kept.exists()):
             self.best = best_of(told_state(lambda: load_state(_known(kept)), self._processes), weights)
         if self.folder and beside and self.folder.resolve() != beside.resolve():
-            (self.folder / BEST_NAME).unlink(missing_ok=True)  # of another run
+            set_aside(self.folder)  # another run that ended: see `holding`
             self._write_best()
         return saved.plan, saved.seconds
 
@@ -249,12 +249,18 @@ def holding(folder: Path | None, saved: Path | None, with_options: bool = False)
         with_options: what the run was asked for is written there too.
 
     Raises:
-        UsageError: see above, or another run holds it.
+        UsageError: see above, another run holds it, or a run that did not end left its state there and `saved` is of
+            another one.
     """
     names = (*OURS, OPTIONS_NAME) if with_options else OURS
     with claimed(folder / STATE_NAME) if folder is not None else nullcontext():
         if folder is not None:
             tidied(folder)
+            if saved is not None and saved.parent.resolve() != folder.resolve() and holds_unfinished(folder):
+                raise UsageError(
+                    f"{folder} holds the state of another run that did not end, and would lose it: continue that one "
+                    "with `resume='auto'`, or move it away"
+                )
         for path in () if folder is None else (folder / name for name in names):
             if path.exists() and path != saved and not is_ours(path):
                 raise UsageError(

@@ -17,8 +17,9 @@ from vitcompact.errors import UsageError
 from vitcompact.layers.branches import TokenBatchNorm
 from vitcompact.training import DivergedError, TensorBatches, TrainOptions, branch_ratios, finetune
 from vitcompact.training.distill import Distiller, block_loss, block_names, logit_loss
-from vitcompact.training.held_out import batches_judged, unseen_crops
+from vitcompact.training.held_out import HeldOut, batches_judged, unseen_crops
 from vitcompact.utils.hooks import recorded_outputs
+from vitcompact.utils.progress import silent
 
 from .helpers import SIZE, make_student, make_teacher, options, same_weights
 
@@ -302,3 +303,16 @@ def test_the_callers_random_numbers_are_left_alone(
     torch.manual_seed(5)
     finetune(student, teacher, images, options=options(steps=1))
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_one_output_guesses_by_its_sign() -> None:
+    """Two models of one output agree on an image where its sign is the same, not always."""
+    first, second = make_teacher(num_classes=1), make_teacher(num_classes=1)
+    images = torch.randn(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        second.head.weight.neg_()
+        for model in (first, second):
+            model.head.bias.zero_()
+    held_out = HeldOut([(images, torch.full((8,), -1))], first, torch.device("cpu"), lambda: None, silent)
+    assert held_out.score(first, None, "evaluate").agreement == 1
+    assert held_out.score(second, None, "evaluate").agreement == 0

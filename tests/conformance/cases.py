@@ -88,8 +88,8 @@ FFN_CASES: tuple[Case, ...] = (
     _case("inception_next", "inception_next_atto", {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}, stage="sweep"),
 )
 SLOW_FFN_CASES: tuple[Case, ...] = (
-    _case("efficientvit", "efficientvit_m0"),
-    _case("shvit", "shvit_s1"),
+    _case("efficientvit", "efficientvit_m0", {"drop_path_rate": None, "img_size": 64}),
+    _case("shvit", "shvit_s1", {"drop_path_rate": None}),
     _case("iformer", "iformer_t"),
     _case("efficientvim", "efficientvim_m1"),
 )

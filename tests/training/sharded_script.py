@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import vitcompact
+from tests.conformance import every
 from tests.training.helpers import make_student, make_teacher, options
 from tests.training.together_script import interrupted, judged, run, seen, stream
 from vitcompact.errors import UsageError
 from vitcompact.operators.merge import install_merging
-from vitcompact.training import FinetuneResult, finetune
+from vitcompact.training import FinetuneResult, TensorBatches, finetune
 from vitcompact.training.share import SHARDABLE
 from vitcompact.utils.launch import place_of
 from vitcompact.utils.processes import Processes, joined
@@ -72,6 +74,36 @@ def optimizers(processes: Processes) -> dict[str, float]:
         differences = [float((whole[key] - parts[key]).abs().max()) for key in whole if "qkv.bias" not in key]
         found[name] = max(differences) / moved
     return found
+
+
+def families(folder: Path) -> None:
+    """What sharding changes of the small models of all families, relative to what training does; or what goes wrong."""
+    place = place_of(os.environ)
+    assert place is not None
+    found: dict[str, Any] = {}
+    with joined(place, 60) as processes:
+        for case in every.CASES:
+            teacher = every.build(case)
+            images = torch.randn(16, 3, case.size, case.size, generator=torch.Generator().manual_seed(2))
+            student = vitcompact.convert(teacher, images=images, **every.PAIR)
+            processes.same(student.state_dict().values())
+            given, results = student.state_dict(), []
+            try:
+                for fsdp in (False, True):
+                    chosen = options(steps=2, lr=1e-3, opt="sgd", fsdp=fsdp)
+                    batches = TensorBatches(images[:4], batch_size=4)
+                    result = finetune(student, teacher, batches, options=chosen, processes=processes)
+                    results.append(result.model.state_dict())
+            except Exception as error:  # whatever one does, the others are to be tried
+                found[f"{case.id} ({case.name})"] = f"{type(error).__name__}: {error}"[:200]
+                continue
+            moved, differs = (
+                max(float((x.double() - other[name].double()).abs().max()) for name, x in results[0].items())
+                for other in (given, results[1])
+            )
+            found[f"{case.id} ({case.name})"] = differs / max(moved, 1e-30)
+        if processes.first:
+            (folder / "families.json").write_text(json.dumps(found))
 
 
 MEASURED = ("steps", "agreement", "cosine", "top1_before", "top1_after", "best_step", "skipped_steps")

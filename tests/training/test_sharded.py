@@ -78,3 +78,11 @@ def test_what_goes_with_it(everything: tuple[Path, dict[str, Any]]) -> None:
     assert said["cache"].startswith("`cache_teacher` and `fsdp` do not go together")
     assert said["opt"].startswith("`fsdp` is known to work with these optimizers (`opt`) only: adam, ")
     assert options(fsdp=True).opt in SHARDABLE
+
+
+@pytest.mark.sweep
+def test_every_family(tmp_path: Path) -> None:
+    found = ended(started(sharded_script.families, tmp_path, folder=tmp_path), timeout=1200)
+    assert [each.code for each in found] == [0, 0], "\n".join(each.err for each in found)
+    measured = json.loads((tmp_path / "families.json").read_text())
+    assert not {name: value for name, value in measured.items() if not isinstance(value, float) or value > 1e-3}

@@ -18,6 +18,7 @@ from vitcompact.layers.branches import TokenBatchNorm
 from vitcompact.training import DivergedError, TensorBatches, TrainOptions, branch_ratios, finetune
 from vitcompact.training.distill import Distiller, block_loss, block_names, logit_loss
 from vitcompact.training.held_out import HeldOut, batches_judged, unseen_crops
+from vitcompact.utils.copies import copy_of
 from vitcompact.utils.hooks import recorded_outputs
 from vitcompact.utils.progress import silent
 
@@ -316,3 +317,23 @@ def test_one_output_guesses_by_its_sign() -> None:
     held_out = HeldOut([(images, torch.full((8,), -1))], first, torch.device("cpu"), lambda: None, silent)
     assert held_out.score(first, None, "evaluate").agreement == 1
     assert held_out.score(second, None, "evaluate").agreement == 0
+
+
+def test_layers_that_remember_their_biases_are_trained() -> None:
+    """timm keeps the position biases of an evaluation (timm/models/efficientvit_msra.py), and training evaluates."""
+    torch.manual_seed(0)
+    teacher = timm.create_model("efficientvit_m0", img_size=64, num_classes=5).eval()
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    images = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    for given in ({"lr": 1e-2}, {}):
+        trained = finetune(
+            student, teacher, TensorBatches(images, batch_size=4), options=options(steps=3, **given)
+        ).model
+        moved = dict(trained.named_parameters())
+        biases = [name for name in moved if name.endswith("attention_biases")]
+        assert not torch.equal(moved[biases[0]], student.get_parameter(biases[0]))
+        with torch.no_grad():
+            assert torch.equal(trained(images), copy_of(trained)(images))

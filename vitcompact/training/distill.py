@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.hooks import RemovableHandle
 
 from vitcompact.errors import DataError, NothingToCompactError, UsageError
@@ -106,11 +107,13 @@ def first_changed_block(student: nn.Module, teacher: nn.Module, blocks: Sequence
 
 def stop_gradients_before(model: nn.Module, block: str) -> RemovableHandle:
     """Backward passes end at the input of a block: parameters before it get no gradients, and cost no time."""
-    return model.get_submodule(block).register_forward_pre_hook(_detached)
+    return model.get_submodule(block).register_forward_pre_hook(_detached, prepend=True)
 
 
 def _detached(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     x = args[0].detach()
+    if isinstance(module, FSDPModule):
+        x.requires_grad_()  # by the gradients of its inputs torch knows that those of a sharded block are complete
     x.__dict__.update(args[0].__dict__)  # what travels along with merged tokens
     return (x, *args[1:])
 

@@ -381,7 +381,7 @@ def _stopped_by(plan: StepPlan, options: TrainOptions) -> StoppedBy:
 
 
 def _training_mode(student: nn.Module) -> nn.Module:
-    """Evaluation mode but for the branches' BatchNorm, which has no statistics yet.
+    """Evaluation mode but for the branches' BatchNorm, which has no statistics yet, and for biases that are remembered.
 
     What differs from the original has to be the surgery alone: with stochastic depth (timm's default in some families)
     or batch statistics the original itself is far from its own outputs, and a few hundred steps would go into that.
@@ -389,6 +389,8 @@ def _training_mode(student: nn.Module) -> nn.Module:
     for module in student.eval().modules():
         if isinstance(module, TokenBatchNorm):
             module.train()
+        elif hasattr(module, "attention_bias_cache"):  # its own flag alone: biases of an evaluation are not kept
+            module.training = True
     return student
 
 

@@ -20,7 +20,7 @@ from vitcompact.calibration.sensitivity import sensitivity
 from vitcompact.data import from_tensor
 from vitcompact.errors import DataError, UsageError
 from vitcompact.models import inspect
-from vitcompact.models.cost import meta_copy
+from vitcompact.models.cost import Cost, meta_copy
 from vitcompact.models.site_cost import AttentionCost, FfnCost, site_costs
 from vitcompact.operators.factorize import FactorizeSpec
 from vitcompact.operators.hallucinate import make_spec
@@ -177,6 +177,24 @@ def test_a_layer_that_does_not_matter_pays_first(images: Tensor) -> None:
     others = [other.find(NeuronsSpec) for other in plan.layers if other.name.endswith("mlp") and other is not layer]
     assert isinstance(saved, NeuronsSpec)
     assert all(other is None or other.hidden > saved.hidden for other in others)
+
+
+def test_a_structure_that_costs_more_than_its_layers_say_meets_its_target(
+    vit: VisionTransformer, images: Tensor
+) -> None:
+    """Where few plans lie near a target it may be missed by less than the plan saves beyond it: the next one is taken."""
+    losses = measure_losses(vit, from_tensor(images, 16), ops=("neurons",))
+    few = {name: {op: each[::4] for op, each in found.items()} for name, found in losses.candidates.items()}
+    losses, whole = replace(losses, candidates=few), losses.whole.params
+
+    def dearer(*args: Any, **kwargs: Any) -> Cost:
+        cost = count(*args, **kwargs)
+        return replace(cost, params=cost.params + round(0.01 * whole))
+
+    first = plan_budget(vit, losses, Budget("params", 0.9)).after.params / whole
+    with patch("vitcompact.planning.budget_plan.count", dearer):
+        found = plan_budget(vit, losses, Budget("params", first + 0.009))
+    assert found.after.params / whole <= first + 0.009
 
 
 def test_bad_activations_name_the_layer(vit: VisionTransformer, images: Tensor) -> None:

@@ -81,7 +81,7 @@ def plan_budget(original: nn.Module, losses: Losses, budget: Budget, offered: Se
         share = getattr(found.after, budget.unit) / whole
         if share <= budget.target:
             return found.reaching(Reached(budget.unit, budget.target, share))
-        saving += (share - budget.target) * whole
+        saving = sum(option.saving for option in chosen) + (share - budget.target) * whole
     raise budget.out_of_reach(left - curve.reachable / whole)
 
 

@@ -182,7 +182,7 @@ def test_a_layer_that_does_not_matter_pays_first(images: Tensor) -> None:
 def test_a_structure_that_costs_more_than_its_layers_say_meets_its_target(
     vit: VisionTransformer, images: Tensor
 ) -> None:
-    """Where few plans lie near a target it may be missed by less than the plan saves beyond it: the next one is taken."""
+    """Where few plans lie near, a target may be missed by less than the plan saves beyond it: the next one is taken."""
     losses = measure_losses(vit, from_tensor(images, 16), ops=("neurons",))
     few = {name: {op: each[::4] for op, each in found.items()} for name, found in losses.candidates.items()}
     losses, whole = replace(losses, candidates=few), losses.whole.params

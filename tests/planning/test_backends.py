@@ -142,7 +142,7 @@ def test_layers_alone_compute_what_they_do_in_the_model(name: str) -> None:
         assert torch.allclose(torch.from_numpy(outputs[0]), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", broad("openvino"), broad("compile")])
+@pytest.mark.parametrize("name", ["onnxruntime", broad("openvino"), pytest.param("compile", marks=pytest.mark.slow)])
 def test_a_whole_model_is_timed_there(name: Backend) -> None:
     shape = {"img_size": 32, "depth": 1, "embed_dim": 32, "num_heads": 2}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=4, **shape).eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vitcompact.errors import UsageError
 from vitcompact.operators.merge import install_merging
 from vitcompact.training import FinetuneResult, TensorBatches, finetune
 from vitcompact.training.share import SHARDABLE
-from vitcompact.utils.launch import place_of
+from vitcompact.utils.launch import Place, place_of
 from vitcompact.utils.processes import Processes, joined
 
 SHORT: dict[str, Any] = {"steps": 3}
@@ -63,25 +63,31 @@ CASES: dict[str, Callable[[Processes, bool], FinetuneResult]] = {
 }
 
 
-def optimizers(processes: Processes) -> dict[str, float]:
-    """The largest difference that sharding makes with each optimizer."""
-    found = {}
-    for name in SHARDABLE:
-        more = {"opt": name, "lr": 1e-3, "processes": processes, **SHORT}
-        whole, parts = (run(fsdp=fsdp, **more).model.state_dict() for fsdp in (False, True))
-        given = make_student(make_teacher(), branches=0).state_dict()
-        moved = max(float((whole[key] - given[key]).abs().max()) for key in whole)
-        differences = [float((whole[key] - parts[key]).abs().max()) for key in whole if "qkv.bias" not in key]
-        found[name] = max(differences) / moved
-    return found
+def optimizers(folder: Path) -> None:
+    """The largest difference that sharding makes with each optimizer, relative to what training does."""
+    with joined(here(), 60) as processes:
+        found = {}
+        for name in SHARDABLE:
+            more = {"opt": name, "lr": 1e-3, "processes": processes, **SHORT}
+            whole, parts = (run(fsdp=fsdp, **more).model.state_dict() for fsdp in (False, True))
+            given = make_student(make_teacher(), branches=0).state_dict()
+            moved = max(float((whole[key] - given[key]).abs().max()) for key in whole)
+            differences = [float((whole[key] - parts[key]).abs().max()) for key in whole if "qkv.bias" not in key]
+            found[name] = max(differences) / moved
+        write(folder, processes, found)
+
+
+def here() -> Place:
+    """The place of this process, which is one of several."""
+    place = place_of(os.environ)
+    assert place is not None
+    return place
 
 
 def families(folder: Path) -> None:
     """What sharding changes of the small models of all families, relative to what training does; or what goes wrong."""
-    place = place_of(os.environ)
-    assert place is not None
     found: dict[str, Any] = {}
-    with joined(place, 60) as processes:
+    with joined(here(), 60) as processes:
         for case in every.CASES:
             teacher = every.build(case)
             images = torch.randn(16, 3, case.size, case.size, generator=torch.Generator().manual_seed(2))
@@ -103,41 +109,57 @@ def families(folder: Path) -> None:
                 for other in (given, results[1])
             )
             found[f"{case.id} ({case.name})"] = differs / max(moved, 1e-30)
-        if processes.first:
-            (folder / "families.json").write_text(json.dumps(found))
+        write(folder, processes, found)
 
 
+FEW = ("judged", "branches", "parts", "headless", "merging")
+"""Those that CI runs."""
 MEASURED = ("steps", "agreement", "cosine", "top1_before", "top1_after", "best_step", "skipped_steps")
 
 
+def rest(folder: Path) -> None:
+    """Those that CI does not run."""
+    with joined(here(), 60) as processes:
+        write(folder, processes, compared(folder, processes, CASES.keys() - set(FEW)))
+
+
 def main(folder: Path) -> None:
-    """All of them."""
-    place = place_of(os.environ)
-    assert place is not None
-    with joined(place, 60) as processes:
-        said: dict[str, Any] = {}
-
-        def keep(name: str, model: nn.Module) -> None:
-            weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
-            save_file(weights, folder / f"{name}-{processes.rank}.safetensors")
-
-        for name, case in CASES.items():
-            for kind in (False, True):
-                result = case(processes, kind)
-                keep(f"{name}-{kind}", result.model)
-                said[f"{name}-{kind}"] = {each: getattr(result, each) for each in MEASURED}
-        others(folder, processes, said, keep)
-        (folder / f"said-{processes.rank}.json").write_text(json.dumps(said))
+    """A few of them, and runs that go on from each other."""
+    with joined(here(), 60) as processes:
+        said = compared(folder, processes, FEW)
+        others(folder, processes, said)
+        write(folder, processes, said)
 
 
-def others(folder: Path, processes: Processes, said: dict[str, Any], keep: Callable[[str, nn.Module], None]) -> None:
+def compared(folder: Path, processes: Processes, names: Iterable[str]) -> dict[str, Any]:
+    """What whole and sharded runs say of themselves; their weights are kept."""
+    said: dict[str, Any] = {}
+    for name in sorted(names):
+        for kind in (False, True):
+            result = CASES[name](processes, kind)
+            keep(folder, processes, f"{name}-{kind}", result.model)
+            said[f"{name}-{kind}"] = {each: getattr(result, each) for each in MEASURED}
+    return said
+
+
+def keep(folder: Path, processes: Processes, name: str, model: nn.Module) -> None:
+    """Write the weights of one process."""
+    weights = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    save_file(weights, folder / f"{name}-{processes.rank}.safetensors")
+
+
+def write(folder: Path, processes: Processes, said: dict[str, Any]) -> None:
+    """Write what one process says."""
+    (folder / f"said-{processes.rank}.json").write_text(json.dumps(said))
+
+
+def others(folder: Path, processes: Processes, said: dict[str, Any]) -> None:
     """Runs that go on from each other, and what is refused."""
-    said["optimizers"] = optimizers(processes)
     said["interrupted"] = interrupted(folder / "here", 2, processes, fsdp=True, **SHORT)
     more: dict[str, Any] = {"resume": "auto", "processes": processes, **SHORT}
-    keep("resumed", run(state_dir=folder / "here", fsdp=True, **more).model)
+    keep(folder, processes, "resumed", run(state_dir=folder / "here", fsdp=True, **more).model)
     interrupted(folder / "whole", 2, processes, **SHORT)
-    keep("in-parts", run(state_dir=folder / "whole", fsdp=True, **more).model)
+    keep(folder, processes, "in-parts", run(state_dir=folder / "whole", fsdp=True, **more).model)
     interrupted(folder / "parts", 2, processes, fsdp=True, **SHORT)  # for one process to go on from
     evaluation = list(zip(*(each.split(2) for each in seen()), strict=True))
     said["evaluating"] = interrupted(folder / "judged", 2, processes, fsdp=True, evaluation=evaluation, **SHORT)

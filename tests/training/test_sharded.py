@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from tests.training.test_together import distances
 from tests.training.together_script import run
 from vitcompact.errors import UsageError
 from vitcompact.training.share import SHARDABLE
+
+
+def done(work: Callable[[Path], None], root: Path, timeout: float = 100) -> dict[str, Any]:
+    """What the first of two processes has said of some work."""
+    found = ended(started(work, root, folder=root), timeout)
+    assert [each.code for each in found] == [0, 0], "\n".join(each.err for each in found)
+    said: dict[str, Any] = json.loads((root / "said-0.json").read_text())
+    return said
 
 
 def compare(root: Path, name: str, said: dict[str, Any]) -> None:
@@ -38,52 +47,40 @@ def test_alone() -> None:
         run(fsdp=True)
 
 
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    root = tmp_path_factory.mktemp("sharded")
-    found = ended(started(sharded_script.main, root, folder=root))
-    assert [each.code for each in found] == [0, 0], "\n".join(each.err for each in found)
-    return root, json.loads((root / "said-0.json").read_text())
-
-
 @pytest.mark.broad
-@pytest.mark.parametrize("name", sharded_script.CASES)
-def test_of_every_kind(name: str, everything: tuple[Path, dict[str, Any]]) -> None:
-    root, said = everything
-    compare(root, name, said)
-
-
-@pytest.mark.broad
-@pytest.mark.parametrize("name", SHARDABLE)
-def test_optimizers(name: str, everything: tuple[Path, dict[str, Any]]) -> None:
-    assert everything[1]["optimizers"][name] < 1e-3
-
-
-@pytest.mark.broad
-def test_a_state_is_of_whole_models(everything: tuple[Path, dict[str, Any]]) -> None:
-    """A run that was stopped goes on sharded or whole, in two processes or in one."""
-    root, said = everything
+def test_of_every_kind(tmp_path: Path) -> None:
+    """One test: its runs share the start of two processes, and workers would each make a fixture anew."""
+    said = done(sharded_script.main, tmp_path)
+    for name in sharded_script.FEW:
+        compare(tmp_path, name, said)
+    assert said["cache"].startswith("`cache_teacher` and `fsdp` do not go together")
+    assert said["opt"].startswith("`fsdp` is known to work with these optimizers (`opt`) only: adam, ")
     assert said["interrupted"].startswith("interrupted after step 2 of 3; `resume='auto'` continues from")
-    wanted = run(**sharded_script.SHORT).model.state_dict()
     assert said["evaluating"].startswith("interrupted while evaluating; ")
+    wanted = run(**sharded_script.SHORT).model.state_dict()  # a state is of whole models, whoever goes on from it
     for name in ("resumed", "in-parts"):
-        assert distances(wanted, load_file(root / f"{name}-0.safetensors"))[0] < 2e-6
-    more: dict[str, Any] = {"state_dir": root / "parts", "resume": "auto", **sharded_script.SHORT}
+        assert distances(wanted, load_file(tmp_path / f"{name}-0.safetensors"))[0] < 2e-6
+    more: dict[str, Any] = {"state_dir": tmp_path / "parts", "resume": "auto", **sharded_script.SHORT}
     assert distances(wanted, run(**more).model.state_dict())[0] < 2e-6
 
 
-@pytest.mark.broad
-def test_what_goes_with_it(everything: tuple[Path, dict[str, Any]]) -> None:
-    said = everything[1]
-    assert said["cache"].startswith("`cache_teacher` and `fsdp` do not go together")
-    assert said["opt"].startswith("`fsdp` is known to work with these optimizers (`opt`) only: adam, ")
+@pytest.mark.slow
+def test_more_kinds(tmp_path: Path) -> None:
+    said = done(sharded_script.rest, tmp_path)
+    for name in sharded_script.CASES.keys() - set(sharded_script.FEW):
+        compare(tmp_path, name, said)
+
+
+@pytest.mark.slow
+def test_optimizers(tmp_path: Path) -> None:
+    said = done(sharded_script.optimizers, tmp_path)
+    assert set(said) == set(SHARDABLE)
     assert options(fsdp=True).opt in SHARDABLE
+    assert max(said.values()) < 1e-3, said
 
 
 @pytest.mark.sweep
 def test_every_family(tmp_path: Path) -> None:
-    found = ended(started(sharded_script.families, tmp_path, folder=tmp_path), timeout=1200)
-    assert [each.code for each in found] == [0, 0], "\n".join(each.err for each in found)
-    measured = json.loads((tmp_path / "families.json").read_text())
+    measured = done(sharded_script.families, tmp_path, timeout=1200)
     wrong = {name: value for name, value in measured.items() if not isinstance(value, float) or value > 1e-3}
     assert not wrong, "\n".join(f"{name}: {value}" for name, value in wrong.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,8 +140,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     saved = state.values["optimizer"]
     for number, values in saved["numbers"].items():
         entries.setdefault(int(number), {}).update(values)
-    _check_shapes(optimizer, entries)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    _check_shapes(parameters, entries)
     for place, entry in entries.items():
         entry.update({k: placed_as(v, parameters[place]) for k, v in entry.items() if isinstance(v, Tensor)})
     groups = []
@@ -153,9 +153,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 
-def _check_shapes(optimizer: torch.optim.Optimizer, entries: Mapping[int, Mapping[str, Any]]) -> None:
+def _check_shapes(parameters: Sequence[Tensor], entries: Mapping[int, Mapping[str, Any]]) -> None:
     """Raises ValueError for a tensor that belongs to no parameter, or is of no shape that follows from its one."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, entry in entries.items():
         shape = parameters[index].shape if 0 <= index < len(parameters) else torch.Size()
         for name, value in entry.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.together import Ended, commands, ended, started
+from tests.together import Ended, Started, commands, ended, started
 from vitcompact.cli.app import main
 
 from .commands import PAIR, VIT
@@ -166,6 +167,42 @@ def test_a_polite_kill_of_one_keeps_a_state(done: tuple[Path, Path, list[Ended]]
     assert (tmp_path / "new-state" / "last.safetensors").exists()
     resumed = ended(started(commands, [*words, "--resume", "auto", "--max-minutes", "0.1"], folder=tmp_path))
     assert "belongs to another run: `steps`" not in resumed[0].err
+
+
+def waiting(rank: int, port: int, folder: Path) -> Started:
+    """One process of two, which waits for the other."""
+    place = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_PORT": str(port)}
+    return started(commands, ["eval", "somewhere"], folder=folder, world=1, own=[place])[0]
+
+
+def terminated(process: Started) -> None:
+    began = time.monotonic()
+    os.kill(process.process.pid or 0, signal.SIGTERM)
+    assert ended([process]) == [Ended(130, "", "error: ended by SIGTERM\n")]
+    assert time.monotonic() - began < 20
+
+
+def test_the_first_hears_a_signal_while_it_waits_for_the_others(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
+    process = waiting(0, address[1], tmp_path)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with socket.socket() as other:
+            if other.connect_ex(address) == 0:
+                break
+        time.sleep(0.1)
+    terminated(process)
+
+
+@pytest.mark.broad
+def test_another_hears_a_signal_while_it_waits_for_the_first(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        process = waiting(1, silent.getsockname()[1], tmp_path)
+        silent.settimeout(60)
+        with silent.accept()[0]:
+            terminated(process)
 
 
 def lost(words: Sequence[str]) -> int:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
@@ -26,6 +30,19 @@ from vitcompact.utils.processes import Processes, joined
 SHORT: dict[str, Any] = {"steps": 3}
 
 
+@contextmanager
+def precise_muon() -> Iterator[None]:
+    """Muon's Newton-Schulz steps in float64.
+
+    In bfloat16, as timm does them, they make a difference in the last bit of a gradient as large as the step itself.
+    """
+    module = import_module("timm.optim.muon")
+    with patch.object(
+        module, "zeropower_via_newtonschulz", partial(module.zeropower_via_newtonschulz, dtype=torch.float64)
+    ):
+        yield
+
+
 def headless(processes: Processes, fsdp: bool) -> FinetuneResult:
     """A feature extractor, which Muon trains."""
     teacher = make_teacher(num_classes=0)
@@ -33,7 +50,8 @@ def headless(processes: Processes, fsdp: bool) -> FinetuneResult:
     chosen = options(steps=4, fsdp=fsdp, opt="muon")
     evaluation = [(images[:5], torch.full((5,), -1))]
     student = make_student(teacher, 0)
-    return finetune(student, teacher, stream(), options=chosen, evaluation=evaluation, processes=processes)
+    with precise_muon():
+        return finetune(student, teacher, stream(), options=chosen, evaluation=evaluation, processes=processes)
 
 
 def merging(processes: Processes, fsdp: bool) -> FinetuneResult:
@@ -69,7 +87,8 @@ def optimizers(folder: Path) -> None:
         found = {}
         for name in SHARDABLE:
             more = {"opt": name, "lr": 1e-3, "processes": processes, **SHORT}
-            whole, parts = (run(fsdp=fsdp, **more).model.state_dict() for fsdp in (False, True))
+            with precise_muon():
+                whole, parts = (run(fsdp=fsdp, **more).model.state_dict() for fsdp in (False, True))
             given = make_student(make_teacher(), branches=0).state_dict()
             moved = max(float((whole[key] - given[key]).abs().max()) for key in whole)
             differences = [float((whole[key] - parts[key]).abs().max()) for key in whole if "qkv.bias" not in key]

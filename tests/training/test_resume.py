@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vitcompact.errors import CheckpointError, Interrupted, UsageError
 from vitcompact.training import TensorBatches, TrainOptions, finetune
 from vitcompact.training.course import COURSE
-from vitcompact.training.interrupt import StopRequest
+from vitcompact.training.interrupt import SIGNALS, StopRequest
 from vitcompact.training.keep import Keeper
 from vitcompact.training.state import BEST_NAME, STATE_NAME, State, load_state, save_state
 
@@ -119,6 +119,13 @@ def test_without_a_folder_an_interruption_says_that_nothing_is_kept(
     with pytest.raises(Interrupted, match="nothing was saved"):
         finetune(student, teacher, stream, options=options(), progress=StopAfter(2))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_a_signal_the_handlers_are_those_of_before() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with StopRequest():
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -28,9 +28,9 @@ def test_the_place_of_a_process(environment: dict[str, str], place: Place | None
 
 
 BAD = {
-    "nothing else": ({"WORLD_SIZE": "2"}, "RANK and MASTER_ADDR and MASTER_PORT not set"),
-    "no address": ({**TWO, "MASTER_ADDR": ""}, "MASTER_ADDR not set"),
-    "no port": ({**TWO, "MASTER_PORT": ""}, "MASTER_PORT not set"),
+    "nothing else": ({"WORLD_SIZE": "2"}, "without RANK, MASTER_ADDR, MASTER_PORT: "),
+    "no address": ({**TWO, "MASTER_ADDR": ""}, "without MASTER_ADDR: "),
+    "no port": ({**TWO, "MASTER_PORT": ""}, "without MASTER_PORT: "),
     "words": ({**TWO, "WORLD_SIZE": "two"}, "WORLD_SIZE in the environment must be a whole number at least 1"),
     "none": ({**TWO, "WORLD_SIZE": "0"}, "WORLD_SIZE in the environment must be"),
     "below": ({**TWO, "WORLD_SIZE": "-2"}, "WORLD_SIZE in the environment must be"),
@@ -55,4 +55,4 @@ def test_the_command_line_says_so_before_anything_else(run: Run, monkeypatch: py
     monkeypatch.delenv("RANK", raising=False)
     result = run("finetune")
     assert result.code == 2
-    assert result.error.startswith("error: WORLD_SIZE is 2 in the environment, but RANK")
+    assert result.error.startswith("error: WORLD_SIZE is 2 in the environment, without RANK")

@@ -34,7 +34,7 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
         return None
     world = _number(environment, "WORLD_SIZE", 1)
     if missing := [name for name in _NEEDED if not environment.get(name, "").strip()]:
-        raise UsageError(f"WORLD_SIZE is {world} in the environment, but {' and '.join(missing)} not set: {_ADVICE}")
+        raise UsageError(f"WORLD_SIZE is {world} in the environment, without {', '.join(missing)}: {_ADVICE}")
     _number(environment, "MASTER_PORT", 1, _PORTS)
     rank = _number(environment, "RANK", 0, world - 1)
     local = _number(environment, "LOCAL_RANK", 0, rank) if environment.get("LOCAL_RANK", "").strip() else rank

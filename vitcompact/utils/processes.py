@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -209,10 +210,7 @@ def joined(place: Place, timeout: float, device: str = "cpu") -> Iterator[Proces
     if on_gpu:
         torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
     try:
-        store, rank, world = next(dist.rendezvous("env://", timeout=wait))
-        store.set_timeout(wait)
-        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=wait)
+        store, rank, world = _interruptible(lambda: _meet(wait, "cpu:gloo,cuda:nccl" if on_gpu else "gloo"))
     except (RuntimeError, ValueError, OSError) as error:
         raise LostError(
             f"{place.world} processes were to meet at {os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}, "
@@ -224,6 +222,28 @@ def joined(place: Place, timeout: float, device: str = "cpu") -> Iterator[Proces
         yield Processes(rank, world, place.local_rank, store)
     finally:
         _let_go()
+
+
+def _meet(wait: timedelta, backend: str) -> tuple[dist.Store, int, int]:
+    """Until all are there and know each other: what they share, the rank of this one, how many they are."""
+    store, rank, world = next(dist.rendezvous("env://", timeout=wait))
+    store.set_timeout(wait)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=wait)
+    return store, rank, world
+
+
+def _interruptible(work: Callable[[], T]) -> T:
+    """What `work` gives. torch waits where Python hears no signal, so it does so in a thread of its own."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="vitcompact-meeting", daemon=True).start()
+    return outcome.result()
 
 
 def is_lost(error: BaseException) -> bool:

@@ -45,6 +45,20 @@ def test_an_interrupt_while_loading(how: str, tmp_path: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
 
 
+def test_an_interrupt_while_python_ends(tmp_path: Path) -> None:
+    script = tmp_path / "vitcompact"
+    script.write_text(
+        "import atexit, os, signal, sys\nfrom vitcompact.cli.app import main\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\nsys.exit(main())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(vitcompact.__file__).parents[1])}
+    words = [sys.executable, str(script), "fold", "--nonsense"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: No such option: --nonsense")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "orig_argv", "ours"),
     [

@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number, handler in previous.items():
             if signal.getsignal(number) is not signal.SIG_IGN:  # of several processes that have failed
                 signal.signal(number, handler)
+        early_exit.ending()
 
 
 def _parsed(words: list[str]) -> Invocation | int:

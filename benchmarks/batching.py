@@ -37,7 +37,6 @@ import vitcompact
 CASES: dict[str, dict[str, Any]] = {
     "pair": {"ratio": 0.5, "rank_ratio": 0.5},
     "macs": {"target_macs": 0.8},
-    "reconstruct": {"target_macs": 0.8, "reconstruct": 10},
 }
 PLAIN = 64
 """Images per batch of what all others are compared with."""

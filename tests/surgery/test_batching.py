@@ -15,6 +15,7 @@ import vitcompact
 from vitcompact.calibration.held_out import GROUP, Parts, is_held_out
 from vitcompact.calibration.ties import leading_digits, least, lower
 from vitcompact.data import TensorImages, first_images, from_tensor, num_distinct, rebatched
+from vitcompact.surgery.reconstruct import ReconstructOptions
 
 WEIGHTS, OUTPUTS = 1e-3, 1e-4
 """What docs/determinism.md allows, relative to the largest number of a tensor."""
@@ -22,7 +23,6 @@ CASES: dict[str, dict[str, Any]] = {
     "pair": {"ratio": 0.5, "rank_ratio": 0.5},
     "paths": {"ratio": 0.5, "rank_ratio": 0.5, "terms": ("identity", "mean", "conv")},
     "budget": {"target_macs": 0.75, "merge_tokens": "auto"},
-    "reconstruct": {"ratio": 0.5, "rank_ratio": 0.5, "reconstruct": 4},
 }
 
 
@@ -72,6 +72,19 @@ def test_plan_and_weights_do_not_hang_on_the_batch_size(model: nn.Module, images
     assert same is not None
     assert same.num_samples == likeness.num_samples == 10  # 8 of 64, 2 of 20
     assert same.cosine == pytest.approx(likeness.cosine, abs=1e-5)
+
+
+def test_blocks_that_are_reconstructed_in_float32_do_not_hang_on_the_batch_size(model: nn.Module) -> None:
+    """All of one image but for some noise, so that steps are worth keeping."""
+    base = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    images = base + 0.3 * torch.randn(GROUP + 20, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    how = {**CASES["pair"], "reconstruct": ReconstructOptions(20, lr=1e-3, bf16=False)}
+    wanted, closed = converted(model, images, 64, **how), converted(model, images, 64, **CASES["pair"])
+    found = converted(model, list(images.split([3, 66, 1, 14])), 200, **how)
+    with torch.no_grad():
+        assert furthest({"answer": wanted(images)}, {"answer": closed(images)}) > 10 * OUTPUTS
+        assert furthest({"answer": wanted(images)}, {"answer": found(images)}) < OUTPUTS
+    assert furthest(wanted.state_dict(), found.state_dict()) < WEIGHTS
 
 
 def test_plan_and_weights_do_not_hang_on_the_number_of_threads(model: nn.Module, images: Tensor) -> None:

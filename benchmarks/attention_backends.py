@@ -1,16 +1,19 @@
 """Which attention backend is fastest where: the core of a layer with half of its heads hallucinated, every backend.
 
     python benchmarks/attention_backends.py [--heads 6 --dim 64 --batch 16 --pairs 15]
+    python benchmarks/attention_backends.py --maps 6 --widths 48 40    # every head has a map, but thin ones
     python benchmarks/attention_backends.py --device cuda --tokens 197 257 1370 4097
 
 Prints, per number of tokens and dtype, each backend's median time relative to timm's fused attention over all heads
-(smaller is better), from one interleaved run. `layers/backends.py` chooses by these figures. On CUDA torch's own
-kernels are also asked for by name, and a compiled flex attention; a kernel that does not take such shapes has a dash.
+(smaller is better), from one interleaved run. `layers/backends.py` chooses by these figures; *auto* is its choice. On
+CUDA torch's own kernels are also asked for by name, and a compiled flex attention; a kernel that does not take such
+shapes has a dash.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 import warnings
@@ -24,7 +27,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
-from vitcompact.layers.backends import BACKENDS, padded
+from vitcompact.layers.backends import BACKENDS, attend, padded
 from vitcompact.utils.device import synchronise
 
 Run = Callable[..., Tensor]
@@ -76,10 +79,18 @@ def measure(runs: dict[str, Callable[[], Tensor]], device: torch.device, pairs: 
                 seconds(call, device, 3)
             except Exception:
                 del runs[name]
+        names, turns = list(runs), random.Random(0)
         for _ in range(pairs):
-            for name, call in runs.items():
-                times.setdefault(name, []).append(seconds(call, device, repeats))
+            turns.shuffle(names)  # whoever comes after the fused call finds a cold cache
+            for name in names:
+                times.setdefault(name, []).append(seconds(runs[name], device, repeats))
     return {name: statistics.median(laps) for name, laps in times.items()}
+
+
+def heads_of(batch: int, dtype: torch.dtype, device: torch.device, tokens: int, heads: int, dim: int) -> Tensor:
+    """Random queries, keys or values as a layer makes them, `(batch, heads, tokens, dim)` with heads behind tokens."""
+    made = torch.randn(batch, tokens, heads * dim, dtype=dtype, device=device)
+    return made.unflatten(-1, (heads, dim)).transpose(1, 2)
 
 
 def main() -> None:
@@ -89,6 +100,9 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--maps", type=int, help="heads that keep their map; default: half")
+    parser.add_argument("--widths", type=int, nargs=2, metavar=("QK", "V"), help="of a map; default: dim, twice that")
+    parser.add_argument("--keys", type=int, help="of every length; default: one a token")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[37, 197, 257, 577, 1025])
@@ -96,18 +110,19 @@ def main() -> None:
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", category=UserWarning)  # why a kernel does not take such shapes
     device = torch.device(args.device)
-    ways = {**BACKENDS, **others(device.type)}
+    ways: dict[str, Run] = {"auto": partial(attend, "auto"), **BACKENDS, **others(device.type)}
     print(f"{'dtype':9} {'tokens':>6} {'fused us':>9}" + "".join(f"{name:>10}" for name in ways))
     for dtype in (getattr(torch, name) for name in args.dtypes):
         for tokens in args.tokens:
-            shape = (args.batch, args.heads, tokens, args.dim)
-            q, k, v = (torch.randn(shape, dtype=dtype, device=device) for _ in range(3))
-            half = args.heads // 2
-            wide = torch.randn(args.batch, half, tokens, 2 * args.dim, dtype=dtype, device=device)
+            keys, maps = args.keys or tokens, args.maps or args.heads // 2
+            narrow, wide = args.widths or (args.dim, 2 * args.dim)
+            made = partial(heads_of, args.batch, dtype, device)
+            q, k, v = (made(length, args.heads, args.dim) for length in (tokens, keys, keys))
+            fewer = made(tokens, maps, narrow), made(keys, maps, narrow), made(keys, maps, wide)
             runs: dict[str, Callable[[], Tensor]] = {"fused": partial(F.scaled_dot_product_attention, q, k, v)}
             how = {"scale": args.dim**-0.5, "mask": None, "causal": False, "dropout": 0.0}
             for name, run in ways.items():
-                runs[name] = partial(run, q[:, :half], k[:, :half], wide, **how)
+                runs[name] = partial(run, *fewer, **how)
             times = measure(runs, device, args.pairs)
             cells = (f"{times[name] / times['fused']:10.2f}" if name in times else f"{'-':>10}" for name in ways)
             row = f"{str(dtype).removeprefix('torch.'):9} {tokens:6} {times['fused'] * 1e6:9.0f}" + "".join(cells)

@@ -43,11 +43,13 @@ def main() -> None:
     parser.add_argument("--model", default="vit_large_patch14_clip_224")
     parser.add_argument("--target-macs", default="0.7", help="share of the MACs, or pair for half the heads and ranks")
     parser.add_argument("--num-samples", type=int, default=64)
+    parser.add_argument("--device", default="cpu", help="of convert; its memory is not counted")
     parser.add_argument("--workdir", default=tempfile.gettempdir(), help="where the two results go, a few GB")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.workdir) as folder:
         ours, converted, folded = [sys.executable, "-m", "vitcompact"], f"{folder}/converted", f"{folder}/folded"
         images = ["--data-dir", args.data_dir, "--num-samples", str(args.num_samples)]
+        images += ["--device", args.device]
         wanted = ["--method", "pair"] if args.target_macs == "pair" else ["--target-macs", args.target_macs]
         stages = {
             "convert": [*ours, "convert", args.model, converted, "--random-weights", *images, *wanted],

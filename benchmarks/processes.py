@@ -1,6 +1,7 @@
 """finetune in one process and in several: its speed beside a bare loop's, and what is left after kills at any moment.
 
     python benchmarks/processes.py speed            # a table; one core a process
+    python benchmarks/processes.py round --device cuda --amp --whole --batch-size 128   # one round, on a GPU
     python benchmarks/processes.py kills --kills 30 # runs of one and two processes, killed at random and resumed
     python benchmarks/processes.py cache            # processor time of a step with and without --cache-teacher
     python benchmarks/processes.py memory           # of two processes that train ViT-B, with and without --fsdp
@@ -11,6 +12,7 @@ Processes are started by torchrun. Models have random weights, images are noise.
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import os
 import random
@@ -35,62 +37,82 @@ from torch.distributed.tensor import DTensor
 import vitcompact
 from vitcompact.training import TensorBatches, TrainOptions, finetune
 from vitcompact.training.course import COURSE, STEPS_NAME, losses
-from vitcompact.training.distill import Distiller, block_names
+from vitcompact.training.distill import Distiller, amp_dtype, block_names
 from vitcompact.training.state import STATE_NAME, load_state
+from vitcompact.utils.device import synchronise
 from vitcompact.utils.launch import place_of
 from vitcompact.utils.processes import ALONE, Processes, joined
 from vitcompact.utils.progress import Silent
 
-MODEL = {"model_name": "vit_small_patch16_224", "img_size": 112, "depth": 3, "num_classes": 10}
+MODEL = {"model_name": "vit_small_patch16_224", "num_classes": 10}
+SMALLER = {"img_size": 112, "depth": 3}
+"""What a CPU trains of that model."""
 TINY = ("--model-kwargs", "depth=2")
+WARMUP = 2
+"""Steps that are not timed."""
 
 
-def pair(images: torch.Tensor) -> tuple[nn.Module, nn.Module]:
+def pair(images: torch.Tensor, **sizes: int) -> tuple[nn.Module, nn.Module]:
     """A teacher, and the student that the pair makes of it."""
     torch.manual_seed(0)
-    teacher = timm.create_model(**MODEL).eval()
+    teacher = timm.create_model(**MODEL, **sizes).eval()
     return teacher, vitcompact.convert(teacher, images=images[:32], ratio=0.5, rank_ratio=0.5)
 
 
-def bare(teacher: nn.Module, student: nn.Module, images: torch.Tensor, steps: int, batch: int) -> float:
+def bare(
+    teacher: nn.Module, student: nn.Module, images: torch.Tensor, steps: int, batch: int, device: str, amp: bool
+) -> float:
     """Seconds of the least that a step takes: teacher forward, student forward and backward, AdamW."""
-    options = TrainOptions(steps=steps, amp=False)
-    distiller = Distiller(student.train(False), teacher, block_names(teacher), options, None)
+    options, place = TrainOptions(steps=steps, amp=amp), torch.device(device)
+    teacher, student = copy.deepcopy(teacher).to(place), copy.deepcopy(student).to(place)
+    distiller = Distiller(student.train(False), teacher, block_names(teacher), options, amp_dtype(options, place))
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
-    labels, start = torch.zeros(batch, dtype=torch.int64), time.monotonic()
-    for step in range(steps):
+    images, labels, start = images.to(place), torch.zeros(batch, dtype=torch.int64, device=place), 0.0
+    for step in range(WARMUP + steps):
+        if step == WARMUP:
+            synchronise(place)
+            start = time.monotonic()
         distiller.loss(images[(step % 4) * batch : (step % 4 + 1) * batch], labels).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    synchronise(place)
     distiller.close()
     return time.monotonic() - start
 
 
 def ours(
-    teacher: nn.Module, student: nn.Module, images: torch.Tensor, steps: int, batch: int, processes: Processes
+    teacher: nn.Module,
+    student: nn.Module,
+    images: torch.Tensor,
+    steps: int,
+    batch: int,
+    device: str,
+    amp: bool,
+    processes: Processes,
 ) -> float:
     """Seconds that so many steps more of `finetune` take: what comes before and after the loop is in both runs."""
     spent = []
-    for count in (2, 2 + steps):
+    for count in (WARMUP, WARMUP + steps):
         stream, start = TensorBatches(images, batch_size=batch), time.monotonic()
-        options = TrainOptions(steps=count, amp=False, lr=1e-5)
-        finetune(student, teacher, stream, options=options, processes=processes)
+        options = TrainOptions(steps=count, amp=amp, lr=1e-5)
+        finetune(student, teacher, stream, options=options, device=device, processes=processes)
         spent.append(time.monotonic() - start)
     return spent[1] - spent[0]
 
 
-def timed(rounds: int, steps: int, batch: int, processes: Processes) -> None:
-    """Print images a second of each round."""
+def timed(steps: int, batch: int, device: str, amp: bool, whole: bool, processes: Processes) -> None:
+    """Print images a second, of the bare loop too where there is one process; `whole`: not cut to a CPU's size."""
     torch.set_num_threads(1)
-    images = torch.randn(4 * batch, 3, 112, 112, generator=torch.Generator().manual_seed(0))
-    teacher, student = pair(images)
-    for _ in range(rounds):
-        line = [f"{processes.world} process(es)"]
-        if not processes.several:
-            line.append(f"bare {steps * batch / bare(teacher, student, images, steps, batch):.1f}")
-        line.append(f"finetune {steps * batch / ours(teacher, student, images, steps, batch, processes):.1f} images/s")
-        if processes.first:
-            print("  ".join(line), flush=True)
+    side = 224 if whole else SMALLER["img_size"]
+    images = torch.randn(4 * batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+    teacher, student = pair(images, **({} if whole else SMALLER))
+    line = [f"{processes.world} process(es)"]
+    if not processes.several:
+        line.append(f"bare {steps * batch / bare(teacher, student, images, steps, batch, device, amp):.1f}")
+    spent = ours(teacher, student, images, steps, batch, device, amp, processes)
+    line.append(f"finetune {steps * batch / spent:.1f} images/s")
+    if processes.first:
+        print("  ".join(line), flush=True)
 
 
 def speed(rounds: int, steps: int, batch: int) -> None:
@@ -255,6 +277,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cpu", help="of a round")
+    parser.add_argument("--amp", action="store_true", help="a round in bfloat16")
+    parser.add_argument("--whole", action="store_true", help="a round of the whole model, at 224 px")
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of the runs that are killed")
     parser.add_argument("--seed", type=int, default=0)
@@ -272,12 +297,12 @@ def main() -> None:
         for kind in ("whole", "parts"):
             subprocess.run([*torchrun(2), __file__, "memory", kind], check=True)
     elif place is None:
-        timed(1, args.steps, args.batch_size, ALONE)
+        timed(args.steps, args.batch_size, args.device, args.amp, args.whole, ALONE)
     else:
         with joined(place, 600) as processes:
             if args.task == "memory":
                 return memory(args.paths == ["parts"], processes)
-            timed(1, args.steps, args.batch_size, processes)
+            timed(args.steps, args.batch_size, args.device, args.amp, args.whole, processes)
 
 
 if __name__ == "__main__":

@@ -10,24 +10,22 @@ import torch.fx
 from torch import Tensor, nn
 
 from vitcompact.errors import UsageError
-from vitcompact.layers.backends import BACKENDS, attend_as_fastest
 from vitcompact.layers.calls import AttentionInputs, Grid, TokenCall
+from vitcompact.layers.direct import DirectAttention
 from vitcompact.layers.filters import MapFilter, ValueFilter
 from vitcompact.layers.layout import HeadLayout
-from vitcompact.layers.masks import allowed_mean, causal_alone, logit_mask, masked_logits, part_of_mask
+from vitcompact.layers.masks import allowed_mean, causal_alone, logit_mask, masked_logits
 from vitcompact.layers.no_projection import NoProjection
 from vitcompact.layers.paired_heads import PairedHeads
 from vitcompact.layers.position import Rotary
 from vitcompact.layers.shared_heads import SharedHeads
 
-# Lengths, and whether there is a mask, are not known while FX traces.
-for _name in ("attend_as_fastest", "part_of_mask", "masked_logits"):
-    torch.fx.wrap(_name)
+torch.fx.wrap("masked_logits")  # whether there is a mask is not known while FX traces
 
 __all__ = ["CompactAttention", "HeadLayout", "allowed_mean"]
 
 
-class CompactAttention(nn.Module):
+class CompactAttention(DirectAttention):
     """Multi-head self-attention whose hallucinated heads never have a map, assembled from parts.
 
     A hallucinated head `g` of parent `p` has the map `A_g = alpha (A_p + beta I + gamma J)`, `J` the uniform map over
@@ -151,6 +149,7 @@ class CompactAttention(nn.Module):
             if filter_rank and children
             else None
         )
+        self.simple = self.is_simple()
 
     def _check_paths(self, identity: bool, conv: bool, gate: bool, filter_rank: int) -> None:
         if conv and gate:
@@ -170,6 +169,8 @@ class CompactAttention(nn.Module):
         return f"num_heads={self.num_heads}, num_maps={self.num_maps}, qk_dim={self.qk_dim}, v_dim={self.v_dim}"
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.simple and self.is_direct((*args, *kwargs.values())):
+            return self.directly(x)
         inputs = self.inputs(x, *args, **kwargs)
         q, k, v = self.project(inputs)
         out = self.inner_norm(self.mix(q, k, v, inputs))
@@ -277,20 +278,7 @@ class CompactAttention(nn.Module):
         """`A_p V` for every value head under its map, one call for each run of equally wide maps."""
         if self.backend == "plain":
             return self._attend_plainly(q, k, v, inputs)
-        batch, keys, _ = v.shape
-        dropout = self.attn_drop.p if self.training else 0.0
-        mask, causal = logit_mask(inputs, q.dtype), causal_alone(inputs)
-        outs, first, start = [], 0, 0
-        for count, heads in self.layout.groups:
-            width = heads * self.v_dim
-            values = v[..., start : start + count * width].reshape(batch, keys, count, width).transpose(1, 2)
-            queries, keys_ = q[:, first : first + count], k[:, first : first + count]
-            part = part_of_mask(mask, first, count)
-            run = attend_as_fastest if self.backend == "auto" else BACKENDS[self.backend]
-            out = run(queries, keys_, values, scale=self.scale, mask=part, causal=causal, dropout=dropout)
-            outs.append(out.transpose(1, 2).reshape(batch, q.shape[-2], count * width))
-            first, start = first + count, start + count * width
-        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=-1)
+        return self.by_groups(q, k, v, logit_mask(inputs, q.dtype), causal_alone(inputs))
 
     def _attend_plainly(self, q: Tensor, k: Tensor, v: Tensor, inputs: AttentionInputs) -> Tensor:
         """The same with the maps of all heads, in the original order, through `softmax` and `attn_drop`."""

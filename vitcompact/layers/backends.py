@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitcompact.layers.masks import masked_logits
+
 Attend = Callable[..., Tensor]
 
 
@@ -41,43 +43,118 @@ def matmul(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
     """Two batched products with the kept heads' maps in between (never a hallucinated head's)."""
-    return F.dropout(maps(q, k, scale=scale, mask=mask, causal=causal), dropout) @ v
+    if torch.compiler.is_compiling() or q.shape[:2] != k.shape[:2]:  # compilers want it in plain terms
+        return F.dropout(maps(q, k, scale=scale, mask=mask, causal=causal), dropout) @ v
+    batch, heads, queries, _ = q.shape
+    q, k, v = (t.flatten(0, 1) for t in (q, k.transpose(-2, -1), v))
+    scores = torch.baddbmm(q.new_zeros(1), q, k, beta=0, alpha=scale)
+    if causal or mask is not None:
+        scores = masked_logits(scores.unflatten(0, (batch, heads)), mask, causal).flatten(0, 1)
+    found = _softmax(scores)
+    found = F.dropout(found, dropout) if dropout else found
+    return (found @ v).view(batch, heads, queries, -1)
+
+
+def chunked(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None, causal: bool, dropout: float
+) -> Tensor:
+    """The same for some queries of some maps at a time, so that what is worked on stays in the cache.
+
+    What it has no form for (`_divisible`) is `matmul`'s.
+    """
+    if not _divisible(q, k, v, mask, causal, dropout):
+        return matmul(q, k, v, scale=scale, mask=mask, causal=causal, dropout=dropout)
+    batch, heads, queries, _ = q.shape
+    q, k, v = (t.flatten(0, 1) for t in (q * scale, k.transpose(-2, -1), v))
+    rows = -(-queries // max(1, round(queries / CHUNK_ROWS)))
+    together = max(1, CHUNK_NUMBERS // (rows * k.shape[-1]))
+    out, room = v.new_empty(len(q), queries, v.shape[-1]), q.new_empty(together, rows, k.shape[-1])
+    for queries_, keys, values, outs in zip(*(t.split(together) for t in (q, k, v, out)), strict=True):
+        for some, part in zip(queries_.split(rows, 1), outs.split(rows, 1), strict=True):
+            scores = torch.bmm(some, keys, out=room[: len(some), : some.shape[1]])
+            torch.bmm(torch.softmax(scores, dim=-1, out=scores), values, out=part)
+    return out.view(batch, heads, queries, -1)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """The softmax over keys, in place where it is large, on the CPU and without gradients: new memory costs as much."""
+    small = scores.device.type != "cpu" or scores.numel() < IN_PLACE
+    if small or scores.requires_grad or torch.is_autocast_enabled("cpu"):
+        return scores.softmax(dim=-1)
+    return torch.softmax(scores, dim=-1, out=scores)
+
+
+def _divisible(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float) -> bool:
+    """Whether a call can be done in chunks: no mask, no dropout, no gradients, nothing that compilers should see."""
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v))
+    seen = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+    return not (causal or mask is not None or dropout or wanted or seen) and q.shape[:2] == k.shape[:2]
 
 
 def maps(q: Tensor, k: Tensor, *, scale: float, mask: Tensor | None, causal: bool) -> Tensor:
     """The softmax maps `(batch, heads, queries, keys)` themselves."""
-    scores = (q * scale) @ k.transpose(-2, -1)
-    if causal:
-        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        scores = scores.masked_fill(~allowed, float("-inf"))
-    elif mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(dim=-1)
+    return masked_logits((q * scale) @ k.transpose(-2, -1), mask, causal).softmax(dim=-1)
 
 
-BACKENDS: dict[str, Attend] = {"sdpa": sdpa, "padded": padded, "matmul": matmul}
+BACKENDS: dict[str, Attend] = {"sdpa": sdpa, "padded": padded, "matmul": matmul, "chunked": chunked}
 
 
-def choose(q: Tensor, v: Tensor) -> str:
-    """The backend expected to be fastest for tensors like these (lengths measured on one CPU with native bfloat16).
+def choose(q: Tensor, k: Tensor, v: Tensor, divisible: bool) -> str:
+    """The backend expected to be fastest for tensors like these, as `benchmarks/attention_backends.py` measures it.
 
-    Equal widths always take the fused call. On the CPU an unequal pair would fall to its slow path, so short
-    sequences multiply plainly and long ones pad; other devices take the wider V as it is.
+    Equal widths always take the fused call, and so does everything outside the CPU, where its kernels take a wider V as
+    it is. On the CPU they fall to a slow path, for which padding makes up where there are many keys. Where V is so wide
+    that a map serves several heads, plain products win: of all maps together while those are small, and in chunks
+    above, but for the fused call of half precision where that has matrix units (AMX). What compilers see does not hang
+    on the batch, since they make one program for all of them.
+
+    Args:
+        divisible: whether the call can be done in chunks.
     """
     if q.shape[-1] == v.shape[-1] or q.device.type != "cpu":
         return "sdpa"
-    short = q.shape[-2] <= (LONG_SEQUENCE_HALF if q.dtype in (torch.bfloat16, torch.float16) else LONG_SEQUENCE)
-    return "matmul" if short else "padded"
+    keys, wide = k.shape[-2], 2 * v.shape[-1] >= 3 * q.shape[-1]
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    if half and not MATRIX_UNITS:
+        short, long = (LONG_SEQUENCE, "chunked") if wide and divisible else (LONG_SEQUENCE_HALF, "padded")
+        return "matmul" if keys <= short else long
+    if not wide:
+        return "matmul" if keys <= FEW_KEYS else "padded"
+    if divisible and not half:
+        return "matmul" if _entries(q, k) <= MANY_ENTRIES else "chunked"
+    slow = keys > LONG_SEQUENCE or (half and not torch.compiler.is_compiling() and _entries(q, k) <= FEW_ENTRIES)
+    return "padded" if slow else "matmul"
 
 
-def attend_as_fastest(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None, causal: bool, dropout: float
+def _entries(q: Tensor, k: Tensor) -> int:
+    """Numbers in the maps of all images."""
+    return q.shape[:-1].numel() * k.shape[-2]
+
+
+def attend(
+    backend: str, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
-    """The backend that `choose` names."""
-    return BACKENDS[choose(q, v)](q, k, v, scale=scale, mask=mask, causal=causal, dropout=dropout)
+    """The backend of that name, the one that `choose` names for `"auto"`."""
+    name = choose(q, k, v, _divisible(q, k, v, mask, causal, dropout)) if backend == "auto" else backend
+    return BACKENDS[name](q, k, v, scale=scale, mask=mask, causal=causal, dropout=dropout)
 
 
+MATRIX_UNITS = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())
+"""Whether this CPU multiplies matrices of half precision in units of their own (AMX)."""
 LONG_SEQUENCE = 480
-"""Queries above which padding beats plain products in float32: they cross between 401 and 577."""
+"""Keys above which padding beats whole maps of several heads: they cross between 401 and 577."""
 LONG_SEQUENCE_HALF = 2048
-"""The same in half precision, where plain products are faster at every length tried; a bound of their memory."""
+"""The same in half precision without matrix units, where whole maps are faster at every length tried; a bound of
+their memory."""
+FEW_KEYS = 128
+"""Keys up to which whole maps of one head each beat padding: 37 do, 197 do not."""
+FEW_ENTRIES = 2**15
+"""Entries of all maps up to which matrix units are not worth what they cost to set up."""
+MANY_ENTRIES = 2**20
+"""Entries of all maps in float32 above which they leave the cache, and chunks win."""
+IN_PLACE = 2**18
+"""Entries of maps above which a softmax in place is faster."""
+CHUNK_ROWS = 192
+"""Queries of a chunk, about: chunks are even."""
+CHUNK_NUMBERS = 2**17
+"""Entries of all maps of a chunk, for a cache of a megabyte or two."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.fx
@@ -44,7 +45,7 @@ class HeadLayout:
         used = {head: i for i, (own, rest) in enumerate(families) for head in (own, *rest)}
         return [used[head] for head in sorted(used)]
 
-    @property
+    @cached_property
     def groups(self) -> tuple[tuple[int, int], ...]:
         """Runs of `(number of maps, value heads per map)`: one attention call each."""
         runs: list[list[int]] = []

@@ -112,7 +112,7 @@ def test_chunks_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         for tokens in (40, 300, 1200):
             attend("chunked", *tensors(tokens, (4, 8)), **plain())
-    assert all(size.numel() <= max(backends.CHUNK_NUMBERS, most * size[-1]) and size[1] <= most for size in sizes)
+    assert all(size.numel() <= max(backends.CHUNK_ENTRIES, most * size[-1]) and size[1] <= most for size in sizes)
     assert max(size[0] for size in sizes if size[-1] == 40) > 1  # small maps go together
     assert sum(size[0] * size[1] for size in sizes if size[-1] == 1200) == 2 * 3 * 1200
 
@@ -124,10 +124,10 @@ FULL, HALF = torch.float32, torch.bfloat16
     ("batch", "queries", "keys", "widths", "dtype", "units", "wanted"),
     [
         (1, 4000, 4000, (64, 64), FULL, True, "sdpa"),
-        (1, 197, 197, (64, 128), FULL, True, "matmul"),
+        (1, 197, 197, (64, 128), FULL, True, "chunked"),
         (16, 257, 257, (64, 128), FULL, True, "chunked"),
         (4, 577, 577, (64, 128), FULL, False, "chunked"),
-        (4, 784, 49, (64, 128), FULL, True, "matmul"),
+        (16, 784, 49, (64, 128), FULL, True, "matmul"),
         (8, 37, 37, (64, 48), FULL, True, "matmul"),
         (1, 197, 197, (64, 48), FULL, True, "padded"),
         (8, 401, 401, (64, 128), HALF, True, "matmul"),

@@ -58,22 +58,26 @@ def matmul(
 def chunked(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
-    """The same for some queries of some maps at a time, so that what is worked on stays in the cache.
+    """The same for some queries of an image at a time, so that what is worked on stays in the cache and is not copied.
 
     What it has no form for (`_divisible`) is `matmul`'s.
     """
     if not _divisible(q, k, v, mask, causal, dropout):
         return matmul(q, k, v, scale=scale, mask=mask, causal=causal, dropout=dropout)
     batch, heads, queries, _ = q.shape
-    q, k, v = (t.flatten(0, 1) for t in (q * scale, k.transpose(-2, -1), v))
     rows = -(-queries // max(1, round(queries / CHUNK_ROWS)))
-    together = max(1, CHUNK_NUMBERS // (rows * k.shape[-1]))
-    out, room = v.new_empty(len(q), queries, v.shape[-1]), q.new_empty(together, rows, k.shape[-1])
-    for queries_, keys, values, outs in zip(*(t.split(together) for t in (q, k, v, out)), strict=True):
-        for some, part in zip(queries_.split(rows, 1), outs.split(rows, 1), strict=True):
-            scores = torch.bmm(some, keys, out=room[: len(some), : some.shape[1]])
-            torch.bmm(torch.softmax(scores, dim=-1, out=scores), values, out=part)
-    return out.view(batch, heads, queries, -1)
+    together = min(heads, max(1, CHUNK_ENTRIES // (rows * k.shape[2])))
+    out, room = v.new_empty(batch, queries, heads, v.shape[-1]), q.new_empty(together, rows, k.shape[2])
+    for image in range(batch):
+        for first in range(0, heads, together):
+            some = slice(first, first + together)
+            scaled, keys, values = q[image, some] * scale, k[image, some].transpose(1, 2), v[image, some]
+            for row in range(0, queries, rows):
+                part = scaled[:, row : row + rows]
+                scores = torch.bmm(part, keys, out=room[: len(part), : part.shape[1]])
+                outs = out[image, row : row + rows, some].transpose(0, 1)
+                torch.bmm(torch.softmax(scores, dim=-1, out=scores), values, out=outs)
+    return out.transpose(1, 2)
 
 
 def _softmax(scores: Tensor) -> Tensor:
@@ -121,7 +125,7 @@ def choose(q: Tensor, k: Tensor, v: Tensor, divisible: bool) -> str:
     if not wide:
         return "matmul" if keys <= FEW_KEYS else "padded"
     if divisible and not half:
-        return "matmul" if _entries(q, k) <= MANY_ENTRIES else "chunked"
+        return "matmul" if keys <= FEW_KEYS else "chunked"
     slow = keys > LONG_SEQUENCE or (half and not torch.compiler.is_compiling() and _entries(q, k) <= FEW_ENTRIES)
     return "padded" if slow else "matmul"
 
@@ -147,14 +151,12 @@ LONG_SEQUENCE_HALF = 2048
 """The same in half precision without matrix units, where whole maps are faster at every length tried; a bound of
 their memory."""
 FEW_KEYS = 128
-"""Keys up to which whole maps of one head each beat padding: 37 do, 197 do not."""
+"""Keys up to which whole maps of all images beat what is better with 197: padding, or chunks under a wide V."""
 FEW_ENTRIES = 2**15
 """Entries of all maps up to which matrix units are not worth what they cost to set up."""
-MANY_ENTRIES = 2**20
-"""Entries of all maps in float32 above which they leave the cache, and chunks win."""
 IN_PLACE = 2**18
 """Entries of maps above which a softmax in place is faster."""
 CHUNK_ROWS = 192
 """Queries of a chunk, about: chunks are even."""
-CHUNK_NUMBERS = 2**17
+CHUNK_ENTRIES = 200_000
 """Entries of all maps of a chunk, for a cache of a megabyte or two."""

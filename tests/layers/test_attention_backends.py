@@ -124,7 +124,8 @@ FULL, HALF = torch.float32, torch.bfloat16
     ("batch", "queries", "keys", "widths", "dtype", "units", "wanted"),
     [
         (1, 4000, 4000, (64, 64), FULL, True, "sdpa"),
-        (1, 197, 197, (64, 128), FULL, True, "chunked"),
+        (1, 197, 197, (64, 128), FULL, True, "matmul"),
+        (4, 197, 197, (64, 128), FULL, True, "chunked"),
         (16, 257, 257, (64, 128), FULL, True, "chunked"),
         (4, 577, 577, (64, 128), FULL, False, "chunked"),
         (16, 784, 49, (64, 128), FULL, True, "matmul"),

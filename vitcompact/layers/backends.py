@@ -125,7 +125,7 @@ def choose(q: Tensor, k: Tensor, v: Tensor, divisible: bool) -> str:
     if not wide:
         return "matmul" if keys <= FEW_KEYS else "padded"
     if divisible and not half:
-        return "matmul" if keys <= FEW_KEYS else "chunked"
+        return "matmul" if keys <= FEW_KEYS or _entries(q, k) <= CHUNK_ENTRIES else "chunked"
     slow = keys > LONG_SEQUENCE or (half and not torch.compiler.is_compiling() and _entries(q, k) <= FEW_ENTRIES)
     return "padded" if slow else "matmul"
 

@@ -153,8 +153,9 @@ def test_choice(
     monkeypatch.setattr(backends, "MATRIX_UNITS", units)
     shapes = [(batch, 3, queries, widths[0]), (batch, 3, keys, widths[0]), (batch, 3, keys, widths[1])]
     q, k, v = (torch.empty(shape, dtype=dtype, device="meta") for shape in shapes)
-    assert choose(q, k, v, divisible=True) == "sdpa"
+    assert choose(q, k, v, False, True) == "sdpa"
     q, k, v = (torch.empty(shape, dtype=dtype) for shape in shapes)
-    assert choose(q, k, v, divisible=True) == wanted
+    assert choose(q, k, v, False, True) == wanted
+    assert choose(q, k, v, True, False) == ("sdpa" if wanted == "sdpa" else "padded")
     if wanted == "chunked":
-        assert choose(q, k, v, divisible=False) in ("matmul", "padded")
+        assert choose(q, k, v, False, False) in ("matmul", "padded")

@@ -103,20 +103,23 @@ def maps(q: Tensor, k: Tensor, *, scale: float, mask: Tensor | None, causal: boo
 BACKENDS: dict[str, Attend] = {"sdpa": sdpa, "padded": padded, "matmul": matmul, "chunked": chunked}
 
 
-def choose(q: Tensor, k: Tensor, v: Tensor, divisible: bool) -> str:
+def choose(q: Tensor, k: Tensor, v: Tensor, masked: bool, divisible: bool) -> str:
     """The backend expected to be fastest for tensors like these, as `benchmarks/attention_backends.py` measures it.
 
     Equal widths always take the fused call, and so does everything outside the CPU, where its kernels take a wider V as
-    it is. On the CPU they fall to a slow path, for which padding makes up where there are many keys. Where V is so wide
-    that a map serves several heads, plain products win: of all maps together while those are small, and in chunks
-    above, but for the fused call of half precision where that has matrix units (AMX). What compilers see does not hang
-    on the batch, since they make one program for all of them.
+    it is. On the CPU they fall to a slow path, for which padding makes up where there is a mask, which it need not add,
+    or many keys. Where V is so wide that a map serves several heads, plain products win: of all maps together while
+    those are small, and in chunks above, but for the fused call of half precision where that has matrix units (AMX).
+    What compilers see does not hang on the batch, since they make one program for all of them.
 
     Args:
+        masked: whether there is a mask or a bias.
         divisible: whether the call can be done in chunks.
     """
     if q.shape[-1] == v.shape[-1] or q.device.type != "cpu":
         return "sdpa"
+    if masked:
+        return "padded"
     keys, wide = k.shape[-2], 2 * v.shape[-1] >= 3 * q.shape[-1]
     half = q.dtype in (torch.bfloat16, torch.float16)
     if half and not MATRIX_UNITS:
@@ -126,8 +129,8 @@ def choose(q: Tensor, k: Tensor, v: Tensor, divisible: bool) -> str:
         return "matmul" if keys <= FEW_KEYS else "padded"
     if divisible and not half:
         return "matmul" if keys <= FEW_KEYS or _entries(q, k) <= CHUNK_ENTRIES else "chunked"
-    slow = keys > LONG_SEQUENCE or (half and not torch.compiler.is_compiling() and _entries(q, k) <= FEW_ENTRIES)
-    return "padded" if slow else "matmul"
+    few = half and not torch.compiler.is_compiling() and q.shape[:2].numel() <= FEW_MAPS
+    return "padded" if keys > LONG_SEQUENCE or (few and _entries(q, k) <= FEW_ENTRIES) else "matmul"
 
 
 def _entries(q: Tensor, k: Tensor) -> int:
@@ -139,7 +142,8 @@ def attend(
     backend: str, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
     """The backend of that name, the one that `choose` names for `"auto"`."""
-    name = choose(q, k, v, _divisible(q, k, v, mask, causal, dropout)) if backend == "auto" else backend
+    divisible = _divisible(q, k, v, mask, causal, dropout)
+    name = choose(q, k, v, mask is not None, divisible) if backend == "auto" else backend
     return BACKENDS[name](q, k, v, scale=scale, mask=mask, causal=causal, dropout=dropout)
 
 
@@ -152,8 +156,9 @@ LONG_SEQUENCE_HALF = 2048
 their memory."""
 FEW_KEYS = 128
 """Keys up to which whole maps of all images beat what is better with 197: padding, or chunks under a wide V."""
-FEW_ENTRIES = 2**15
-"""Entries of all maps up to which matrix units are not worth what they cost to set up."""
+FEW_MAPS, FEW_ENTRIES = 8, 2**18
+"""Maps of all images, and their entries, up to which matrix units are not worth what they cost to set up: those of one
+image."""
 IN_PLACE = 2**18
 """Entries of maps above which a softmax in place is faster."""
 CHUNK_ROWS = 192

@@ -18,8 +18,6 @@ from vitcompact.utils.processes import Processes
 
 EVALUATIONS = 6
 """How often held-out images are looked at in one block's run."""
-SMALLER_RATE = 0.1
-"""Times the rate: a second run of a block whose held-out error no step of the first made smaller."""
 ROWS_A_STEP = 1200
 MOST_IMAGES = 32
 """Images a step: as many as have about so many tokens, two at least. In the same time more steps on fewer images get
@@ -70,61 +68,39 @@ def reconstruct_block(
     """
     streams.open_block()
     images = options.batch_size or images_a_step(streams.example(), channel_dim)
-    run = _Run(streams, options, images)
-    found = before = _held_out_error(streams, streams.current_block, options)
-    steps = 0
-    for rate in (options.lr, options.lr * SMALLER_RATE):
-        found, steps = run.descend(rate, before, seed)
-        if steps:
-            break
-    return Reconstruction(before, found, steps)
-
-
-class _Run:
-    """What trains one block, from the weights that it has, as often as it is asked to."""
-
-    def __init__(self, streams: Streams, options: ReconstructOptions, images: int) -> None:
-        self.streams, self.options, self.images = streams, options, images
-        self.block = streams.current_block
-        self.parameters = [p for p in self.block.parameters() if p.is_floating_point()]
-
-    def descend(self, rate: float, before: float, seed: int) -> tuple[float, int]:
-        """Train in place and leave the weights that do best on the held-out images; their error and step, 0 for those
-        of before."""
-        steps, parameters = self.options.steps, self.parameters
-        groups = [{"params": [p], "lr": rate * _size(p)} for p in parameters]
-        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-        start_rates = [group["lr"] for group in optimizer.param_groups]
-        generator = torch.Generator().manual_seed(seed)
-        best, kept, best_step = before, _snapshot(parameters), 0
-        every = max(1, math.ceil(steps / EVALUATIONS))
-        for step in range(steps):
-            for group, start in zip(optimizer.param_groups, start_rates, strict=True):
-                group["lr"] = start * _schedule(step, steps)
-            self._one_step(optimizer, generator)
-            if (step + 1) % every == 0 or step + 1 == steps:
-                error = _held_out_error(self.streams, self.block, self.options)
-                if error < best:
-                    best, kept, best_step = error, _snapshot(parameters), step + 1
-        for parameter, value in zip(parameters, kept, strict=True):
-            parameter.copy_(value)
-            parameter.grad = None
-        return best, best_step
-
-    def _one_step(self, optimizer: torch.optim.Adam, generator: torch.Generator) -> None:
+    block = streams.current_block
+    parameters = [p for p in block.parameters() if p.is_floating_point()]
+    groups = [{"params": [p], "lr": options.lr * _size(p)} for p in parameters]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
+    start_rates = [group["lr"] for group in optimizer.param_groups]
+    generator = torch.Generator().manual_seed(seed)
+    best = before = _held_out_error(streams, block, options)
+    kept, best_step = _snapshot(parameters), 0
+    every = max(1, math.ceil(options.steps / EVALUATIONS))
+    for step in range(options.steps):
+        for group, rate in zip(optimizer.param_groups, start_rates, strict=True):
+            group["lr"] = rate * _schedule(step, options.steps)
         with torch.enable_grad():
-            for parameter in self.parameters:
+            for parameter in parameters:
                 parameter.requires_grad_(True)
-            batch, together = self.streams.training_batch(self.images, generator)
+            batch, together = streams.training_batch(images, generator)
             optimizer.zero_grad()
             if batch is not None:
                 share = len(batch.target) / together
-                loss = _loss(self.block, batch, self.options)
+                loss = _loss(block, batch, options)
                 (loss if share == 1 else loss * share).backward()
-            _average(self.parameters, self.streams.processes)
-        for parameter in self.parameters:
+            _average(parameters, streams.processes)
+        for parameter in parameters:
             parameter.requires_grad_(False)
         optimizer.step()
+        if (step + 1) % every == 0 or step + 1 == options.steps:
+            error = _held_out_error(streams, block, options)
+            if error < best:
+                best, kept, best_step = error, _snapshot(parameters), step + 1
+    for parameter, value in zip(parameters, kept, strict=True):
+        parameter.copy_(value)
+        parameter.grad = None
+    return Reconstruction(before, best, best_step)
 
 
 def _average(parameters: list[nn.Parameter], processes: Processes) -> None:

@@ -2,6 +2,7 @@
 
     python benchmarks/attention_backends.py [--heads 6 --dim 64 --batch 16 --pairs 15]
     python benchmarks/attention_backends.py --maps 6 --widths 48 40    # every head has a map, but thin ones
+    python benchmarks/attention_backends.py --bias --tokens 49 --heads 3 --maps 2 --dim 32 --batch 64   # windows
     python benchmarks/attention_backends.py --device cuda --tokens 197 257 1370 4097
 
 Prints, per number of tokens and dtype, each backend's median time relative to timm's fused attention over all heads
@@ -48,13 +49,15 @@ def sliced(q: Tensor, k: Tensor, v: Tensor, **how: Any) -> Tensor:
     return out.unflatten(1, (-1, slices)).transpose(2, 3).flatten(3)
 
 
-def others(device: str) -> dict[str, Run]:
+def others(device: str, biased: bool) -> dict[str, Run]:
     """Ways that no layer takes, for comparison."""
     if device == "cpu":
-        return {"sliced": sliced}
+        return {} if biased else {"sliced": sliced}
     flex = torch.compile(flex_attention, dynamic=False)
     named = {"efficient": SDPBackend.EFFICIENT_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
     found: dict[str, Run] = {name: partial(by_kernel, kernel, BACKENDS["sdpa"]) for name, kernel in named.items()}
+    if biased:
+        return {**found, "padeff": partial(by_kernel, SDPBackend.EFFICIENT_ATTENTION, padded)}
     found["padflash"] = partial(by_kernel, SDPBackend.FLASH_ATTENTION, padded)
     return {**found, "sliced": sliced, "flex": lambda q, k, v, **how: flex(q, k, v, scale=how["scale"])}
 
@@ -103,6 +106,7 @@ def main() -> None:
     parser.add_argument("--maps", type=int, help="heads that keep their map; default: half")
     parser.add_argument("--widths", type=int, nargs=2, metavar=("QK", "V"), help="of a map; default: dim, twice that")
     parser.add_argument("--keys", type=int, help="of every length; default: one a token")
+    parser.add_argument("--bias", action="store_true", help="added to every map, the same for all images")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[37, 197, 257, 577, 1025])
@@ -110,7 +114,7 @@ def main() -> None:
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", category=UserWarning)  # why a kernel does not take such shapes
     device = torch.device(args.device)
-    ways: dict[str, Run] = {"auto": partial(attend, "auto"), **BACKENDS, **others(device.type)}
+    ways: dict[str, Run] = {"auto": partial(attend, "auto"), **BACKENDS, **others(device.type, args.bias)}
     print(f"{'dtype':9} {'tokens':>6} {'fused us':>9}" + "".join(f"{name:>10}" for name in ways))
     for dtype in (getattr(torch, name) for name in args.dtypes):
         for tokens in args.tokens:
@@ -119,8 +123,11 @@ def main() -> None:
             made = partial(heads_of, args.batch, dtype, device)
             q, k, v = (made(length, args.heads, args.dim) for length in (tokens, keys, keys))
             fewer = made(tokens, maps, narrow), made(keys, maps, narrow), made(keys, maps, wide)
-            runs: dict[str, Callable[[], Tensor]] = {"fused": partial(F.scaled_dot_product_attention, q, k, v)}
-            how = {"scale": args.dim**-0.5, "mask": None, "causal": False, "dropout": 0.0}
+            bias = torch.randn(1, args.heads, tokens, keys, dtype=dtype, device=device) if args.bias else None
+            fused = partial(F.scaled_dot_product_attention, q, k, v, attn_mask=bias)
+            runs: dict[str, Callable[[], Tensor]] = {"fused": fused}
+            mask = None if bias is None else bias[:, :maps]
+            how = {"scale": args.dim**-0.5, "mask": mask, "causal": False, "dropout": 0.0}
             for name, run in ways.items():
                 runs[name] = partial(run, *fewer, **how)
             times = measure(runs, device, args.pairs)

@@ -52,11 +52,11 @@ WARMUP = 2
 """Steps that are not timed."""
 
 
-def pair(images: torch.Tensor, **sizes: int) -> tuple[nn.Module, nn.Module]:
+def pair(images: torch.Tensor, device: str = "cpu", **sizes: int) -> tuple[nn.Module, nn.Module]:
     """A teacher, and the student that the pair makes of it."""
     torch.manual_seed(0)
     teacher = timm.create_model(**MODEL, **sizes).eval()
-    return teacher, vitcompact.convert(teacher, images=images[:32], ratio=0.5, rank_ratio=0.5)
+    return teacher, vitcompact.convert(teacher, images=images[:32], ratio=0.5, rank_ratio=0.5, device=device)
 
 
 def bare(
@@ -105,7 +105,7 @@ def timed(steps: int, batch: int, device: str, amp: bool, whole: bool, processes
     torch.set_num_threads(1)
     side = 224 if whole else SMALLER["img_size"]
     images = torch.randn(4 * batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-    teacher, student = pair(images, **({} if whole else SMALLER))
+    teacher, student = pair(images, device, **({} if whole else SMALLER))
     line = [f"{processes.world} process(es)"]
     if not processes.several:
         line.append(f"bare {steps * batch / bare(teacher, student, images, steps, batch, device, amp):.1f}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import vitcompact
+from vitcompact.data.prefetch import sent_ahead
+from vitcompact.errors import DataError
 from vitcompact.options.surgery import TERMS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -95,3 +100,37 @@ def test_analysis_training_evaluation_and_speed() -> None:
     found = vitcompact.bench(folded, model, batch_sizes=(4,), num_pairs=3, device="cuda", dtype=torch.bfloat16)
     assert found.headline.model.peak_memory_bytes
     assert "cuda" in found.backend
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_batches_are_sent_ahead_whole_and_in_order(where: str) -> None:
+    whole = [torch.full((64, 3, 112, 112), float(number), device=where) for number in range(8)]
+    read: list[int] = []
+
+    def reading() -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(whole):
+            read.append(number)
+            yield batch.clone(), torch.tensor([number])
+
+    weight = torch.randn(2048, 2048, device="cuda")
+    for number, (images, label) in enumerate(sent_ahead(reading(), torch.device("cuda"))):
+        for _ in range(20):  # the device is still busy when the next batch comes
+            weight = (weight @ weight).clamp(-1, 1)
+        assert [each.device.type for each in (images, label)] == ["cuda", "cuda"]
+        assert bool((images == number).all())
+        assert int(label) == number
+    assert read == list(range(8))
+
+
+def test_what_reading_raises_comes_through_and_stopping_early_leaves_nothing_running() -> None:
+    def reading() -> Generator[tuple[Tensor, ...]]:
+        yield (torch.zeros(1),)
+        yield (torch.ones(1),)
+        raise DataError("no image is left")
+
+    with pytest.raises(DataError, match="no image is left"):
+        list(sent_ahead(reading(), torch.device("cuda")))
+    batches = reading()
+    with closing(batches), closing(sent_ahead(batches, torch.device("cuda"))) as sent:
+        next(sent)
+    assert not [each for each in threading.enumerate() if each.name.startswith("vitcompact-send")]

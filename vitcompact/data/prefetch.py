@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,6 +37,34 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
         finally:
             for future in pending:
                 future.cancel()
+
+
+def sent_ahead(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Generator[tuple[Tensor, ...]]:
+    """The batches on `device`; while CUDA works on one, the next is read, pinned and sent, by a thread and a stream.
+
+    A consumer that stops early has read one batch more than it got.
+    """
+    if device.type != "cuda":
+        yield from (tuple(tensor.to(device) for tensor in batch) for batch in batches)
+        return
+    ahead, reader = torch.cuda.Stream(device), iter(batches)
+    ahead.wait_stream(torch.cuda.current_stream(device))
+
+    def send() -> tuple[Tensor, ...] | None:
+        with torch.cuda.stream(ahead):
+            batch = next(reader, None)
+            host = [tensor.pin_memory() if tensor.device.type == "cpu" else tensor for tensor in batch or ()]
+            sent = tuple(tensor.to(device, non_blocking=True) for tensor in host)
+            ahead.synchronize()  # waits for the copy alone, and in this thread; `host` has to last until then
+        return None if batch is None else sent
+
+    with ThreadPoolExecutor(1, thread_name_prefix="vitcompact-send") as pool:
+        pending = pool.submit(send)
+        while (batch := pending.result()) is not None:
+            pending = pool.submit(send)
+            for tensor in batch:
+                tensor.record_stream(torch.cuda.current_stream(device))
+            yield batch
 
 
 def chunked(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -11,6 +11,7 @@ from typing import NoReturn
 import torch
 from torch import nn
 
+from vitcompact.data.prefetch import sent_ahead
 from vitcompact.errors import Interrupted
 from vitcompact.training.course import Course
 from vitcompact.training.held_out import HeldOut, Scores
@@ -81,8 +82,11 @@ class Loop:
         self._took, self._stepped = 0.0, self.watch.seconds
         self._start_progress()
         if not self.plan.finished:
-            with closing(self.stream.batches(self.plan.step)) as batches:  # type: ignore[type-var]
-                for images, labels in batches:
+            with (
+                closing(self.stream.batches(self.plan.step)) as batches,  # type: ignore[type-var]
+                closing(sent_ahead(batches, self.device)) as sent,
+            ):
+                for images, labels in sent:
                     self._look_back()
                     self._one_step(images, labels)
                     if self.plan.finished:
@@ -98,7 +102,7 @@ class Loop:
 
     def _one_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.rate.apply(self.plan)
-        loss = self.stepper.step(self.plan.step, images.to(self.device), labels.to(self.device))
+        loss = self.stepper.step(self.plan.step, images, labels)
         self.plan.advance()
         self._pace.tick(self.plan.step)
         self._keep_to_time()

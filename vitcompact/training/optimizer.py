@@ -276,10 +276,12 @@ class Stepper:
         buffers = [(buffer, buffer.clone()) for buffer in self.student.buffers()]
         if self._mixing is not None:
             images, labels = self._mixing(number, images, labels)
-        value, norm = self._gradients(images, labels), math.nan
-        if math.isfinite(value):
-            norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)))
-        if not math.isfinite(norm):
+        losses = self._gradients(images, labels)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm))
+        # Read when all is under way: a device has nothing to do while it is waited for.
+        value, processes = sum(map(float, losses)), self._sharing.processes
+        value = value if self._learner is None else processes.sums(value / processes.world)[0]
+        if not (math.isfinite(value) and math.isfinite(norm)):
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
@@ -292,22 +294,18 @@ class Stepper:
         self.bad_in_a_row = 0
         return value
 
-    def _gradients(self, images: Tensor, labels: Tensor) -> float:
-        """The loss of the whole batch and, where it is finite, its gradients."""
-        parts, value, processes = self._sharing.parts(images, labels), 0.0, self._sharing.processes
+    def _gradients(self, images: Tensor, labels: Tensor) -> list[Tensor]:
+        """Gradients of the whole batch, and the losses that its parts have in this process, on the device."""
+        parts, losses = self._sharing.parts(images, labels), []
         for place, part in enumerate(parts):
-            last = place + 1 == len(parts)
-            with self._exchanging(last):
+            with self._exchanging(last=place + 1 == len(parts)):
                 if self._learner is None:
                     loss = self._loss(*part) if part[2] is not None else self._loss(*part[:2])
-                    value += float(loss.detach())
                 else:
                     loss = self._learner(*part)
-                    value += float(loss.detach()) / processes.world
-                known = processes.sums(value)[0] if last or self.sharded else value
-                if math.isfinite(known):
-                    loss.backward()
-        return known
+                loss.backward()
+                losses.append(loss.detach())
+        return losses
 
     def _exchanging(self, last: bool) -> AbstractContextManager[None]:
         """Gradients of whole models are exchanged once a step; those of sharded ones after each part, to stay small."""

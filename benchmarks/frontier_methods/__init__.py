@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from . import heads, merging, naive, ours, torch_pruning, uniform, variance
+from . import diffrate, grail, heads, merging, naive, ours, torch_pruning, uniform, variance
 from .common import Calibration, UnreachableError
 
 __all__ = ["METHODS", "Calibration", "Method", "UnreachableError"]
@@ -50,5 +50,9 @@ METHODS: dict[str, Method] = {
     "heads": Method("head removal (Michel et al.)", heads.remove_heads),
     "torch-pruning": Method("Torch-Pruning (Taylor, bottleneck)", torch_pruning.prune),
     "variance": Method("variance-based pruning", variance.prune),
+    "grail-magnitude": Method("GRAIL after magnitude", grail.magnitude),
+    "grail-wanda": Method("GRAIL after Wanda", grail.wanda),
+    "grail-gram": Method("GRAIL after activation energy", grail.energy),
+    "diffrate": Method("DiffRate", diffrate.search),
     "merge": Method("token merging alone", merging.merge),
 }

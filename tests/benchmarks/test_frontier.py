@@ -24,12 +24,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from frontier_curves import at_speed, bootstrap, curves
 from frontier_measure import fine_tune
-from frontier_methods import METHODS, Calibration, UnreachableError, heads, variance
+from frontier_methods import METHODS, Calibration, UnreachableError, diffrate, grail, heads, variance
 from frontier_methods.common import macs_of, nearest
 from frontier_records import Key, Records, read_entries
 from frontier_report import tables
 
 pytestmark = pytest.mark.sweep
+GRAIL = ["grail-magnitude", "grail-wanda", "grail-gram"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,21 @@ def calibration() -> Calibration:
     return Calibration(images, torch.randint(5, (16,), generator=generator), batch_size=8)
 
 
-@pytest.mark.parametrize("method", ["pair", "uniform", "svd", "svd-copy", "heads", "variance", "merge"])
+ANY = [
+    "pair",
+    "uniform",
+    "svd",
+    "svd-copy",
+    "heads",
+    "variance",
+    "grail-magnitude",
+    "grail-wanda",
+    "grail-gram",
+    "merge",
+]
+
+
+@pytest.mark.parametrize("method", ["pair", "uniform", "svd", "svd-copy", "heads", "variance", "merge", *GRAIL])
 def test_methods_come_near_the_target_and_leave_the_model_alone(
     method: str, model: VisionTransformer, calibration: Calibration
 ) -> None:
@@ -106,6 +121,45 @@ def test_every_method_gets_the_same_fine_tuning(
         made = METHODS[method].run(model, calibration, 0.85)
         fine_tune(made, model, [str(tmp_path)], minutes=None, steps=1, batch_size=1, seed=0)
     assert used == [TrainOptions(steps=1, seed=0)] * 3
+
+
+@torch.no_grad()
+def test_grail_puts_together_what_it_removes(model: VisionTransformer, calibration: Calibration) -> None:
+    """Units that have a twin among those that stay are lost without a trace."""
+    twice = copy.deepcopy(model)
+    for mlp in twice.modules():
+        if isinstance(mlp, timm.layers.Mlp):
+            half = mlp.fc1.out_features // 2
+            mlp.fc1.weight[half:], mlp.fc1.bias[half:] = mlp.fc1.weight[:half], mlp.fc1.bias[:half]
+    found = grail.prune(twice, calibration, 0.9, lambda mlp, gram: -torch.arange(len(gram)).float())
+    assert macs_of(found) < 0.95 * macs_of(twice)
+    off = (found(calibration.images) - twice(calibration.images)).norm() / twice(calibration.images).norm()
+    assert off < 2e-3  # the ridge's
+
+
+@pytest.mark.parametrize("classes", [5, 0])
+def test_diffrate_is_exact_where_nothing_goes_and_keeps_every_patch(classes: int, calibration: Calibration) -> None:
+    model: VisionTransformer = timm.create_model("test_vit", img_size=64, num_classes=classes, depth=4).eval()
+    model, images = perturbed(model, seed=1).eval(), calibration.images
+    same, blocks = diffrate.install(model)
+    torch.testing.assert_close(same(images), model(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(same.forward_features(images)[:, :1], model.forward_features(images)[:, :1])
+    if classes:
+        return
+    torch.testing.assert_close(same.forward_features(images), model.forward_features(images), rtol=1e-4, atol=1e-5)
+    for block, kept in zip(blocks, [(16, 16), (14, 12), (12, 11), (8, 8)], strict=True):
+        block.kept = kept
+    assert same.forward_features(images).shape == model.forward_features(images).shape
+    assert macs_of(same) < macs_of(model)
+
+
+def test_diffrate_searches_for_the_target(calibration: Calibration) -> None:
+    model = timm.create_model("test_vit", img_size=64, num_classes=5, depth=4).eval()
+    before = copy.deepcopy(model.state_dict())
+    found = METHODS["diffrate"].run(model, calibration, 0.8)
+    assert abs(macs_of(found) / macs_of(model) - 0.8) <= 0.04
+    assert found(calibration.images).shape == (16, 5)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
 
 
 def test_a_target_out_of_reach(model: VisionTransformer, calibration: Calibration) -> None:

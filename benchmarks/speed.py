@@ -21,6 +21,7 @@ from typing import Any
 
 import timm
 import torch
+from frontier_methods import torch_pruning
 from speed_profile import spent
 from torch import Tensor, nn
 
@@ -38,6 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {},
 }
 NOISE = 96
+PEER = "torch-pruning-"
 RUNS: dict[str, Backend] = {
     "eager": "torch",
     "graphs": "torch",
@@ -58,7 +60,9 @@ def load(name: str) -> nn.Module:
 
 
 def compacted(model: nn.Module, plan: str, images: ImageBatches | None, device: str) -> nn.Module:
-    """`model` after the pair or a budget of MACs, folded, on the CPU."""
+    """`model` after the pair or a budget of MACs, folded, or after Torch-Pruning; on the CPU."""
+    if plan.startswith(PEER):
+        return torch_pruning.shapes(model, float(plan.removeprefix(PEER)))
     model = model.to(device)
     if plan == "pair":
         made = vitcompact.convert(model, ratio=0.5, rank_ratio=0.5, images=None)
@@ -132,7 +136,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), metavar="NAME", help="timm names or checkpoints")
     parser.add_argument(
-        "--plans", nargs="+", default=["pair", "0.6"], metavar="PLAN", help="pair, or a share of the MACs"
+        "--plans",
+        nargs="+",
+        default=["pair", "0.6"],
+        metavar="PLAN",
+        help="pair, or a share of the MACs, or torch-pruning-SHARE",
     )
     parser.add_argument("--images", metavar="DIR", help="calibration images for budgets; default: noise")
     parser.add_argument("--device", default="cpu")

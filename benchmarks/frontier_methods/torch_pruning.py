@@ -32,11 +32,18 @@ def prune(model: nn.Module, calibration: Calibration, target: float) -> nn.Modul
     Raises:
         ImportError: torch-pruning is not installed.
     """
-    # The ratio decides the widths whatever the importance is, so the search needs no gradients.
-    step = nearest(
-        lambda step: macs_of(_pruned(model, step / STEPS, None)), range(STEPS), macs_of(model), target
-    )  # fmt: skip
-    return _pruned(model, step / STEPS, calibration)
+    return _pruned(model, _ratio(model, target), calibration)
+
+
+def shapes(model: nn.Module, target: float) -> nn.Module:
+    """The same model's shapes, for timing: which dimensions go is left to chance."""
+    return _pruned(model, _ratio(model, target), None)
+
+
+def _ratio(model: nn.Module, target: float) -> float:
+    """The ratio decides the widths whatever the importance is, so the search needs no gradients."""
+    steps = range(STEPS)
+    return nearest(lambda step: macs_of(_pruned(model, step / STEPS, None)), steps, macs_of(model), target) / STEPS
 
 
 def _pruned(model: nn.Module, ratio: float, calibration: Calibration | None) -> nn.Module:

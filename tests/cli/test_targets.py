@@ -80,6 +80,27 @@ def json_of(name: str) -> Any:
         (("analyze", "X", "--target-macs", "0.9", "--latency-backend", "torch"), "give --target-latency with it"),
         (("compact", "X", "OUT", "--macs", "0.9", "--latency-backend", "compile"), "give --speedup with it"),
         (("convert", "X", "OUT", "--target-latency", "0.9", "--latency-backend", "tensorrt"), "openvino"),
+        (("convert", "X", "OUT", "--target-macs", "0.9", "--latency-batch", "1"), "give --target-latency with it"),
+        (
+            ("convert", "X", "OUT", "--target-latency", "0.9", "--latency-batch", "0"),
+            "--latency-batch must be at least 1",
+        ),
+        (("analyze", "X", "--target-latency", "0.9", "--latency-dtype", "int8"), "bfloat16"),
+        (("compact", "X", "OUT", "--macs", "0.9", "--latency-dtype", "bfloat16"), "give --speedup with it"),
+        (
+            (
+                "compact",
+                "X",
+                "OUT",
+                "--speedup",
+                "1.2",
+                "--latency-backend",
+                "onnxruntime",
+                "--latency-dtype",
+                "bfloat16",
+            ),
+            "--latency-backend onnxruntime runs float32 here: leave out --latency-dtype",
+        ),
     ],
 )
 def test_refused(words: tuple[str, ...], part: str, run: Run, images: Path) -> None:
@@ -130,5 +151,6 @@ def test_a_runtime_that_is_missing_is_said_before_anything_is_read(
     [((), True), (("target_latency",), True), (("target_macs",), False), (("ratio",), False), (("seed",), True)],
 )
 def test_the_recorded_runtime_goes_with_a_target_of_latency(given: tuple[str, ...], kept: bool) -> None:
-    recorded = {"target_latency": 0.8, "latency_backend": "openvino"}
-    assert ("latency_backend" in recorded_selection(recorded, frozenset(given), None)) == kept
+    recorded = {"target_latency": 0.8, "latency_backend": "openvino", "latency_batch": 1, "latency_dtype": None}
+    found = recorded_selection(recorded, frozenset(given), None)
+    assert [name in found for name in ("latency_backend", "latency_batch", "latency_dtype")] == [kept] * 3

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, get_args
 
@@ -23,10 +23,11 @@ from vitcompact.models.cost import count, meta_copy
 from vitcompact.models.latency import Call, Host, relative_latency
 from vitcompact.options.compaction import CompactionOptions
 from vitcompact.options.shared import BACKENDS, Backend
-from vitcompact.planning import planner, site_time
+from vitcompact.planning import planner, serving, site_time
 from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.planner import plan_measured
 from vitcompact.planning.request import Budget, budget_of
+from vitcompact.planning.serving import Serving
 from vitcompact.planning.site_structure import built, recorded
 from vitcompact.reporting.budget import unit_text
 
@@ -67,16 +68,16 @@ def test_everything_timed_runs_there_and_few_of_it(
 ) -> None:
     """Layers, whole plans and schedules of merging; each structure once, and of many sizes some."""
     counting = Counting("onnxruntime")
-    monkeypatch.setattr(planner, "host_of", lambda backend: {"onnxruntime": counting.host}[backend])
+    monkeypatch.setattr(serving, "host_of", lambda backend: {"onnxruntime": counting.host}[backend])
     monkeypatch.setattr(site_time, "CONVERTED", 30)
-    budget = Budget("latency", 0.8, backend="onnxruntime")
-    found = plan_measured(vit, losses, budget, latency_batch=2)
+    budget = Budget("latency", 0.8, serving=Serving("onnxruntime", 2))
+    found = plan_measured(vit, losses, budget)
     reached = found.plan.reached
     assert reached is not None
-    assert (reached.backend, reached.target) == ("onnxruntime", 0.8)
+    assert (reached.backend, reached.batch_size, reached.dtype, reached.target) == ("onnxruntime", 2, None, 0.8)
     assert reached.left == pytest.approx(0.8, rel=0.03)
     assert "latency 0.8" in str(found.plan)
-    assert "on onnxruntime" in str(found.plan)
+    assert "on onnxruntime, 2 images per batch" in str(found.plan)
     layers = [module for module in counting.prepared if not hasattr(module, "blocks")]
     assert 2 * 8 <= len(layers) <= 30 + 2 + 2 * 5  # the whole layers come along with each chunk
     models = [module for module in counting.prepared if hasattr(module, "blocks")]
@@ -94,15 +95,42 @@ def test_a_plan_that_is_timed_again_is_not_converted_again(vit: nn.Module) -> No
 
 def test_times_of_another_runtime_do_not_count(vit: nn.Module, losses: Losses, monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = {name: Counting(name) for name in ("onnxruntime", "openvino")}
-    monkeypatch.setattr(planner, "host_of", lambda backend: hosts[backend].host)
-    once = planner.timed(vit, losses, "onnxruntime", 2)
+    monkeypatch.setattr(serving, "host_of", lambda backend: hosts[backend].host)
+    one = Serving("onnxruntime", 2)
+    once = planner.timed(vit, losses, one)
     assert once.times is not None
-    assert once.times.backend == "onnxruntime"
-    assert planner.timed(vit, once, "onnxruntime", 2) is once
-    other = planner.timed(vit, once, "openvino", 2)
+    assert once.times.serving == one
+    assert planner.timed(vit, once, one) is once
+    other = planner.timed(vit, once, Serving("openvino", 2))
     assert other.times is not None
-    assert other.times.backend == "openvino"
+    assert other.times.serving.backend == "openvino"
     assert hosts["openvino"].prepared
+    before = len(hosts["onnxruntime"].prepared)
+    planner.timed(vit, once, Serving("onnxruntime", 1))
+    assert len(hosts["onnxruntime"].prepared) > before
+
+
+def test_what_is_timed_runs_as_it_is_served(vit: nn.Module, losses: Losses, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and images of layers and whole models, in the number format and batches asked for; the model stays."""
+    counting, calls = Counting("torch"), list[Call]()
+    kinds: set[torch.dtype] = set()
+
+    def prepare(modules: Sequence[nn.Module], call: Call) -> list[Callable[[], float]]:
+        calls.append(call)
+        for module in modules:
+            module(*call.args, **call.kwargs)  # which would not go together in two formats
+            kinds.update(p.dtype for p in module.parameters())
+        return counting.host.prepare([copy.deepcopy(module).float() for module in modules], call)
+
+    monkeypatch.setattr(serving, "host_of", lambda _: Host(prepare))
+    found = plan_measured(vit, losses, Budget("latency", 0.8, serving=Serving("torch", 3, "bfloat16"))).plan
+    assert {call.args[0].dtype for call in calls} == {torch.bfloat16}
+    assert {len(call.args[0]) for call in calls} == {3}
+    assert kinds == {torch.bfloat16}
+    assert {p.dtype for p in vit.parameters()} == {torch.float32}
+    assert found.reached is not None
+    assert (found.reached.batch_size, found.reached.dtype) == (3, "bfloat16")
+    assert "in bfloat16, 3 images per batch" in str(found)
 
 
 def broad(name: str) -> Any:
@@ -170,6 +198,8 @@ def test_the_backends_are_those_of_bench() -> None:
     assert set(BACKENDS) == set(get_args(Backend))
     assert [host_of(name).name for name in get_args(Backend)] == list(get_args(Backend))
     assert unit_text({"unit": "latency", "backend": "openvino"}) == "time in OpenVINO"
+    assert unit_text({"unit": "latency", "backend": "torch", "dtype": "bfloat16"}) == "time in bfloat16"
+    assert unit_text({"unit": "latency", "backend": "compile", "dtype": "float16"}) == "time in torch.compile, float16"
     assert unit_text({"unit": "latency", "backend": "torch"}) == unit_text({"unit": "latency"}) == "time"
 
 
@@ -178,7 +208,13 @@ def test_the_backends_are_those_of_bench() -> None:
     [
         (lambda: budget_of(0.8, None, None, None, latency_backend="openvino"), "give `target_latency` with it"),
         (lambda: budget_of(None, None, None, None, latency_backend="torch"), "give `target_latency` with it"),
-        (lambda: Budget("latency", 0.8, backend="tensorrt"), "`latency_backend` takes 'torch', 'compile', "),  # type: ignore[arg-type]
+        (lambda: budget_of(0.8, None, None, None, latency_batch=1), "`latency_batch` .*give `target_latency` with it"),
+        (lambda: budget_of(None, 0.8, None, None, latency_dtype="bfloat16"), "`latency_dtype` .*give `target_latency`"),
+        (lambda: Serving("tensorrt"), "`latency_backend` takes 'torch', 'compile', "),  # type: ignore[arg-type]
+        (lambda: Serving(dtype="int8"), "`latency_dtype` takes 'bfloat16', 'float16', got 'int8'"),  # type: ignore[arg-type]
+        (lambda: Serving("openvino", dtype="bfloat16"), "leave out `latency_dtype`"),
+        (lambda: budget_of(None, None, 0.8, None, latency_batch=0), "`latency_batch` must be at least 1, got 0"),
+        (lambda: CompactionOptions(macs=0.5, latency_dtype="bfloat16"), "give `speedup` with it"),
         (lambda: CompactionOptions(macs=0.5, latency_backend="compile"), "give `speedup` with it"),
         (lambda: CompactionOptions(max_drop=0.5, latency_backend="compile"), "give `speedup` with it"),
     ],
@@ -194,15 +230,16 @@ def test_a_runtime_that_is_missing_is_named_with_its_extra(name: Backend, monkey
     missing = FORMATS[RUNTIMES[name]].modules[-1]
     monkeypatch.setattr(importlib.util, "find_spec", lambda module, *rest: None if module == missing else found(module))
     with pytest.raises(UsageError, match=rf"pip install 'vitcompact\[{FORMATS[RUNTIMES[name]].extra}\]'"):
-        Budget("latency", 0.8, backend=name)
-    assert replace(Budget("latency", 0.8), backend="compile").backend == "compile"
+        Budget("latency", 0.8, serving=Serving(name))
+    assert Serving("compile").host.name == "compile"
 
 
 def test_budgets_say_where_they_were_timed(vit: nn.Module, losses: Losses, monkeypatch: pytest.MonkeyPatch) -> None:
     from vitcompact.planning.budget_report import budget_json
 
     counting = Counting("onnxruntime")
-    monkeypatch.setattr(planner, "host_of", lambda _: counting.host)
-    document = budget_json(plan_measured(vit, losses, Budget("latency", 0.9, backend="onnxruntime"), latency_batch=2))
-    assert json.loads(json.dumps(document))["backend"] == "onnxruntime"
+    monkeypatch.setattr(serving, "host_of", lambda _: counting.host)
+    document = budget_json(plan_measured(vit, losses, Budget("latency", 0.9, serving=Serving("onnxruntime", 2))))
+    told = json.loads(json.dumps(document))
+    assert (told["backend"], told["batch_size"], told["dtype"]) == ("onnxruntime", 2, None)
     assert budget_json(plan_measured(vit, losses, Budget("macs", 0.9)))["backend"] is None

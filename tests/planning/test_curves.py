@@ -22,6 +22,7 @@ from vitcompact.planning.curves import Curves
 from vitcompact.planning.kept_losses import from_json, to_json
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget
+from vitcompact.planning.serving import Serving
 from vitcompact.planning.site_time import SiteTimes
 
 from .helpers import SIZE, perturbed_model
@@ -72,7 +73,7 @@ def test_several_targets_of_latency_time_the_layers_once(
     timed: list[int] = []
 
     def counted(*args: Any) -> SiteTimes:
-        timed.append(len(args[2]))
+        timed.append(args[2].batch_size)
         return SiteTimes({})
 
     monkeypatch.setattr(planner, "time_sites", counted)
@@ -80,8 +81,8 @@ def test_several_targets_of_latency_time_the_layers_once(
     other = perturbed_model("test_vit2", img_size=64, num_classes=5, num_heads=4, embed_dim=48, depth=1)
     curves = Curves()
     for model, share, batch in ((vit, 0.9, 2), (vit, 0.8, 2), (vit, 0.8, 1), (other, 0.9, 1)):
-        budget = Budget("latency", share)
-        plan_for(model, from_tensor(images, 16), budget, latency_batch=batch, curves=curves)
+        budget = Budget("latency", share, serving=Serving(batch_size=batch))
+        plan_for(model, from_tensor(images, 16), budget, curves=curves)
     assert timed == [2, 1, 1]
 
 

@@ -25,7 +25,7 @@ from vitcompact.models import inspect
 from vitcompact.models.forward import features
 from vitcompact.operators.merge import install_merging, spread
 from vitcompact.options.selection import Keep
-from vitcompact.planning import merging, schedules
+from vitcompact.planning import merging, schedules, serving
 from vitcompact.planning.budget_plan import plan_budget
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.candidates import Losses, measure_losses
@@ -247,7 +247,7 @@ def test_time_is_read_off_between_what_was_timed(
 
         return read
 
-    monkeypatch.setattr(merging, "relative_latency", clock)
+    monkeypatch.setattr(serving, "relative_latency", clock)
     found = measure_merging(vit, from_tensor(images[:4]), Budget("latency", 0.7, merge_tokens="auto"))
     assert len(timed) == merging.TIMED
     even = [each for each in found if is_even(each.schedule)]

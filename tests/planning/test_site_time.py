@@ -27,11 +27,13 @@ from vitcompact.operators.neurons import NeuronsSpec
 from vitcompact.operators.replay import replay
 from vitcompact.operators.thin import ThinQkSpec, ThinVoSpec
 from vitcompact.planning import planner as budget
+from vitcompact.planning import serving
 from vitcompact.planning.budget_plan import plan_budget
 from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.latency_target import plan_latency
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget
+from vitcompact.planning.serving import USUAL, Serving
 from vitcompact.planning.site_structure import alike, built, recorded
 from vitcompact.planning.site_time import FORWARDS, time_sites
 from vitcompact.plans.schema import LayerPlan, Plan
@@ -97,7 +99,11 @@ def host(stopwatch: Stopwatch, **kwargs: Any) -> Host:
 
 
 def timed(model: nn.Module, losses: Losses, stopwatch: Stopwatch) -> Losses:
-    return replace(losses, times=time_sites(model, losses.choices(), torch.randn(BATCH, *SIZE), host(stopwatch)))
+    class Run(Serving):
+        host = property(lambda self: host(stopwatch))
+
+    times = time_sites(model, losses.choices(), Run(batch_size=BATCH))
+    return replace(losses, times=replace(times, serving=USUAL))
 
 
 def macs_left(model: nn.Module) -> Callable[[nn.Module], Reading]:
@@ -228,9 +234,9 @@ def test_heads_that_only_differ_in_who_is_whose_parent_are_alike() -> None:
 
 @pytest.mark.broad
 def test_plan_for_measures_first(vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "host_of", lambda _: host(awkward))
-    monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))
-    found = plan_for(vit, from_tensor(images, 16), Budget("latency", 0.8), latency_batch=BATCH)
+    monkeypatch.setattr(serving, "host_of", lambda _: host(awkward))
+    monkeypatch.setattr(serving, "relative_latency", lambda original, *_: macs_left(original))
+    found = plan_for(vit, from_tensor(images, 16), Budget("latency", 0.8, serving=Serving(batch_size=BATCH)))
     assert found.plan.layers
     assert found.whole == 1
     with pytest.raises(UsageError, match="times of the model's layers"):
@@ -240,13 +246,14 @@ def test_plan_for_measures_first(vit: VisionTransformer, images: Tensor, monkeyp
 def test_layers_are_timed_once_for_any_number_of_budgets(
     vit: VisionTransformer, losses: Losses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "relative_latency", lambda original, *_: macs_left(original))
-    monkeypatch.setattr(budget, "host_of", lambda _: host(awkward))
-    once = budget.timed(vit, losses, latency_batch=BATCH)
+    monkeypatch.setattr(serving, "relative_latency", lambda original, *_: macs_left(original))
+    monkeypatch.setattr(serving, "host_of", lambda _: host(awkward))
+    small = Serving(batch_size=BATCH)
+    once = budget.timed(vit, losses, small)
     monkeypatch.setattr(budget, "time_sites", None)
-    assert budget.timed(vit, once) is once
+    assert budget.timed(vit, once, small) is once
     targets = (0.9, 0.8)
-    plans = [budget.plan_measured(vit, once, Budget("latency", target), latency_batch=BATCH).plan for target in targets]
+    plans = [budget.plan_measured(vit, once, Budget("latency", target, serving=small)).plan for target in targets]
     assert plans[0] != plans[1]
 
 

@@ -36,7 +36,7 @@ from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.pairing import Parents, shortlist
 from vitcompact.operators.replay import replay
 from vitcompact.options.selection import Allocation, Keep, MergeTokens, Only
-from vitcompact.options.shared import Backend
+from vitcompact.options.shared import AmpDType, Backend
 from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
@@ -63,6 +63,8 @@ def analyze(
     target_params: float | None = None,
     target_latency: float | None = None,
     latency_backend: Backend | None = None,
+    latency_batch: int | None = None,
+    latency_dtype: AmpDType | None = None,
     ops: Iterable[str] | None = None,
     merge_tokens: MergeTokens | None = None,
     keep: Keep | None = None,
@@ -82,14 +84,15 @@ def analyze(
     Args:
         images: normalised images `(n, channels, height, width)` or batches of them; None judges by the weights. A model
             on the meta device has none: cost, plan and what it saves is all there is to say.
-        allocation, latency_backend, merge_tokens, keep, size_multiple, curves: as in `convert`.
+        allocation, merge_tokens, keep, size_multiple, curves, and those of `latency_`: as in `convert`.
 
     Raises:
         NothingToCompactError: no layer of this architecture can be compacted.
         UsageError: bad options, or what is no timm model.
         DataError: images that the model does not take, or that give non-finite activations.
     """
-    budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens, keep, latency_backend)
+    timed = latency_backend, latency_batch, latency_dtype
+    budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens, keep, *timed)
     check_budget(budget, (ratio, rank_ratio), None, images)
     check_one_clock(budget, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]

@@ -17,6 +17,7 @@ from vitcompact.errors import UsageError
 from vitcompact.exporting import is_exported
 from vitcompact.options.declare import Option, check_type, declared
 from vitcompact.options.selection import SelectionOptions
+from vitcompact.options.shared import Latency
 from vitcompact.planning.allocation import check_allocation
 from vitcompact.planning.request import Budget, budget_of, check_budget
 from vitcompact.planning.selection import Selection
@@ -32,6 +33,7 @@ PAIR_NAMES = ("allocation", "terms", "filter_rank", "init", "hallucinate")
 DEFAULT_TARGET = 0.8
 """Share of the MACs that is left where nothing was chosen."""
 TARGET_NAMES = ("target_macs", "target_params", "target_latency", "ops")
+LATENCY_NAMES = tuple(declared(Latency))
 SELECTION_NAMES = tuple(declared(SelectionOptions))
 ORIGINAL = "original"
 """Key in the recorded options of a checkpoint: how the model that it was made from is read."""
@@ -234,7 +236,7 @@ def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str], metho
     ratios = given & {*RATIO_NAMES} or method == "pair"
     dropped = (*TARGET_NAMES, *RATIO_NAMES, "allocation") if targets else (*TARGET_NAMES, "keep") if ratios else ()
     if ratios or (targets and "target_latency" not in given):
-        dropped = (*dropped, "latency_backend")
+        dropped = (*dropped, *LATENCY_NAMES)
     if ratios and recorded.get("merge_tokens") == "auto":
         dropped = (*dropped, "merge_tokens")
     return {name: value for name, value in recorded.items() if name not in dropped}
@@ -251,7 +253,7 @@ def budget_from(chosen: Mapping[str, Any]) -> Budget | None:
     Raises:
         UsageError: targets that exclude each other, or out of range.
     """
-    return budget_of(*(chosen[name] for name in (*TARGET_NAMES, "merge_tokens", "keep", "latency_backend")))
+    return budget_of(*(chosen[name] for name in (*TARGET_NAMES, "merge_tokens", "keep", *LATENCY_NAMES)))
 
 
 def check_selection(options: Any, plan: object = None) -> None:

@@ -30,17 +30,18 @@ from vitcompact.data import (
 )
 from vitcompact.errors import UsageError
 from vitcompact.evaluation import MostChanged
-from vitcompact.exporting import RUNTIMES, check_runtime
+from vitcompact.exporting import RUNTIMES
 from vitcompact.models.cost import Cost, count
 from vitcompact.models.forward import num_classes
 from vitcompact.options.compaction import CompactionOptions, Preset
 from vitcompact.options.selection import MergeTokens
-from vitcompact.options.shared import Backend
+from vitcompact.options.shared import AmpDType, Backend
 from vitcompact.planning.budget_plan import BudgetPlan
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.request import OutOfReach
 from vitcompact.planning.scope import check_patterns
 from vitcompact.planning.selection import patterns
+from vitcompact.planning.serving import Serving
 from vitcompact.utils.device import frozen_copy
 from vitcompact.utils.progress import Progress, notebooks
 
@@ -65,6 +66,8 @@ def compact(
     *,
     speedup: float | None = None,
     latency_backend: Backend | None = None,
+    latency_batch: int | None = None,
+    latency_dtype: AmpDType | None = None,
     macs: float | None = None,
     params: float | None = None,
     preset: Preset | None = None,
@@ -76,7 +79,6 @@ def compact(
     size_multiple: int = 8,
     merge_tokens: MergeTokens | None = None,
     batch_size: int = 64,
-    latency_batch: int = 8,
     device: str | torch.device = "cpu",
     seed: int = 0,
     progress: Progress = notebooks,
@@ -99,6 +101,8 @@ def compact(
         speedup: how many times as fast on `device`, above 1.
         latency_backend: what both models are timed in, and planned for: `torch` (None too), `compile`, or `onnxruntime`
             and `openvino` on the CPU.
+        latency_batch: images per batch where they are timed; None is 8.
+        latency_dtype: number format in which they are timed, `bfloat16` or `float16`; None is float32.
         macs, params: share that is to be left, in (0, 1).
         preset: `gentle`, `balanced` or `small`; `balanced` where nothing else is asked for.
         max_drop: percentage points of top-1 that may be lost; without labels, of images answered otherwise; of a model
@@ -111,7 +115,6 @@ def compact(
         protect: glob patterns of module paths to leave alone.
         size_multiple: as in `convert`.
         merge_tokens: as in `convert`; None weighs it where tokens can be merged, 0 is none.
-        latency_batch: images a batch, for times.
         clock: seconds, monotonic; the job began at `began` by it, or begins now.
 
     Raises:
@@ -122,14 +125,15 @@ def compact(
     asked = CompactionOptions(
         speedup=speedup,
         latency_backend=latency_backend,
+        latency_batch=latency_batch,
+        latency_dtype=latency_dtype,
         macs=macs,
         params=params,
         preset=preset,
         max_drop=max_drop,
         minutes=minutes,
     )
-    backend = latency_backend or "torch"
-    check_runtime(backend)
+    serving = Serving.of(latency_backend, latency_batch, latency_dtype)
     began, opened = clock() if began is None else began, open_model(model)
     if opened.path:
         raise UsageError(f"compact takes the timm module itself: pass `model.{opened.path}`, and put the result there")
@@ -142,7 +146,7 @@ def compact(
     original = frozen_copy(model, device)
     batches, judging = (batches, evaluation) if evaluation is not None else taken_apart(batches)
     judge = Judge(original, judging, device, progress, clock)
-    planner = Planner(original, batches, protect, size_multiple, merge_tokens, latency_batch, progress, backend)
+    planner = Planner(original, batches, protect, size_multiple, merge_tokens, serving, progress)
     work = Work(
         model,
         original,
@@ -170,11 +174,12 @@ def compact(
         "bench",
         lambda: bench(
             *(folded, model),
-            batch_sizes=(latency_batch,),
+            batch_sizes=(serving.batch_size,),
             num_pairs=20,
             max_seconds=work.reserved,
-            device="cpu" if backend in RUNTIMES else device,
-            backend=backend,
+            device="cpu" if serving.backend in RUNTIMES else device,
+            backend=serving.backend,
+            dtype=None if serving.dtype is None else getattr(torch, serving.dtype),
             seed=seed,
             macs=(cost[0].macs, cost[1].macs),
             progress=progress,
@@ -193,7 +198,7 @@ def compact(
     result = _result(folded, asked, verdict, times, cost, tuple(work.steps))
     config = getattr(evaluation, "config", None) or getattr(batches, "config", None) or resolve_input(model)
     seen = changed.to_page(config, names_to_show(model, evaluation))
-    return replace(result, budget=budget, analysis=analysis, changed=seen, backend=backend)
+    return replace(result, budget=budget, analysis=analysis, changed=seen, serving=serving)
 
 
 def _planned(planner: Planner, asked: CompactionOptions) -> BudgetPlan:
@@ -284,7 +289,6 @@ def _result(
         folded,
         before,
         after,
-        top.batch_size,
         times.speedup,
         top.speedup_interval,
         verdict.drop,

@@ -10,12 +10,12 @@ from torch import nn
 from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
 from vitcompact.operators.merge import merge_schedule
-from vitcompact.options.shared import Backend
 from vitcompact.planning.budget_plan import BudgetPlan
 from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.planner import offered_merging, plan_measured, timed
 from vitcompact.planning.request import Budget, MergeTokens, Unit
 from vitcompact.planning.selection import Selection, patterns
+from vitcompact.planning.serving import Serving
 from vitcompact.utils.progress import Progress
 
 
@@ -26,7 +26,7 @@ class Planner:
     Attributes:
         original: frozen, on the device to work on.
         merge_tokens: None weighs merging against the operators where tokens of this model can be merged; 0 is none.
-        backend: what runs everything that is timed.
+        serving: how everything that is timed is run.
     """
 
     original: nn.Module
@@ -34,9 +34,8 @@ class Planner:
     protect: Iterable[str]
     size_multiple: int
     merge_tokens: MergeTokens | None
-    batch_size: int
+    serving: Serving
     progress: Progress
-    backend: Backend = "torch"
     losses: Losses | None = field(default=None)
 
     def plan(self, unit: Unit, target: float) -> BudgetPlan:
@@ -45,11 +44,8 @@ class Planner:
         Raises:
             UsageError: the target is out of reach.
         """
-        backend = self.backend if unit == "latency" else "torch"
-        budget = Budget(unit, target, merge_tokens=self._merging(unit), backend=backend)
-        offered = offered_merging(
-            self.original, self.images, budget, latency_batch=self.batch_size, progress=self.progress
-        )
+        budget = Budget(unit, target, merge_tokens=self._merging(unit), serving=self.serving)
+        offered = offered_merging(self.original, self.images, budget, progress=self.progress)
         if self.losses is None:
             selection = Selection(protect=patterns(self.protect), size_multiple=self.size_multiple)
             self.losses = measure_losses(
@@ -60,10 +56,8 @@ class Planner:
                 progress=self.progress,
             )
         if unit == "latency":
-            self.losses = timed(self.original, self.losses, backend, self.batch_size, self.progress)
-        return plan_measured(
-            self.original, self.losses, budget, offered, latency_batch=self.batch_size, progress=self.progress
-        )
+            self.losses = timed(self.original, self.losses, self.serving, self.progress)
+        return plan_measured(self.original, self.losses, budget, offered, progress=self.progress)
 
     def _merging(self, unit: Unit) -> MergeTokens | None:
         if self.merge_tokens is not None:

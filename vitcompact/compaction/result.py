@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from vitcompact.analysis import AnalysisReport
-from vitcompact.options.shared import Backend
+from vitcompact.planning.serving import USUAL, Serving
 from vitcompact.plans.schema import Plan
 from vitcompact.reporting import write_page
 from vitcompact.reporting.measures import measured_of
@@ -68,13 +68,12 @@ class CompactResult:
         budget: the budget of the plan in JSON, for pages.
         analysis: likeness of heads, spectra, attention maps and merged tokens, for pages.
         changed: the images whose answers changed most, for pages.
-        backend: what both models were timed in.
+        serving: how both models were timed.
     """
 
     model: nn.Module
     before: Measures
     after: Measures
-    batch_size: int
     speedup: float
     speedup_interval: Interval
     drop: float
@@ -87,7 +86,12 @@ class CompactResult:
     budget: dict[str, Any] = field(default_factory=dict, repr=False)
     analysis: AnalysisReport | None = field(default=None, repr=False)
     changed: dict[str, Any] = field(default_factory=dict, repr=False)
-    backend: Backend = "torch"
+    serving: Serving = USUAL
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch of those times."""
+        return self.serving.batch_size
 
     @property
     def reached(self) -> dict[str, Any]:
@@ -113,8 +117,7 @@ class CompactResult:
         return {
             "before": asdict(self.before),
             "after": asdict(self.after),
-            "batch_size": self.batch_size,
-            "backend": self.backend,
+            **asdict(self.serving),
             "num_samples": self.judged,
             "reached": self.reached,
             "steps": [asdict(step) for step in self.steps],
@@ -132,8 +135,7 @@ class CompactResult:
             speedup_interval=list(self.speedup_interval),
             top1_interval=lost if labelled else None,
             agreement_interval=shares,
-            batch_size=self.batch_size,
-            backend=self.backend,
+            **asdict(self.serving),
             num_samples=self.judged,
         )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count, islice
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import synchronise
@@ -78,6 +79,19 @@ def _compiled(module: nn.Module, call: Call) -> Callable[[], float]:
     with torch.inference_mode():
         fast(*call.args, **call.kwargs)
     return partial(wall_clock, fast, call)
+
+
+def in_dtype(host: Host, dtype: torch.dtype) -> Host:
+    """The same host for modules and floating-point arguments in another number format."""
+
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    def prepare(modules: Sequence[nn.Module], call: Call) -> list[Callable[[], float]]:
+        call = replace(call, args=tree_map(cast, call.args), kwargs=tree_map(cast, call.kwargs))
+        return host.prepare([copy_of(module).to(dtype) for module in modules], call)
+
+    return replace(host, prepare=prepare)
 
 
 EAGER, COMPILED = Host(_eager), Host(_all_compiled, converts=True, name="compile")

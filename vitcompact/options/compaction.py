@@ -10,7 +10,7 @@ from typing import Literal
 from vitcompact.errors import UsageError
 from vitcompact.options.declare import TARGET, check_limits, one_of, option
 from vitcompact.options.recipes import NAMES, recipe
-from vitcompact.options.shared import LatencyBackend, MaxDrop
+from vitcompact.options.shared import Latency, MaxDrop, check_latency
 
 Preset = Literal["gentle", "balanced", "small"]
 PRESETS: dict[str, float] = {name: recipe(name)["macs"] for name in NAMES}
@@ -20,7 +20,7 @@ SIZES = ("speedup", "macs", "params", "preset")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompactionOptions(MaxDrop, LatencyBackend):
+class CompactionOptions(MaxDrop, Latency):
     """What `compact` takes: one size, or a largest drop, or one of each.
 
     Attributes:
@@ -59,8 +59,8 @@ class CompactionOptions(MaxDrop, LatencyBackend):
         given = [name for name in SIZES if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(f"give one of `{given[0]}` and `{given[1]}`, not both")
-        if self.latency_backend is not None and self.speedup is None:
-            raise UsageError("`latency_backend` says where time is measured: give `speedup` with it, or leave it out")
+        if self.speedup is None:
+            check_latency(self, "speedup", "latency_backend", "latency_dtype")
 
     @property
     def size(self) -> tuple[Literal["macs", "params", "latency"], float] | None:

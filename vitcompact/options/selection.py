@@ -10,7 +10,7 @@ from typing import Literal
 
 from vitcompact.errors import UsageError
 from vitcompact.options.declare import COMPACTION, TARGET, check_limits, option
-from vitcompact.options.shared import LatencyBackend, MaxDrop
+from vitcompact.options.shared import Latency, MaxDrop
 
 Only = Literal["heads", "ffn"]
 Allocation = Literal["uniform", "global"]
@@ -26,7 +26,7 @@ _HALF = "0.5 where the other ratio is given"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionOptions(LatencyBackend):
+class SelectionOptions(Latency):
     """What `convert`, `analyze` and `plan` take; a target excludes the two ratios."""
 
     target_macs: Target | None = option(

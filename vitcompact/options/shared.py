@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vitcompact.errors import UsageError
 from vitcompact.options.declare import RUN, TARGET, option
 
 AmpDType = Literal["bfloat16", "float16"]
@@ -19,6 +20,8 @@ BACKENDS: dict[str, str] = {
     "openvino": "OpenVINO",
 }
 """How texts name it."""
+LATENCY_BATCH = 8
+"""Images per batch of models that are timed."""
 DIST_TIMEOUT = 1800.0
 
 
@@ -64,8 +67,8 @@ class MaxDrop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyBackend:
-    """Where it counts how long a model takes."""
+class Latency:
+    """Where it counts how long a model takes, and how it is run there."""
 
     latency_backend: Backend | None = option(
         None,
@@ -75,6 +78,34 @@ class LatencyBackend:
         unset="torch",
         rare=True,
     )
+    latency_batch: int | None = option(
+        None,
+        "Images per batch where the model will serve, if time is the target: what is slow for one image may not be for "
+        "many.",
+        panel=TARGET,
+        unit="N",
+        unset=str(LATENCY_BATCH),
+        least=1,
+        rare=True,
+    )
+    latency_dtype: AmpDType | None = option(
+        None,
+        "Number format in which the model will serve, if time is the target; of PyTorch and torch.compile.",
+        panel=TARGET,
+        unset="float32",
+        rare=True,
+    )
+
+
+def check_latency(options: Latency, target: str, *names: str) -> None:
+    """Refuse what says how time is measured where it is not the target.
+
+    Raises:
+        UsageError: one of `names` is given, and `target` is not.
+    """
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UsageError(f"`{name}` says how time is measured: give `{target}` with it, or leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 from vitcompact.planning.knapsack import INFINITE, Curve, Menu
 from vitcompact.planning.merging import Merging
 from vitcompact.planning.planner import BudgetPlan
+from vitcompact.planning.serving import Serving
 
 CURVE_STEPS = 20
 
@@ -42,7 +43,7 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
         "target": found.budget.target,
         "left": None if reached is None else reached.left,
         "interval": None if reached is None else reached.interval,
-        "backend": found.budget.backend if found.budget.unit == "latency" else None,
+        **(_served(found.budget.serving) if found.budget.unit == "latency" else {"backend": None}),
         "harm": found.loss,
         "curve": _total_curve(found.curve, found.whole, merging),
         "operators": [{"op": op, **entry} for op, entry in by_operator.items()],
@@ -55,6 +56,10 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
         return document
     chosen = {"merge_tokens": [], "saving": 0.0, "harm": 0.0} if merging is None else _merging_json(merging)
     return {**document, "merging": {**chosen, "curve": [_merging_json(each) for each in found.offered]}}
+
+
+def _served(serving: Serving) -> dict[str, Any]:
+    return {"backend": serving.backend, "batch_size": serving.batch_size, "dtype": serving.dtype}
 
 
 def _merging_json(merging: Merging) -> dict[str, Any]:

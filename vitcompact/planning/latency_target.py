@@ -155,7 +155,9 @@ def _taken(one: _Tried, budget: Budget) -> BudgetPlan:
             "can be told",
             *(budget.target, told),
         )
-    return one.found.reaching(Reached("latency", budget.target, one.reading.share, (low, high), budget.backend))
+    left, serving = one.reading.share, budget.serving
+    reached = Reached("latency", budget.target, left, (low, high), serving.backend, serving.batch_size, serving.dtype)
+    return one.found.reaching(reached)
 
 
 class _Planner:

@@ -16,14 +16,13 @@ from torch import nn
 
 from vitcompact.calibration.sensitivity import answer, change
 from vitcompact.data import ImageBatches, first_images, processes_of, rebatched, resolve_input
-from vitcompact.exporting import host_of
 from vitcompact.models.cost import count, meta_copy
-from vitcompact.models.latency import Host, relative_latency
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.merge import install_merging, num_patches, spread
 from vitcompact.options.selection import Keep
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.schedules import EVEN, SHAPES, shaped
+from vitcompact.planning.serving import Serving
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.progress import Progress, silent
@@ -67,7 +66,6 @@ def measure_merging(
     budget: Budget,
     schedule: Sequence[int] | None = None,
     *,
-    latency_batch: int = 8,
     progress: Progress = silent,
 ) -> tuple[Merging, ...]:
     """The schedules that a budget may choose from: none stronger than what meets the target alone.
@@ -75,13 +73,12 @@ def measure_merging(
     Args:
         original: a plain ViT in eval mode.
         schedule: pairs of tokens for each block; None offers evenly spread ones.
-        latency_batch: images per forward pass for a budget of latency.
 
     Raises:
         UsageError: tokens of this model cannot be merged.
     """
     timed = budget.unit == "latency"
-    left = _timed(original, latency_batch, host_of(budget.backend)) if timed else _counted(original, budget.unit)
+    left = _timed(original, budget.serving) if timed else _counted(original, budget.unit)
     schedules = [tuple(schedule)] if schedule is not None else _schedules(original, left, budget.target)
     losses = _losses(original, schedules, first_images(images, JUDGED_IMAGES), budget.keep, progress)
     return tuple(
@@ -125,14 +122,13 @@ def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], flo
     return left
 
 
-def _timed(original: nn.Module, latency_batch: int, host: Host) -> Callable[[tuple[int, ...]], float]:
+def _timed(original: nn.Module, serving: Serving) -> Callable[[tuple[int, ...]], float]:
     """A function that gives the share of the original's time that a schedule leaves, between what was timed.
 
     Even schedules are timed, and read off by their pairs; those of another shape by the MACs that they leave.
     """
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
-    device = device_of(original)
-    read = relative_latency(original, resolve_input(original).input_size, latency_batch, device, host)
+    read = serving.reader(original)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
     times = [(0, 1.0), *((n, read(_merging(copy_of(original), spread(n, depth))).share) for n in numbers)]
     macs = _counted(original, "macs")

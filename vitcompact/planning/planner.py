@@ -8,13 +8,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from vitcompact.data import ImageBatches, resolve_input
+from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
-from vitcompact.exporting import host_of
 from vitcompact.models.forward import num_classes
-from vitcompact.models.latency import random_images, relative_latency
 from vitcompact.operators.merge import given_schedule, merge_schedule
-from vitcompact.options.shared import Backend
 from vitcompact.planning.budget_plan import BudgetPlan, plan_budget
 from vitcompact.planning.candidates import Losses
 from vitcompact.planning.curves import Curves, measured_losses
@@ -22,6 +19,7 @@ from vitcompact.planning.latency_target import plan_latency
 from vitcompact.planning.merging import Merging, measure_merging
 from vitcompact.planning.request import Budget
 from vitcompact.planning.selection import Selection
+from vitcompact.planning.serving import USUAL, Serving
 from vitcompact.planning.site_time import SiteTimes, time_sites
 from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress, silent
@@ -37,14 +35,12 @@ def plan_for(
     selection: Selection | None = None,
     weigh: bool = True,
     cache_bytes: float = 4e9,
-    latency_batch: int = 8,
     curves: Curves | None = None,
     progress: Progress = silent,
 ) -> BudgetPlan:
     """Measure and spend: the plan for a budget, from unlabelled images.
 
     Args:
-        latency_batch: images per forward pass for a budget of latency, on the device of `original`.
         curves: what was measured before, where it holds; what is measured goes there.
 
     Raises:
@@ -55,7 +51,7 @@ def plan_for(
     if budget.merge_tokens == "auto" and not weigh:
         raise UsageError("`merge_tokens='auto'` compares expected loss increases: leave out `without='sensitivity'`")
     check_keep(original, budget)
-    offered = offered_merging(original, images, budget, latency_batch=latency_batch, progress=progress)
+    offered = offered_merging(original, images, budget, progress=progress)
     losses = measured_losses(
         *(original, images, curves),
         ops=budget.ops,
@@ -67,10 +63,10 @@ def plan_for(
         progress=progress,
     )
     if budget.unit == "latency" and curves is not None:
-        asked = (budget.backend, latency_batch, device_of(original))
-        times = curves.times(asked, lambda: _times(original, losses, budget.backend, latency_batch, progress))
+        asked = (budget.serving, device_of(original))
+        times = curves.times(asked, lambda: _times(original, losses, budget.serving, progress))
         losses = replace(losses, times=times)
-    return plan_measured(original, losses, budget, offered, latency_batch=latency_batch, progress=progress)
+    return plan_measured(original, losses, budget, offered, progress=progress)
 
 
 def check_keep(original: nn.Module, budget: Budget) -> None:
@@ -89,7 +85,6 @@ def plan_measured(
     budget: Budget,
     offered: Sequence[Merging] = (),
     *,
-    latency_batch: int = 8,
     progress: Progress = silent,
 ) -> BudgetPlan:
     """The plan for a budget from losses measured before; for latency, layers are timed where they are not yet.
@@ -102,10 +97,8 @@ def plan_measured(
     """
     if budget.unit != "latency":
         return plan_budget(original, losses, budget, offered)
-    losses = timed(original, losses, budget.backend, latency_batch, progress)
-    size, device = resolve_input(original).input_size, device_of(original)
-    read = relative_latency(original, size, latency_batch, device, host_of(budget.backend))
-    return plan_latency(original, losses, budget, read, offered, progress)
+    losses = timed(original, losses, budget.serving, progress)
+    return plan_latency(original, losses, budget, budget.serving.reader(original), offered, progress)
 
 
 def offered_merging(
@@ -113,7 +106,6 @@ def offered_merging(
     images: ImageBatches,
     budget: Budget,
     *,
-    latency_batch: int = 8,
     progress: Progress = silent,
 ) -> tuple[Merging, ...]:
     """The schedules of merging tokens that a budget may or must use, with what they save and lose.
@@ -135,25 +127,23 @@ def offered_merging(
             return ()
     elif not schedule:
         return ()
-    return measure_merging(original, images, budget, schedule or None, latency_batch=latency_batch, progress=progress)
+    return measure_merging(original, images, budget, schedule or None, progress=progress)
 
 
 def timed(
     original: nn.Module,
     losses: Losses,
-    backend: Backend = "torch",
-    latency_batch: int = 8,
+    serving: Serving = USUAL,
     progress: Progress = silent,
 ) -> Losses:
     """`losses` with the times of all layers on the device of `original`; as they are where they have them.
 
     Runtimes other than PyTorch run on the CPU.
     """
-    if losses.times is not None and losses.times.backend == backend:
+    if losses.times is not None and losses.times.serving == serving:
         return losses
-    return replace(losses, times=_times(original, losses, backend, latency_batch, progress))
+    return replace(losses, times=_times(original, losses, serving, progress))
 
 
-def _times(original: nn.Module, losses: Losses, backend: Backend, latency_batch: int, progress: Progress) -> SiteTimes:
-    examples = random_images(resolve_input(original).input_size, latency_batch, device_of(original))
-    return time_sites(original, losses.choices(), examples, host_of(backend), progress)
+def _times(original: nn.Module, losses: Losses, serving: Serving, progress: Progress) -> SiteTimes:
+    return time_sites(original, losses.choices(), serving, progress)

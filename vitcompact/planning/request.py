@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vitcompact.errors import UsageError
-from vitcompact.exporting import check_runtime
 from vitcompact.operators import OPERATORS
+from vitcompact.options.declare import declared
 from vitcompact.options.selection import Keep, MergeTokens, Target
-from vitcompact.options.shared import Backend
+from vitcompact.options.shared import AmpDType, Backend, Latency, check_latency
+from vitcompact.planning.serving import USUAL, Serving
 from vitcompact.utils.processes import ALONE
 
 Unit = Literal["macs", "params", "latency"]
@@ -40,7 +41,7 @@ class Budget:
         merge_tokens: pairs of tokens that each block merges, which count towards the target; `auto` for what
             costs least beside the operators, None for none.
         keep: what counts of the features of a model without a head.
-        backend: what runs everything that is timed for a budget of latency.
+        serving: how everything that is timed for a budget of latency is run.
     """
 
     unit: Unit
@@ -48,17 +49,13 @@ class Budget:
     ops: tuple[str, ...] = tuple(OPERATORS)
     merge_tokens: MergeTokens | None = None
     keep: Keep = "both"
-    backend: Backend = "torch"
+    serving: Serving = USUAL
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and 0 < self.target < 1):
             raise UsageError(f"`target_{self.unit}` must be between 0 and 1 (both exclusive), got {self.target}")
         if self.keep not in get_args(Keep):
             raise UsageError(f"`keep` takes 'cls', 'patches' or 'both', got {self.keep!r}")
-        if self.backend not in get_args(Backend):
-            names = ", ".join(repr(name) for name in get_args(Backend))
-            raise UsageError(f"`latency_backend` takes {names}, got {self.backend!r}")
-        check_runtime(self.backend)
         unknown = [op for op in self.ops if op not in OPERATORS]
         if unknown or not self.ops:
             raise UsageError(
@@ -80,12 +77,14 @@ def budget_of(
     merge_tokens: MergeTokens | None = None,
     keep: Keep | None = None,
     latency_backend: Backend | None = None,
+    latency_batch: int | None = None,
+    latency_dtype: AmpDType | None = None,
 ) -> Budget | None:
     """The budget that one of the three targets asks for, or None where none is given.
 
     Raises:
         UsageError: more than one target, operators, `keep` or `auto` without a target, a target out of range, or a
-            backend without a target of latency, or one that is not installed.
+            `latency_...` without a target of latency, or a backend that is not installed.
     """
     if isinstance(merge_tokens, str) and merge_tokens != "auto":
         raise UsageError(f"`merge_tokens` takes 'auto' or numbers, got {merge_tokens!r}")
@@ -93,10 +92,9 @@ def budget_of(
     given = [unit for unit, target in targets.items() if target is not None]
     if len(given) > 1:
         raise UsageError(f"give one of `target_{given[0]}` and `target_{given[1]}`, not both")
-    if latency_backend is not None and target_latency is None:
-        raise UsageError(
-            "`latency_backend` says where layers are timed: give `target_latency` with it, or leave it out"
-        )
+    if target_latency is None:
+        asked = Latency(latency_backend=latency_backend, latency_batch=latency_batch, latency_dtype=latency_dtype)
+        check_latency(asked, "target_latency", *declared(Latency))
     if not given:
         if ops is not None:
             raise UsageError("`ops` narrows a budget: give `target_macs`, `target_params` or `target_latency` with it")
@@ -109,7 +107,8 @@ def budget_of(
     if not isinstance(target, (int, float)):
         raise UsageError(f"`target_{given[0]}` takes one number here, got {target!r}")
     chosen = tuple(OPERATORS) if ops is None else tuple(ops)
-    return Budget(given[0], target, chosen, merge_tokens, keep or "both", latency_backend or "torch")
+    serving = Serving.of(latency_backend, latency_batch, latency_dtype)
+    return Budget(given[0], target, chosen, merge_tokens, keep or "both", serving)
 
 
 def check_budget(

@@ -12,11 +12,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vitcompact.models import Site
-from vitcompact.models.latency import EAGER, Call, Host
+from vitcompact.models.latency import Call, Host
 from vitcompact.planning.combinations import Choice, contenders, structures_of, thinned
+from vitcompact.planning.serving import USUAL, Serving
 from vitcompact.planning.site_structure import Operators, alike, built, recorded
 from vitcompact.utils.progress import Progress, silent
 from vitcompact.utils.timing import relative_times
@@ -38,10 +39,10 @@ CHUNK = 8
 
 @dataclass(frozen=True)
 class SiteTimes:
-    """Share of the model's time that each measured structure of each site saves, by `alike` operators, on a backend."""
+    """Share of the model's time that each measured structure of each site saves, by `alike` operators, run so."""
 
     saved: Mapping[str, Mapping[Operators, float]]
-    backend: str = "torch"
+    serving: Serving = USUAL
 
     def saving(self, name: str, operators: Operators) -> float | None:
         """What these operators save at a site, or None where that was not measured."""
@@ -70,8 +71,7 @@ class _Group:
 def time_sites(
     original: nn.Module,
     choices: Mapping[Site, Sequence[Choice]],
-    images: Tensor,
-    host: Host = EAGER,
+    serving: Serving = USUAL,
     progress: Progress = silent,
 ) -> SiteTimes:
     """Time what can be done to every site of a model; sites of the same structure share one measurement.
@@ -81,13 +81,12 @@ def time_sites(
     timed at once, since running them takes less time than a second conversion).
 
     Args:
-        images: of one forward pass, on the device of `original`; their values play no part.
-        host: what runs them.
+        serving: how they are run, on the device of `original`.
 
     Raises:
         UsageError: the host cannot express a layer.
     """
-    began = time.monotonic()
+    began, host, images = time.monotonic(), serving.host, serving.images(original)
     names = [site.name for site in choices]
     structures, calls = recorded(original, names, images)
     modules = {key: original.get_submodule(next(n for n in names if structures[n] == key)) for key in calls}
@@ -120,7 +119,7 @@ def time_sites(
     for group, times in zip(groups, fine, strict=True):
         savings = {(): 0.0, **{operators: (1 - time) * group.share for operators, time in times.items()}}
         saved.update({site.name: savings for site in group.choices})
-    return SiteTimes(saved, host.name)
+    return SiteTimes(saved, serving)
 
 
 def _shares(

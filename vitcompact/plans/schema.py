@@ -64,7 +64,7 @@ class Reached:
         unit: `macs`, `params` or `latency`.
         target, left: shares of the original's cost.
         interval: 95 % interval of `left` where it was timed, None where it was counted.
-        backend: what ran the models that were timed.
+        backend: what ran the models that were timed, `batch_size` images at a time, in `dtype` (None: float32).
     """
 
     unit: str
@@ -72,6 +72,8 @@ class Reached:
     left: float
     interval: tuple[float, float] | None = None
     backend: str | None = None
+    batch_size: int | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -232,6 +234,8 @@ def _line(plan: Plan) -> str:
     parts += [f"{len(plan.skipped)} left unchanged"] if plan.skipped else []
     if (reached := plan.reached) is not None:
         where = f" on {reached.backend}" if reached.backend not in (None, "torch") else ""
+        where += f" in {reached.dtype}" if reached.dtype is not None else ""
+        where += f", {reached.batch_size} images per batch" if reached.batch_size not in (None, 8) else ""
         parts.append(f"{reached.unit} {reached.left:.3g} of the original's{where}")
     return f"Plan ({plan.form}): {', '.join(parts)}"
 

@@ -18,7 +18,7 @@ _UNITS = {"macs": "MACs", "params": "parameters", "latency": "time"}
 
 def unit_text(budget: Mapping[str, Any]) -> str:
     """What a budget counts in, such as `MACs`, `time` or `time in ONNX Runtime`."""
-    return _UNITS[budget["unit"]] + within(budget.get("backend"))
+    return _UNITS[budget["unit"]] + within(budget)
 
 
 def target_text(budget: Mapping[str, Any]) -> str:

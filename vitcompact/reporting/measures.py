@@ -2,7 +2,8 @@
 
 What is measured is a mapping with `before` and `after` (each with any of `top1`, `agreement`, `cosine`, `latency_ms`,
 `macs`, `params`, `bytes`), and where known `speedup`, `speedup_interval`, `top1_interval` (of the change, in points),
-`agreement_interval`, `batch_size`, `backend` and `num_samples`. `predicted` marks costs that are only expected.
+`agreement_interval`, `batch_size`, `backend`, `dtype` and `num_samples`. `predicted` marks costs that are only
+expected.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def _speed(before: Mapping[str, Any], after: Mapping[str, Any], measured: Mappin
     name = "milliseconds" if not images else f"ms for {images} image{'s' if images > 1 else ''}"
     first, last = (_or_blank(side.get("latency_ms"), "{:.2f}".format) for side in (before, after))
     speedup = measured.get("speedup")
-    name += within(measured.get("backend"))
+    name += within(measured)
     times = "" if speedup is None else f"{speedup:.2f} times as fast"
     return [Row("latency_ms", name, first, last, times, interval(measured.get("speedup_interval")))]
 
@@ -124,10 +125,12 @@ def _card(row: Row) -> str:
     return "".join([*parts, "</div>"])
 
 
-def within(backend: object) -> str:
-    """Words after a time that was not measured in PyTorch as it is: ` in ONNX Runtime`."""
-    known = isinstance(backend, str) and backend != "torch" and backend in BACKENDS
-    return f" in {BACKENDS[str(backend)]}" if known else ""
+def within(timed: Mapping[str, Any]) -> str:
+    """Words after a time that was not measured in PyTorch as it is, in float32: ` in ONNX Runtime`, ` in bfloat16`."""
+    backend, dtype = timed.get("backend"), timed.get("dtype")
+    where = [BACKENDS[backend]] if isinstance(backend, str) and backend != "torch" and backend in BACKENDS else []
+    where += [dtype] if isinstance(dtype, str) else []
+    return f" in {', '.join(where)}" if where else ""
 
 
 def measured_of(sides: Sequence[Mapping[str, Any]], **known: Any) -> dict[str, Any]:

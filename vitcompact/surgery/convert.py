@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitcompact.data import ImageBatches, open_model
 from vitcompact.operators import MODEL_OPERATORS, OPERATORS
 from vitcompact.options.selection import Allocation, Keep, MergeTokens, Only
-from vitcompact.options.shared import Backend
+from vitcompact.options.shared import AmpDType, Backend
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
@@ -30,6 +30,8 @@ def convert(
     target_params: float | None = None,
     target_latency: float | None = None,
     latency_backend: Backend | None = None,
+    latency_batch: int | None = None,
+    latency_dtype: AmpDType | None = None,
     ops: Iterable[str] | None = None,
     merge_tokens: MergeTokens | None = None,
     keep: Keep | None = None,
@@ -70,6 +72,8 @@ def convert(
             that a batch takes on `device`, in (0, 1); one of them, needs images.
         latency_backend: what runs the layers and plans that `target_latency` times: `torch` (None too), `compile`, or
             `onnxruntime` and `openvino` on the CPU, to which each is exported first.
+        latency_batch: images per batch there; None is 8.
+        latency_dtype: number format there, `bfloat16` or `float16`; None is float32.
         ops: operators that a budget may use; all by default.
         merge_tokens: pairs of similar tokens that each block of a plain ViT merges (ToMe), one number or one for each
             block; they count towards a target. `auto` merges what costs least beside a budget's operators.
@@ -103,7 +107,7 @@ def convert(
         *(model, opened.images(images, batch_size), plan),
         asked=Asked(
             *(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation, keep),
-            latency_backend,
+            *(latency_backend, latency_batch, latency_dtype),
         ),
         limits=Limits(only, protect, terms, filter_rank, branches, size_multiple),
         method=method_of(init, hallucinate, reconstruct, without),

@@ -26,7 +26,7 @@ from vitcompact.models.plain_vit import no_patch_grid
 from vitcompact.operators.merge import given_schedule
 from vitcompact.operators.replay import replay, site_of
 from vitcompact.options.selection import Allocation, Keep
-from vitcompact.options.shared import Backend
+from vitcompact.options.shared import AmpDType, Backend
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
@@ -64,6 +64,8 @@ class Asked:
     allocation: Allocation | None
     keep: Keep | None
     latency_backend: Backend | None
+    latency_batch: int | None
+    latency_dtype: AmpDType | None
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ def prepare(
         DataError: images that this model does not take.
     """
     targets = asked.target_macs, asked.target_params, asked.target_latency
-    budget = budget_of(*targets, asked.ops, asked.merge_tokens, asked.keep, asked.latency_backend)
+    timed = asked.latency_backend, asked.latency_batch, asked.latency_dtype
+    budget = budget_of(*targets, asked.ops, asked.merge_tokens, asked.keep, *timed)
     check_budget(budget, (asked.ratio, asked.rank_ratio), plan, images)
     check_one_clock(budget, images)
     selection = limits.selection(asked)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vitcompact.data import ImageBatches, open_model
 from vitcompact.options.selection import Allocation, Keep, MergeTokens, Only
-from vitcompact.options.shared import Backend
+from vitcompact.options.shared import AmpDType, Backend
 from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
@@ -28,6 +28,8 @@ def plan(
     target_params: float | None = None,
     target_latency: float | None = None,
     latency_backend: Backend | None = None,
+    latency_batch: int | None = None,
+    latency_dtype: AmpDType | None = None,
     ops: Iterable[str] | None = None,
     merge_tokens: MergeTokens | None = None,
     keep: Keep | None = None,
@@ -74,7 +76,7 @@ def plan(
         *(opened.model, opened.images(images, batch_size), None),
         asked=Asked(
             *(ratio, rank_ratio, target_macs, target_params, target_latency, ops, merge_tokens, allocation, keep),
-            latency_backend,
+            *(latency_backend, latency_batch, latency_dtype),
         ),
         limits=Limits(only, protect, terms, filter_rank, branches, size_multiple),
         method=method_of(init, hallucinate, reconstruct, without),

@@ -45,5 +45,6 @@ def measured(document: Mapping[str, Any]) -> dict[str, Any]:
         agreement_interval=None if shares is None else [1 + end / 100 for end in shares],
         batch_size=document["batch_size"],
         backend=document.get("backend"),
+        dtype=document.get("dtype"),
         num_samples=document["num_samples"],
     )

@@ -30,10 +30,11 @@ from vitcompact.data import (
     training_loader,
 )
 from vitcompact.data.apart import EVERY
-from vitcompact.exporting import check_runtime, export, format_of
+from vitcompact.exporting import export, format_of
 from vitcompact.exporting.output import check_file
 from vitcompact.options.compaction import CompactionOptions
 from vitcompact.options.exporting import ExportOptions
+from vitcompact.planning.serving import Serving
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -47,7 +48,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     space = common.workspace_for(options, held)
     options = images.with_recorded_images(options, given, space, console)
     asked = of_kind(CompactionOptions, options)
-    check_runtime(asked.latency_backend or "torch")
+    Serving.of(asked.latency_backend, asked.latency_batch, asked.latency_dtype)  # refused here if it cannot be
     images.require_images(options, "compact")
     open_device(options.device)
     out = common.out_for(options, space, "fold", held)

@@ -26,7 +26,8 @@ from vitcompact.models.forward import features
 from .common import TOLERANCE, Calibration, UnreachableError, macs_of
 
 STEPS = 200
-BATCH = 32
+BATCH, BATCH_TOKENS = 32, 4096
+"""Images per batch at most, and tokens of a batch, about."""
 RATE = 0.05
 PENALTY = 100.0
 """Of the squared distance of the share of MACs: five of the paper's, which counts 10^9, for a ViT-S."""
@@ -230,9 +231,10 @@ def search(model: nn.Module, calibration: Calibration, target: float) -> nn.Modu
     parameters = [rate.logits for block in blocks for rate in block.rates or ()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS, RATE / 10)
+    batch = max(1, min(BATCH, BATCH_TOKENS // (blocks[0].patches + 1)))
     rows = torch.Generator().manual_seed(calibration.seed)
     for _ in range(STEPS):
-        some = torch.randint(len(calibration.images), (BATCH,), generator=rows)
+        some = torch.randint(len(calibration.images), (batch,), generator=rows)
         images = calibration.images[some]
         loss = _loss(found, model, images, calibration.labels[some])
         share = (beside + _macs(blocks, blocks[0].shared["now"].counted)) / total

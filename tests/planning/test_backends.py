@@ -211,6 +211,7 @@ def test_the_backends_are_those_of_bench() -> None:
         (lambda: budget_of(0.8, None, None, None, latency_batch=1), "`latency_batch` .*give `target_latency` with it"),
         (lambda: budget_of(None, 0.8, None, None, latency_dtype="bfloat16"), "`latency_dtype` .*give `target_latency`"),
         (lambda: Serving("tensorrt"), "`latency_backend` takes 'torch', 'compile', "),  # type: ignore[arg-type]
+        (lambda: Serving(batch_size="1"), "`latency_batch` cannot be '1', a str"),  # type: ignore[arg-type]
         (lambda: Serving(dtype="int8"), "`latency_dtype` takes 'bfloat16', 'float16', got 'int8'"),  # type: ignore[arg-type]
         (lambda: Serving("openvino", dtype="bfloat16"), "leave out `latency_dtype`"),
         (lambda: budget_of(None, None, 0.8, None, latency_batch=0), "`latency_batch` must be at least 1, got 0"),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from vitcompact.planning.knapsack import INFINITE, Curve, Menu
 from vitcompact.planning.merging import Merging
 from vitcompact.planning.planner import BudgetPlan
-from vitcompact.planning.serving import Serving
 
 CURVE_STEPS = 20
 
 
 def budget_json(found: BudgetPlan) -> dict[str, Any]:
     """Keys: unit, target, left, interval, backend, harm, curve, operators, layers, and merging where it was an option.
+
+    For a budget of latency, `batch_size` and `dtype` beside `backend` say how layers and plans were run.
 
     Where it is known, `predicted` says what a harm means to answers: measure, value, interval, num_samples; points of
     the curve have its value.
@@ -43,7 +45,7 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
         "target": found.budget.target,
         "left": None if reached is None else reached.left,
         "interval": None if reached is None else reached.interval,
-        **(_served(found.budget.serving) if found.budget.unit == "latency" else {"backend": None}),
+        **(asdict(found.budget.serving) if found.budget.unit == "latency" else {"backend": None}),
         "harm": found.loss,
         "curve": _total_curve(found.curve, found.whole, merging),
         "operators": [{"op": op, **entry} for op, entry in by_operator.items()],
@@ -56,10 +58,6 @@ def budget_json(found: BudgetPlan) -> dict[str, Any]:
         return document
     chosen = {"merge_tokens": [], "saving": 0.0, "harm": 0.0} if merging is None else _merging_json(merging)
     return {**document, "merging": {**chosen, "curve": [_merging_json(each) for each in found.offered]}}
-
-
-def _served(serving: Serving) -> dict[str, Any]:
-    return {"backend": serving.backend, "batch_size": serving.batch_size, "dtype": serving.dtype}
 
 
 def _merging_json(merging: Merging) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from vitcompact.data import resolve_input
 from vitcompact.errors import UsageError
 from vitcompact.exporting import RUNTIMES, check_runtime, host_of
 from vitcompact.models.latency import Host, in_dtype, random_images, relative_latency
-from vitcompact.options.declare import declared
+from vitcompact.options.declare import check_type, declared
 from vitcompact.options.shared import LATENCY_BATCH, AmpDType, Backend, Latency
 from vitcompact.utils.device import device_of
 from vitcompact.utils.timing import Reading
@@ -39,6 +39,7 @@ class Serving:
             if value is not None and value not in get_args(kind):
                 names = ", ".join(repr(each) for each in get_args(kind))
                 raise UsageError(f"`latency_{name}` takes {names}, got {value!r}")
+        check_type("latency_batch", int, self.batch_size)
         if refusal := declared(Latency)["latency_batch"].refusal(self.batch_size):
             raise UsageError(f"`latency_batch` must be {refusal}, got {self.batch_size}")
         if self.dtype is not None and self.backend in RUNTIMES:

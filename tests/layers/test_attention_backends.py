@@ -136,6 +136,8 @@ FULL, HALF = torch.float32, torch.bfloat16
         (16, 37, 37, (64, 128), HALF, True, "matmul"),
         (1, 1025, 1025, (64, 128), HALF, True, "padded"),
         (8, 197, 197, (64, 48), HALF, True, "padded"),
+        (1, 65, 65, (40, 48), HALF, True, "padded"),
+        (8, 65, 65, (40, 48), HALF, True, "matmul"),
         (1, 1025, 1025, (64, 128), HALF, False, "chunked"),
         (1, 1025, 1025, (64, 48), HALF, False, "matmul"),
     ],

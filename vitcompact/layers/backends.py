@@ -125,11 +125,11 @@ def choose(q: Tensor, k: Tensor, v: Tensor, masked: bool, divisible: bool) -> st
     if half and not MATRIX_UNITS:
         short, long = (LONG_SEQUENCE, "chunked") if wide and divisible else (LONG_SEQUENCE_HALF, "padded")
         return "matmul" if keys <= short else long
+    few = half and not torch.compiler.is_compiling() and q.shape[:2].numel() <= FEW_MAPS
     if not wide:
-        return "matmul" if keys <= FEW_KEYS else "padded"
+        return "matmul" if keys <= FEW_KEYS and not few else "padded"
     if divisible and not half:
         return "matmul" if keys <= FEW_KEYS or _entries(q, k) <= CHUNK_ENTRIES else "chunked"
-    few = half and not torch.compiler.is_compiling() and q.shape[:2].numel() <= FEW_MAPS
     return "padded" if keys > LONG_SEQUENCE or (few and _entries(q, k) <= FEW_ENTRIES) else "matmul"
 
 

@@ -118,6 +118,8 @@ def test_the_result_is_folded_smaller_and_measured(result: CompactResult, vit: n
 
 def test_json_has_the_keys_of_the_contract(result: CompactResult) -> None:
     document = result.to_json()
+    assert (result.backend, result.batch_size, result.serving.dtype) == ("torch", 2, None)
+    assert [document[name] for name in ("backend", "batch_size", "dtype")] == ["torch", 2, None]
     assert {"before", "after", "reached", "steps", "plan"} <= document.keys()
     assert (
         {"top1", "agreement", "latency_ms", "macs", "params"} <= document["before"].keys() == document["after"].keys()

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from vitcompact.analysis import AnalysisReport
+from vitcompact.options.shared import Backend
 from vitcompact.planning.serving import USUAL, Serving
 from vitcompact.plans.schema import Plan
 from vitcompact.reporting import write_page
@@ -92,6 +93,11 @@ class CompactResult:
     def batch_size(self) -> int:
         """Images per batch of those times."""
         return self.serving.batch_size
+
+    @property
+    def backend(self) -> Backend:
+        """What ran both models then."""
+        return self.serving.backend
 
     @property
     def reached(self) -> dict[str, Any]:

@@ -122,9 +122,7 @@ class Block(nn.Module):
         order = attention.argsort(dim=1, descending=True, stable=True) + 1
         order = torch.cat((torch.zeros_like(order[:, :1]), order), 1)
         state.size, state.mask = state.size.gather(1, order), state.mask.gather(1, order)
-        places = torch.zeros_like(order).scatter(
-            1, order, torch.arange(order.shape[1], device=x.device).expand_as(order)
-        )
+        places = order.argsort(dim=1)  # of each token before, its place now
         state.source = torch.where(state.source < 0, -1, places.gather(1, state.source.clamp(min=0)))
         return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
 
@@ -151,9 +149,7 @@ class Block(nn.Module):
             state.alive = int(left[0])
         if int(left[1]) < state.alive:
             alive, kept = 1 + state.alive, 1 + int(left[1])
-            with torch.no_grad():
-                _, size, _ = _merged(x[:, :alive].detach(), state.size[:, :alive], kept)
-            mixed, _, _ = _merged(x[:, :alive], state.size[:, :alive], kept)
+            mixed, size, _ = _merged(x[:, :alive], state.size[:, :alive], kept)
             x = torch.cat((mixed, x[:, kept:]), 1)
             state.size = torch.cat((size, state.size[:, kept:]), 1)
             state.mask = state.mask * torch.cat((prefix, merge.mask(state.alive, self.patches)))
@@ -225,8 +221,7 @@ def search(model: nn.Module, calibration: Calibration, target: float) -> nn.Modu
     beside = total - _macs(blocks, [(every, every)] * len(blocks))  # of the patch embedding and the head
     spread_over = _even(blocks, target * total - float(beside))
     for place, block in enumerate(blocks):
-        gone = place * spread_over
-        left = block.patches - gone
+        left = block.patches - place * spread_over
         block.rates = Rate(block.patches, left + spread_over / 2), Rate(block.patches, left)
     parameters = [rate.logits for block in blocks for rate in block.rates or ()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)

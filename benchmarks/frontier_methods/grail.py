@@ -1,4 +1,4 @@
-"""GRAIL (arXiv 2602.23795), implemented from the paper: narrower FFNs, made up for by a ridge regression.
+"""GRAIL (arXiv 2602.23795), implemented from its abstract: narrower FFNs, made up for by a ridge regression.
 
 A selector ranks the hidden units of each FFN; the same share stays in every layer. The Gram matrix of the hidden
 activations gives the linear map from those that stay to all, which is multiplied into the output layer. Blocks follow
@@ -19,7 +19,7 @@ from .common import Calibration, macs_of, nearest, replace_linear
 
 MULTIPLE = 8
 RIDGE = 1e-3
-"""Of the mean of the diagonal; the paper's own is not stated in what was read of it."""
+"""Of the mean of the diagonal; the abstract does not state the paper's own, nor which layers it narrows."""
 
 Selector = Callable[[Mlp, Tensor], Tensor]
 """Scores `(hidden,)` of an FFN's hidden units, given the Gram matrix of their activations."""
@@ -42,7 +42,7 @@ def by_gram(mlp: Mlp, gram: Tensor) -> Tensor:
 
 def prune(model: nn.Module, calibration: Calibration, target: float, selector: Selector) -> nn.Module:
     """The model with the same share of hidden units in every FFN."""
-    hidden = max(module.fc2.in_features for module in model.modules() if isinstance(module, Mlp))
+    hidden = max(mlp.fc2.in_features for mlp in _ffns(model))
     steps = range(0, hidden, MULTIPLE)
     removed = nearest(lambda gone: macs_of(_narrowed(model, gone / hidden)), steps, macs_of(model), target)
     return _compensated(model, calibration, removed / hidden, selector)
@@ -58,7 +58,7 @@ def _kept(mlp: Mlp, share: float) -> int:
 def _narrowed(model: nn.Module, share: float) -> nn.Module:
     """The shapes alone."""
     narrow = copy.deepcopy(model)
-    for _, mlp in _ffns(narrow):
+    for mlp in _ffns(narrow):
         some = torch.arange(_kept(mlp, share))
         mlp.fc1, mlp.fc2 = replace_linear(mlp.fc1, some, None), replace_linear(mlp.fc2, None, some)
     return narrow
@@ -67,7 +67,7 @@ def _narrowed(model: nn.Module, share: float) -> nn.Module:
 @torch.no_grad()
 def _compensated(model: nn.Module, calibration: Calibration, share: float, selector: Selector) -> nn.Module:
     narrow = copy.deepcopy(model).eval()
-    for _, mlp in _ffns(narrow):
+    for mlp in _ffns(narrow):
         gram = _gram(narrow, mlp, calibration)
         order = selector(mlp, gram.to(mlp.fc1.weight)).argsort(descending=True, stable=True)
         some = order[: _kept(mlp, share)].sort().values
@@ -96,5 +96,5 @@ def _gram(model: nn.Module, mlp: Mlp, calibration: Calibration) -> Tensor:
     return found
 
 
-def _ffns(model: nn.Module) -> list[tuple[str, Mlp]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, Mlp) and "blocks" in name]
+def _ffns(model: nn.Module) -> list[Mlp]:
+    return [module for name, module in model.named_modules() if isinstance(module, Mlp) and "blocks" in name]

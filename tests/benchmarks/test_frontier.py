@@ -46,20 +46,6 @@ def calibration() -> Calibration:
     return Calibration(images, torch.randint(5, (16,), generator=generator), batch_size=8)
 
 
-ANY = [
-    "pair",
-    "uniform",
-    "svd",
-    "svd-copy",
-    "heads",
-    "variance",
-    "grail-magnitude",
-    "grail-wanda",
-    "grail-gram",
-    "merge",
-]
-
-
 @pytest.mark.parametrize("method", ["pair", "uniform", "svd", "svd-copy", "heads", "variance", "merge", *GRAIL])
 def test_methods_come_near_the_target_and_leave_the_model_alone(
     method: str, model: VisionTransformer, calibration: Calibration

@@ -67,6 +67,9 @@ def json_of(name: str) -> Any:
     return json.loads(Path("vitcompact-out", name).read_text())
 
 
+ONNX = ("--latency-backend", "onnxruntime")
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -88,17 +91,7 @@ def json_of(name: str) -> Any:
         (("analyze", "X", "--target-latency", "0.9", "--latency-dtype", "int8"), "bfloat16"),
         (("compact", "X", "OUT", "--macs", "0.9", "--latency-dtype", "bfloat16"), "give --speedup with it"),
         (
-            (
-                "compact",
-                "X",
-                "OUT",
-                "--speedup",
-                "1.2",
-                "--latency-backend",
-                "onnxruntime",
-                "--latency-dtype",
-                "bfloat16",
-            ),
+            ("compact", "X", "OUT", "--speedup", "1.2", *ONNX, "--latency-dtype", "bfloat16"),
             "--latency-backend onnxruntime runs float32 here: leave out --latency-dtype",
         ),
     ],

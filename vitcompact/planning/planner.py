@@ -20,7 +20,7 @@ from vitcompact.planning.merging import Merging, measure_merging
 from vitcompact.planning.request import Budget
 from vitcompact.planning.selection import Selection
 from vitcompact.planning.serving import USUAL, Serving
-from vitcompact.planning.site_time import SiteTimes, time_sites
+from vitcompact.planning.site_time import time_sites
 from vitcompact.utils.device import device_of
 from vitcompact.utils.progress import Progress, silent
 
@@ -64,7 +64,7 @@ def plan_for(
     )
     if budget.unit == "latency" and curves is not None:
         asked = (budget.serving, device_of(original))
-        times = curves.times(asked, lambda: _times(original, losses, budget.serving, progress))
+        times = curves.times(asked, lambda: time_sites(original, losses.choices(), budget.serving, progress))
         losses = replace(losses, times=times)
     return plan_measured(original, losses, budget, offered, progress=progress)
 
@@ -142,8 +142,4 @@ def timed(
     """
     if losses.times is not None and losses.times.serving == serving:
         return losses
-    return replace(losses, times=_times(original, losses, serving, progress))
-
-
-def _times(original: nn.Module, losses: Losses, serving: Serving, progress: Progress) -> SiteTimes:
-    return time_sites(original, losses.choices(), serving, progress)
+    return replace(losses, times=time_sites(original, losses.choices(), serving, progress))

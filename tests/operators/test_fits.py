@@ -49,6 +49,29 @@ def test_weighted_rows_count_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(weighted.solve(0.0), repeated.solve(0.0))
 
 
+@pytest.mark.parametrize("columns", [1, 4, 5, 11])
+def test_gram_matrices_are_the_sums_of_products_and_symmetric(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "BLOCK", 4)
+    some = rows(0, 30, columns) + 1
+    moments, problem = Moments(), LeastSquares()
+    for part in (some[:11], some[11:]):
+        moments.add(part)
+        problem.add(part, part[:, :0])
+    centred = some - some.mean(0)
+    torch.testing.assert_close(moments.mean, some.mean(0))
+    torch.testing.assert_close(moments.covariance, centred.T @ centred / 30)
+    torch.testing.assert_close(problem.centred(), (moments.covariance, moments.mean))
+    assert torch.equal(problem.gram, problem.gram.T)
+    assert torch.equal(moments.gram, moments.gram.T)
+
+
+def test_covariances_need_no_targets_and_nothing_is_solved_then() -> None:
+    problem = LeastSquares()
+    problem.add(rows(0, 30, 3), rows(0, 30, 0))
+    assert problem.cross.shape == (4, 0)
+    assert problem.map(rows(1, 3, 2)).gram.shape == (3, 3)
+
+
 def test_ridge_draws_to_the_prior() -> None:
     phi, prior = rows(0, 40, 4), rows(2, 5, 2)
     problem = LeastSquares()

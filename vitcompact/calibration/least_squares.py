@@ -16,6 +16,21 @@ from vitcompact.utils.processes import Processes
 
 CHUNK = 1024
 """Rows that are in float64 at a time."""
+BLOCK = 192
+"""Columns of a Gram matrix that are multiplied at a time on CPUs."""
+
+
+def add_gram(gram: Tensor, rows: Tensor) -> None:
+    """`gram += rows^T rows` in place, `gram (columns, columns)` symmetric, `rows (.., columns)`.
+
+    A CPU multiplies only what is on and above the diagonal, and copies the rest: two thirds of the time at 1,500 columns.
+    """
+    columns = len(gram)
+    block = BLOCK if gram.device.type == "cpu" else columns
+    for start in range(0, columns, block):
+        chosen = slice(start, start + block)
+        gram[chosen, start:].addmm_(rows[:, chosen].T, rows[:, start:])
+        gram[start + block :, chosen] = gram[chosen, start + block :].T
 
 
 class LeastSquares:
@@ -50,7 +65,7 @@ class LeastSquares:
             if weights is not None:
                 roots = weights.flatten()[chosen].double().sqrt()[:, None]
                 rows, wanted = rows * roots, wanted * roots
-            self.gram.addmm_(rows.T, rows)
+            add_gram(self.gram, rows)
             self.cross.addmm_(rows.T, wanted)
             self.energy.add_(wanted.square().sum(0))
         check_finite(self.name, self.gram.diagonal(), self.energy)
@@ -59,6 +74,8 @@ class LeastSquares:
     def total_over(self, processes: Processes) -> None:
         """See `Sums`."""
         self.gram, self.cross, self.energy = summed((self.gram, self.cross, self.energy), processes)
+        if not self.cross.numel():  # without targets a process that has none of the rows knows no shape
+            self.cross = self.gram.new_zeros(len(self.gram), 0)
         self.rows = round(processes.sums(self.rows)[0])
 
     @property
@@ -173,10 +190,12 @@ class Moments:
             DataError: values that are not finite; the message names the layer.
         """
         rows = rows.flatten(0, -2).double()
-        total, gram = rows.sum(0), rows.T @ rows
-        check_finite(self.name, gram.diagonal())
-        self.total = total if self.rows == 0 else self.total + total
-        self.gram = gram if self.rows == 0 else self.gram + gram
+        if self.rows == 0:
+            self.total = rows.new_zeros(rows.shape[1])
+            self.gram = rows.new_zeros(rows.shape[1], rows.shape[1])
+        self.total.add_(rows.sum(0))
+        add_gram(self.gram, rows)
+        check_finite(self.name, self.gram.diagonal())
         self.rows += rows.shape[0]
 
     def total_over(self, processes: Processes) -> None:

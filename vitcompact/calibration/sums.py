@@ -34,7 +34,8 @@ def summed(tensors: Sequence[Tensor], processes: Processes) -> list[Tensor]:
         whole = tensor.clone()
         if dims and not _form(tensor)[1]:
             whole = tensor.new_zeros(sizes[:dims], device="cuda" if on_gpu else tensor.device)
-        processes.total(whole)
+        if dims:
+            processes.total(whole)
         found.append(whole)
     return found
 

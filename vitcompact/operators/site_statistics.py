@@ -31,11 +31,15 @@ def head_covariance(streams: Streams, site: AttentionSite, core: CompactAttentio
     return torch.stack([blocks[head, :, head] for head in range(core.num_heads)])
 
 
-def ffn_statistics(streams: Streams, site: FfnSite, weight: Tensor | None = None) -> Split:
-    """Features are the hidden units `(.., hidden)`, or the outputs before the bias `(.., outputs)` given `weight`."""
+def ffn_statistics(streams: Streams, site: FfnSite, weight: Tensor | None = None, *, targets: bool = True) -> Split:
+    """Features are the hidden units `(.., hidden)`, or the outputs before the bias `(.., outputs)` given `weight`.
+
+    Args:
+        targets: nothing can be solved without them; covariances need none.
+    """
     split = Split.empty(site.name)
     for got, target in streams.inputs(site, site.output, into=[split]):
         x = got.x.movedim(site.channel_dim, -1)
         phi = x if weight is None else x @ weight.T.to(x.dtype)
-        split.add(phi, target, got.parts, got.weights)
+        split.add(phi, target if targets else target[..., :0], got.parts, got.weights)
     return split

@@ -63,15 +63,15 @@ class SiteLosses:
         return scaled(output_scale(model, site.scale), *matrix(model.get_submodule(site.output)))[0]
 
     def hidden_statistics(self) -> Split:
-        """Statistics of an FFN's hidden units against its output."""
+        """Statistics of an FFN's hidden units, without its output."""
         if self._hidden is None:
-            self._hidden = ffn_statistics(self.streams, _ffn(self.site))
+            self._hidden = ffn_statistics(self.streams, _ffn(self.site), targets=False)
         return self._hidden
 
     def output_statistics(self) -> Split:
         """Statistics of an FFN's output before its bias: from those of the hidden units where they were measured."""
         if self._hidden is None:
-            return ffn_statistics(self.streams, _ffn(self.site), self.weight)
+            return ffn_statistics(self.streams, _ffn(self.site), self.weight, targets=False)
         return self._hidden.derive(lambda problem: problem.map(self.weight.T))
 
     def weighted(self, target: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class Streams:
 
     Attributes:
         walker: the blocks in the order in which they run.
+        sensitivity: what errors of the sites' outputs do to the model's output; None: all alike.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Streams:
         store: ActivationStore,
         sensitivity: Sensitivity | None = None,
         drift: bool = True,
+        weigh_tokens: bool = True,
     ) -> None:
-        self._take_back = drift
+        self._take_back, self._weigh_tokens = drift, weigh_tokens
         self.sensitivity = sensitivity
         self.original, self.work, self.walker = original, work, walker
         self.device = device_of(original)
@@ -132,7 +134,7 @@ class Streams:
             if got.residual is not None:
                 stream = self._fetch(f"stream:{site.name}", batch)
                 drifted = target + stream[: len(target)] - got.residual
-            if self.sensitivity is not None:
+            if self.sensitivity is not None and self._weigh_tokens:
                 got.weights = self.sensitivity.weights(site.name, start, stop)
             yield got, torch.cat((target, drifted), dim=site.channel_dim).movedim(site.channel_dim, -1)
         trim_heap()

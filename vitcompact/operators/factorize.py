@@ -129,7 +129,7 @@ class Factorize(Operator[FactorizeSpec]):
             layer.naive = True
             return
         first, split = layer.split is None, layer.output_statistics()
-        found = ffn_fit.fit(split, layer.weight, layer.bias, spec.rank)
+        found = ffn_fit.fit(split, layer.weight, layer.bias, spec.rank, layer.streams.root(layer.site))
         self._install(layer.streams.work, layer.site, spec, found.factors)
         layer.found(found.error, split if first else None)
 

@@ -104,7 +104,8 @@ class Neurons(Operator[NeuronsSpec]):
 
 def solve_units(layer: SolvedFfn, hidden: int) -> None:
     """Leave `hidden` units and solve the output layer for them; with all of them it is only solved again."""
-    fitted = fit(ffn_statistics(layer.streams, layer.site), layer.weight, layer.bias, hidden)
+    root = layer.streams.root(layer.site)
+    fitted = fit(ffn_statistics(layer.streams, layer.site), layer.weight, layer.bias, hidden, root)
     fitted.load_into(layer.streams.work, layer.site)
     layer.weight, layer.bias, layer.split = fitted.weight, fitted.bias, fitted.split
     layer.found(fitted.error, fitted.split)
@@ -254,14 +255,15 @@ class NeuronsFit:
         set_output(model, site, self.weight, self.bias)
 
 
-def fit(split: Split, weight: Tensor, bias: Tensor, hidden: int) -> NeuronsFit:
+def fit(split: Split, weight: Tensor, bias: Tensor, hidden: int, root: Tensor | None = None) -> NeuronsFit:
     """Choose `hidden` units and solve the output layer for them.
 
     Args:
         split: features are the hidden units, target `[output | output + drift]`.
         weight, bias: of the original layer, float64, a LayerScale absorbed.
+        root: `(outputs, outputs)` by which errors are weighted for the choice, or None.
     """
-    units = removal_order(split.fit, weight, keep=hidden).kept(hidden)
+    units = removal_order(split.fit, weight, root, hidden).kept(hidden)
     prior = _without(split.fit, torch.cat((weight.T, bias[None])), units)
     split = split.derive(lambda problem: problem.select(units))
     best = choose(split.fit, split.judge, prior)

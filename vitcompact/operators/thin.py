@@ -169,7 +169,8 @@ class ThinVo(Operator[ThinVoSpec]):
     def solve(self, layer: SolvedSite, spec: ThinVoSpec) -> None:
         """See `Operator.solve`."""
         assert isinstance(layer, SolvedAttention)
-        _narrow_values(layer.core, head_covariance(layer.streams, layer.site, layer.core), spec.v_dim)
+        covariance = head_covariance(layer.streams, layer.site, layer.core)
+        _narrow_values(layer.core, covariance, spec.v_dim, layer.streams.root(layer.site))
 
     def solve_from_weights(self, model: nn.Module, site: Site, spec: ThinVoSpec) -> None:
         """See `Operator.solve_from_weights`: as if the layer's inputs were white."""
@@ -177,9 +178,9 @@ class ThinVo(Operator[ThinVoSpec]):
         _narrow_values(core, _grams(core.rows("v")[0].double(), core.num_heads), spec.v_dim)
 
 
-def _narrow_values(core: CompactAttention, covariance: Tensor, v_dim: int) -> None:
+def _narrow_values(core: CompactAttention, covariance: Tensor, v_dim: int, root: Tensor | None = None) -> None:
     if v_dim != core.v_dim:
-        basis, _ = value_bases(covariance, core.proj.weight)
+        basis, _ = value_bases(covariance, core.proj.weight, root)
         set_vo(core, basis[..., :v_dim], covariance)
 
 

@@ -6,10 +6,14 @@ import logging
 
 from torch import nn
 
+from vitcompact.calibration.sensitivity import sensitivity
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
+from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.calibration.walker import BlockWalker
-from vitcompact.data import ImageBatches, example_of
+from vitcompact.data import ImageBatches, example_of, first_images
+from vitcompact.errors import DataError
+from vitcompact.options.selection import Keep
 from vitcompact.planning.selection import Selection
 from vitcompact.plans.schema import LayerPlan, Skipped
 from vitcompact.surgery.reconstruct import reconstruct_block
@@ -19,6 +23,8 @@ from vitcompact.utils.progress import Progress
 
 logger = logging.getLogger("vitcompact")
 
+METRIC_IMAGES = 64
+"""Images on which it is measured what errors of each layer do to the output."""
 ROWS_WANTED = 2
 """Tokens for each unknown of a layer's least squares below which users are warned."""
 
@@ -30,10 +36,14 @@ def convert_calibrated(
     drafts: dict[str, tuple[Site, Draft]],
     selection: Selection,
     method: Method,
+    keep: Keep,
     cache_bytes: float,
     progress: Progress,
 ) -> tuple[list[LayerPlan], list[Skipped]]:
     """Give every drafted layer of `work` its structure and solved values, in place.
+
+    Args:
+        keep: what counts of the features of a model without a head.
 
     Returns:
         the layers' plans, and the layers that could not be reached with the reason.
@@ -42,14 +52,18 @@ def convert_calibrated(
     walker = BlockWalker(original, sites, example_of(images, 2).to(device_of(original)))
     reasons = {site.name: reason for site in sites if (reason := walker.why_not(site))}
     by_block: dict[str, list[Site]] = {}
-    for site in (site for site in sites if site.name not in reasons):
+    reached = [site for site in sites if site.name not in reasons]
+    for site in reached:
         by_block.setdefault(site.block, []).append(site)
     last = max((i for i, name in enumerate(walker.blocks) if name in by_block), default=-1)
     layers: list[LayerPlan] = []
     scarce: dict[str, float] = {}
+    known = _sensitivity(original, reached, images, keep, progress) if method.sensitivity else None
     progress.start("converting", last + 1)
     with ActivationStore(cache_bytes) as store:
-        streams = Streams(original, work, walker, images, store, drift=method.propagated_error)
+        streams = Streams(
+            *(original, work, walker, images, store, known), drift=method.propagated_error, weigh_tokens=False
+        )
         for index in range(last + 1):
             here = by_block.get(walker.blocks[index], [])
             streams.enter(index, here)
@@ -75,3 +89,13 @@ def convert_calibrated(
             len(scarce), name, scarce[name], ROWS_WANTED,
         )  # fmt: skip
     return layers, [Skipped(name, reason) for name, reason in reasons.items()]
+
+
+def _sensitivity(
+    original: nn.Module, sites: list[Site], images: ImageBatches, keep: Keep, progress: Progress
+) -> Sensitivity | None:
+    """What errors do to the output; None where nothing does anything to it, as with a head of zeros."""
+    try:
+        return sensitivity(original, sites, first_images(images, METRIC_IMAGES), keep=keep, progress=progress)
+    except DataError:  # activations that are not finite are told of by the first layer that is solved
+        return None

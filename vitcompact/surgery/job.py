@@ -156,7 +156,7 @@ class Job:
         else:
             layers, unreachable = convert_calibrated(
                 *(self.original, work, self.images, drafts, self.selection, self.method),
-                *(self.cache_bytes, self.progress),
+                *("both" if self.budget is None else self.budget.keep, self.cache_bytes, self.progress),
             )
             skipped += unreachable
         schedule = self.schedule if plan is None else plan.merge_tokens

@@ -22,9 +22,8 @@ from vitcompact.surgery.reconstruct import NO_STEPS, ReconstructOptions
 class Method(Solver):
     """How values are found.
 
-    `propagated_error` lets targets take back what the residual stream has drifted; `sensitivity` lets a budget
-    weigh errors by what they do to the model's output (weighing the fits themselves by it was measured and did not
-    help).
+    `propagated_error` lets targets take back what the residual stream has drifted; `sensitivity` weighs errors by
+    what they do to the model's output, in a budget and where it is chosen what stays of a layer.
     """
 
     sensitivity: bool = True

@@ -118,6 +118,30 @@ def test_ffn_truncation_is_optimal_for_the_data() -> None:
     assert got < 0.7 * error((hidden @ naive.reduce.T) @ naive.expand.T + naive.bias)
 
 
+def test_directions_are_those_whose_errors_matter() -> None:
+    """No map of rank 3 has a smaller weighted error on the rows (Eckart-Young); weights all alike change nothing."""
+    hidden, weight, bias = rows(0, 400, 20), rows(1, 8, 20), rows(2, 8)
+    target = hidden @ weight.T + bias
+    split = Split.empty("ffn")
+    split.add((target - bias)[:, None], torch.cat((target, target), -1)[:, None], Parts((350, 50), (False, True)))
+    half = rows(3, 8, 8)
+    values, vectors = torch.linalg.eigh(half @ half.T)
+    root = (vectors * values.sqrt()) @ vectors.T
+
+    def given(found: ffn_fit.FfnFit) -> Tensor:
+        return (hidden @ found.factors.reduce.T) @ found.factors.expand.T + found.factors.bias
+
+    def error(found: ffn_fit.FfnFit) -> float:
+        return float(((given(found) - target)[:350] @ root).square().sum())
+
+    plain, weighted = ffn_fit.fit(split, weight, bias, 3), ffn_fit.fit(split, weight, bias, 3, root)
+    centred = (target[:350] - target[:350].mean(0)) @ root
+    assert error(weighted) <= 1.02 * float(torch.linalg.svdvals(centred)[3:].square().sum())
+    assert error(weighted) < 0.9 * error(plain)
+    alike = ffn_fit.fit(split, weight, bias, 3, 2 * torch.eye(8, dtype=torch.float64))
+    torch.testing.assert_close(given(alike), given(plain))
+
+
 def test_the_naive_factors_are_the_nearest_of_their_rank_and_take_no_square_matrix() -> None:
     """Eckart-Young; and a tall matrix costs no square one of its height."""
     weight, bias = rows(0, 40, 6), rows(1, 40)

@@ -49,6 +49,18 @@ def test_one_removal_costs_what_the_surgeon_says() -> None:
     assert removal.error[23] == pytest.approx(direct[gone], rel=1e-2)
 
 
+def test_units_stay_whose_errors_matter() -> None:
+    """With one output that counts, the units that carry it are kept."""
+    hidden, weight = rows(0, 400, 12).relu(), torch.zeros(3, 12, dtype=torch.float64)
+    weight[0, :4], weight[1:, 4:] = 1.0, 5.0
+    target = hidden @ weight.T
+    split = Split.empty("ffn")
+    split.add(hidden[:, None], torch.cat((target, target), -1)[:, None], Parts((350, 50), (False, True)))
+    bias, root = torch.zeros(3, dtype=torch.float64), torch.diag(torch.tensor([100.0, 0.1, 0.1], dtype=torch.float64))
+    assert set(range(4)) <= set(neurons.fit(split, weight, bias, 6, root).units.tolist())
+    assert not set(range(4)) <= set(neurons.fit(split, weight, bias, 6).units.tolist())
+
+
 def test_dependent_units_go_for_free() -> None:
     hidden = rows(0, 400, 12)
     hidden = torch.cat((hidden, hidden @ rows(1, 12, 8)), dim=1)

@@ -57,6 +57,36 @@ def test_better_than_naive_and_silent(vit: VisionTransformer, images: Tensor) ->
     assert 0 <= fidelity.agreement <= 1
 
 
+def narrow_head(vit: VisionTransformer) -> VisionTransformer:
+    """The same model, whose head reads eight channels."""
+    model = copy.deepcopy(vit)
+    with torch.no_grad():
+        model.head.weight[:, 8:] = 0.0
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", ["pair", "units"])
+def test_what_stays_is_what_the_output_sees(what: str, vit: VisionTransformer, images: Tensor) -> None:
+    model, fresh = narrow_head(vit), torch.randn(64, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    plan = None
+    if what == "units":
+        plan = Plan(tuple(LayerPlan(f"blocks.{i}.mlp", "ffn", (NeuronsSpec(64),)) for i in range(4)))
+    kept, blind = (
+        vitcompact.convert(model, images=images, plan=plan, without=names) for names in ((), ("sensitivity",))
+    )
+    assert error(kept, model, fresh) < 0.95 * error(blind, model, fresh)
+
+
+@torch.no_grad()
+def test_a_head_that_nothing_moves_is_no_reason_to_refuse(vit: VisionTransformer, images: Tensor) -> None:
+    model = copy.deepcopy(vit)
+    model.head.weight.zero_()
+    blind = vitcompact.convert(model, images=images, without=("sensitivity",))
+    converted = vitcompact.convert(model, images=images)
+    assert torch.equal(converted.forward_features(images), blind.forward_features(images))
+
+
 def test_branches_only_where_asked_for(vit: VisionTransformer, images: Tensor) -> None:
     for asked in (0, 2):
         compact = vitcompact.convert(vit, images=images[:16], only="ffn", branches=asked)

@@ -51,6 +51,16 @@ def test_the_whole_job() -> None:
     assert (folded(images) - model(images)).abs().max() > 1e-2
 
 
+def test_a_budget_weighs_what_returns_its_maps_too() -> None:
+    torch.manual_seed(0)
+    model, images = perturbed(Encoder(), seed=1).eval(), torch.randn(96, 3, 32, 32)
+    compact = vitcompact.convert(model, images=images, target_macs=0.9)
+    assert {layer.name for layer in plan_of(compact).layers} <= {"blocks.0.self_attn", "blocks.1.self_attn"}
+    reached = plan_of(compact).reached
+    assert reached is not None
+    assert 0.8 < reached.left <= 0.9
+
+
 @pytest.mark.parametrize(
     "masks",
     [

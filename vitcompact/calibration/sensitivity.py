@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -131,10 +132,11 @@ def _gradients(
     """Gradients `(probes, images, tokens, channels)` by site, at the site's output after its LayerScale."""
     branches: dict[str, Tensor] = {}
 
-    def recording(site: Site, gamma: Tensor | None) -> Callable[..., Tensor]:
-        def hook(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            branches[site.name] = output if gamma is None else output * along(gamma, site.channel_dim)
-            return branches[site.name]
+    def recording(site: Site, gamma: Tensor | None) -> Callable[..., Any]:
+        def hook(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+            branch = output[0] if isinstance(output, tuple) else output  # torch.nn.MultiheadAttention's, and its maps
+            branches[site.name] = branch if gamma is None else branch * along(gamma, site.channel_dim)
+            return (branches[site.name], *output[1:]) if isinstance(output, tuple) else branches[site.name]
 
         return hook
 

@@ -95,6 +95,8 @@ def _sensitivity(
     original: nn.Module, sites: list[Site], images: ImageBatches, keep: Keep, progress: Progress
 ) -> Sensitivity | None:
     """What errors do to the output; None where nothing does anything to it, as with a head of zeros."""
+    if not sites:
+        return None
     try:
         return sensitivity(original, sites, first_images(images, METRIC_IMAGES), keep=keep, progress=progress)
     except DataError:  # activations that are not finite are told of by the first layer that is solved

@@ -35,6 +35,10 @@ MICRO_BATCH = 4
 TEMPERATURE = 2.0
 
 
+class NoInfluenceError(DataError):
+    """The model's output is the same whatever its layers do."""
+
+
 def sensitivity(
     model: nn.Module,
     sites: Sequence[Site],
@@ -53,7 +57,8 @@ def sensitivity(
         probes: random output directions per image.
 
     Raises:
-        DataError: activations that are not finite, or an output that no layer has an influence on.
+        DataError: activations that are not finite.
+        NoInfluenceError: an output that no layer has an influence on.
     """
     device = device_of(model)
     generator = torch.Generator(device="cpu").manual_seed(seed)
@@ -75,7 +80,7 @@ def sensitivity(
     none = torch.zeros((), dtype=torch.float64)
     metric = dict(zip(tokens, summed([metric.get(name, none) for name in tokens], processes), strict=True))
     if metric and not any(float(found.trace()) for found in metric.values()):
-        raise DataError(
+        raise NoInfluenceError(
             "the model's output is the same whatever its layers do, so that none matters more than another: "
             "has its head been trained?"
         )

@@ -6,13 +6,12 @@ import logging
 
 from torch import nn
 
-from vitcompact.calibration.sensitivity import sensitivity
+from vitcompact.calibration.sensitivity import NoInfluenceError, sensitivity
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
 from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.calibration.walker import BlockWalker
 from vitcompact.data import ImageBatches, example_of, first_images
-from vitcompact.errors import DataError
 from vitcompact.options.selection import Keep
 from vitcompact.planning.selection import Selection
 from vitcompact.plans.schema import LayerPlan, Skipped
@@ -99,5 +98,5 @@ def _sensitivity(
         return None
     try:
         return sensitivity(original, sites, first_images(images, METRIC_IMAGES), keep=keep, progress=progress)
-    except DataError:  # activations that are not finite are told of by the first layer that is solved
+    except NoInfluenceError:
         return None

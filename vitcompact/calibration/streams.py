@@ -7,11 +7,11 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vitcompact.calibration.call_store import CallStore, X
 from vitcompact.calibration.capture import SiteInput, drift_sites, run_original, run_to
 from vitcompact.calibration.held_out import GROUP, Parts, group_size, held_out, is_held_out, whole_groups
 from vitcompact.calibration.store import ActivationStore
@@ -36,7 +36,7 @@ class Streams:
     """Inputs of the current block for both streams, targets of its sites; memory is one block's, spilled past a limit.
 
     A block costs one run in the original stream, one in the converted stream, and part of one for each set of
-    statistics in between.
+    statistics in between. The layers ahead of it run once for each stream, whatever is measured.
 
     Attributes:
         walker: the blocks in the order in which they run.
@@ -58,12 +58,11 @@ class Streams:
         self.sensitivity = sensitivity
         self.original, self.work, self.walker = original, work, walker
         self.device = device_of(original)
-        self._images, self._store = images, store
+        self._images, self._store, self._calls = images, store, CallStore(store)
         self.processes = processes_of(images)
         self.num_images = images.num_samples
         self._index = -1
         self._few: tuple[tuple[int, str, str, int], list[tuple[SiteInput, Tensor]]] | None = None
-        self._extra: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self._sizes: list[int] = []
         self._starts: list[int] = []
         self._drifting: set[str] = set()
@@ -72,12 +71,15 @@ class Streams:
         """Make block `index` the current one: run it in the original stream and keep its sites' targets."""
         self._index = index
         block = self.original.get_submodule(self.walker.blocks[index])
-        for batch, (start, images) in enumerate(self._batches()):
-            call = self._call(batch, images, "original")
+        for batch, (start, images) in enumerate(self._batches(read=not self._chained)):
             if index == 0:
                 assert images is not None  # the first block is called with what the images become
                 self._starts.append(start)
                 self._sizes.append(len(images))
+            call = self._called(batch, images, "original")
+            if not self._chained:
+                same = self.original is self.work or not self.walker.needed(index)
+                self._calls.append(call if same else self._called(batch, images, "converted"))
             targets = run_original(call, block, self.original, sites)
             if batch == 0 and self._take_back:
                 found = sorted(drift_sites(targets, sites))
@@ -120,12 +122,12 @@ class Streams:
     def _run_inputs(self, site: Site, module: str, num_images: int | None) -> Iterator[tuple[SiteInput, Tensor]]:
         block = self.work.get_submodule(self.walker.blocks[self._index])
         wanted = self.num_images if num_images is None else min(whole_groups(num_images), self.num_images)
-        for batch, (start, images) in enumerate(self._batches()):
+        for batch, (start, images) in enumerate(self._batches(read=self._cuts(wanted))):
             stop = min(start + self._sizes[batch], wanted)
             if start >= stop:
                 break
             count = stop - start
-            call = self._call(batch, images, "converted", count)
+            call = self._call(batch, images, count)
             parts = Parts.of(start, stop, self.num_images)
             got = run_to(call, block, self.work, module, site.norm if site.name in self._drifting else None, parts)
             target = self._fetch(f"target:{site.name}", batch)
@@ -149,17 +151,9 @@ class Streams:
         """The current block of the converted model."""
         return self.work.get_submodule(self.walker.blocks[self._index])
 
-    def open_block(self) -> None:
-        """Keep what the current block is called with in the converted stream, for `training_batch`."""
-        trim_heap()
-        for batch, (_, images) in enumerate(self._batches()):
-            call = self._call(batch, images, "converted")
-            self._keep("call", batch, call.x)
-            self._extra = call.rest, call.kwargs
-
     def example(self) -> Tensor:
         """What the current block is called with in the first batch."""
-        return self._fetch("call", 0)
+        return self._fetch(self._transformed, 0)
 
     def training_batch(self, num_images: int, generator: torch.Generator) -> tuple[BlockBatch | None, int]:
         """Random images, none held out, of a random group: the block's call in the converted stream and its target.
@@ -185,7 +179,10 @@ class Streams:
         images = [image for image in images if image in own]
         if not images:
             return None
-        return BlockBatch(BlockCall(self._rows("call", images), *self._extra), self._rows("next-original", images))
+        others = self.walker.others(self._index) if self._chained else self._calls.others(-1, self.device)
+        return BlockBatch(
+            BlockCall(self._rows(self._transformed, images), *others), self._rows("next-original", images)
+        )
 
     def _rows(self, kind: str, images: list[int]) -> Tensor:
         """What was kept for some of the images, in the order given."""
@@ -209,8 +206,8 @@ class Streams:
     def leave(self, sites: list[Site]) -> None:
         """Run the current block, converted by now, in the converted stream; its output is the next block's input."""
         block = self.work.get_submodule(self.walker.blocks[self._index])
-        for batch, (_, images) in enumerate(self._batches()):
-            output = self._call(batch, images, "converted").run(block)
+        for batch in range(len(self._starts)):
+            output = self._call(batch).run(block)
             for done in self.walker.needed(self._index):
                 if self.walker.last_use(done) == self._index:
                     for stream in ("converted", "original"):
@@ -219,24 +216,45 @@ class Streams:
             original = self._fetch_output("next-original", batch, self._index)
             self._keep_output(_output("original", self._index), batch, original)
             self._drop_output("next-original", batch, self._index)
-            self._store.drop("call", batch)
             for site in sites:
                 self._store.drop(f"target:{site.name}", batch)
                 self._store.drop(f"stream:{site.name}", batch)
+        self._calls.clear()
         trim_heap()
 
-    def _batches(self) -> Iterator[tuple[int, Tensor | None]]:
-        """The place of each batch's first image among all, with the images only where the walk needs them."""
-        if self.walker.chained(self._index):
-            yield from ((start, None) for start in self._starts)
-        else:
+    def _batches(self, read: bool) -> Iterator[tuple[int, Tensor | None]]:
+        """The place of each batch's first image among all, with the images where they are wanted."""
+        if read:
             yield from ((start, images.to(self.device)) for start, images in placed(self._images))
+        else:
+            yield from ((start, None) for start in self._starts)
 
-    def _call(self, batch: int, images: Tensor | None, stream: str, count: int | None = None) -> BlockCall:
-        """What the current block is called with for a batch, or for the first `count` of its images."""
+    def _cuts(self, wanted: int) -> bool:
+        """Whether the first `wanted` images end within a batch of calls that were kept: part of one is made again."""
+        places = zip(self._starts, self._sizes, strict=True)
+        return not self._chained and any(start < wanted < start + size for start, size in places)
+
+    def _call(self, batch: int, images: Tensor | None = None, count: int | None = None) -> BlockCall:
+        """What the current block is called with in the converted stream for a batch, or its first `count` images."""
+        if not self._chained and count in (None, self._sizes[batch]):
+            return self._calls.get(batch, self.device)
+        return self._called(batch, images, "converted", count)
+
+    def _called(self, batch: int, images: Tensor | None, stream: str, count: int | None = None) -> BlockCall:
+        """The same in a stream from what blocks before returned, and from the images where the layers ahead run."""
         needed = self.walker.needed(self._index)
         outputs = {block: self._fetch_output(_output(stream, block), batch, block, count) for block in needed}
         return self.walker.enter(self._index, None if images is None else images[:count], outputs)
+
+    @property
+    def _chained(self) -> bool:
+        """Whether the current block is called with what the block before it returned; other calls are kept."""
+        return self.walker.chained(self._index)
+
+    @property
+    def _transformed(self) -> str:
+        """Key of what the current block transforms in the converted stream."""
+        return _output("converted", self._index - 1) if self._chained else X
 
     def _keep(self, kind: str, batch: int, tensor: Tensor) -> None:
         self._store.put(kind, batch, tensor.detach().cpu())

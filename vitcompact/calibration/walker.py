@@ -103,12 +103,15 @@ class BlockWalker:
         if self._chained[index]:
             previous = outputs[index - 1]
             assert isinstance(previous, Tensor)
-            rest, kwargs = self._extra[index]
-            return BlockCall(previous, rest, kwargs)
+            return BlockCall(previous, *self.others(index))
         assert images is not None
         call = self._replay(index, images, outputs)
         assert call is not None  # `_check` saw it run
         return call
+
+    def others(self, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What block `index` is called with beside the tensor that it transforms, for the example."""
+        return self._extra[index]
 
     def chained(self, index: int) -> bool:
         """Whether block `index` is called with exactly what the block before it returned."""

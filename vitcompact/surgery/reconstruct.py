@@ -66,7 +66,6 @@ def reconstruct_block(
     Args:
         channel_dim: of the block's input, to know how many tokens an image has.
     """
-    streams.open_block()
     images = options.batch_size or images_a_step(streams.example(), channel_dim)
     block = streams.current_block
     parameters = [p for p in block.parameters() if p.is_floating_point()]

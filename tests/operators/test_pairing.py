@@ -111,3 +111,20 @@ def test_of_the_shortlist_that_is_taken_which_is_best_once_proj_is_solved(
     monkeypatch.setattr(pair_heads, "shortlist", lambda *_: listed)
     compact = vitcompact.convert(model, images=torch.randn(64, 3, 64, 64), ratio=0.25, only="heads")
     assert [parents_in(layer) for layer in plan_of(compact).layers] == [listed[0 if normalised else 1]]
+
+
+@torch.no_grad()
+def test_a_head_that_the_output_does_not_see_goes_first() -> None:
+    """Heads 0 and 1 are most alike; what head 2 adds is large, but in channels that no answer hangs on."""
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", depth=1, embed_dim=32, num_heads=4, img_size=64, num_classes=3).eval()
+    qkv = model.get_parameter("blocks.0.attn.qkv.weight").normal_().unflatten(0, (3, 4, 8))
+    qkv[:2, 1] = qkv[:2, 0] + 0.3 * qkv[:2, 1]
+    model.get_parameter("blocks.0.attn.proj.weight")[:8, 16:24] = 0.0
+    model.get_parameter("blocks.0.mlp.fc2.weight").zero_()
+    model.get_parameter("head.weight")[:, 8:] = 0.0
+    images, hallucinated = torch.randn(64, 3, 64, 64), []
+    for without in ((), ("sensitivity",)):
+        compact = vitcompact.convert(model, images=images, ratio=0.25, only="heads", without=without)
+        hallucinated.append([set(parents_in(layer)) for layer in plan_of(compact).layers])
+    assert hallucinated == [[{2}], [{0}]]

@@ -79,6 +79,11 @@ def _at_proj(core: CompactAttention, inputs: AttentionInputs, parts: list[Tensor
     return core.call.restore(torch.cat(parts, dim=-1), inputs)
 
 
+def solution_of(core: CompactAttention) -> Tensor:
+    """`proj` as it is, in the form of a solution `(channels + 1, outputs)`, float64."""
+    return torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
+
+
 def fit(split: Split, channels: int, terms: tuple[str, ...], prior: Tensor | None = None) -> AttentionFit:
     """Solve from statistics whose target is `[output | output + drift]`.
 

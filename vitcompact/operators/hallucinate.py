@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vitcompact.calibration.least_squares import Split
 from vitcompact.calibration.similarity import weight_similarity
@@ -26,7 +26,7 @@ from vitcompact.operators.base import Candidate, Operator, Request
 from vitcompact.operators.pair_heads import copy_costs, most_alike, pair_heads, pairing_images, with_maps
 from vitcompact.operators.pairing import Parents, num_hallucinated, shortlist
 from vitcompact.operators.share_qk import GroupMoments
-from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite, energy
+from vitcompact.operators.sites import SiteLosses, SolvedAttention, SolvedSite, energy, in_metric
 from vitcompact.options.surgery import TERMS
 from vitcompact.plans.schema import Form, LayerPlan
 from vitcompact.plans.specs import LayerKind, OperatorSpec, exactly
@@ -300,12 +300,12 @@ def _share_maps(layer: SolvedAttention, core: CompactAttention, whole: CompactAt
     moments.solve(shared, whole)
     candidates = (core, shared)
     terms = core.solved_terms
-    splits = [Split.empty(site.name) for _ in candidates]
+    splits, root = [Split.empty(site.name) for _ in candidates], streams.root(site)
     for got, target in streams.inputs(site, site.name, pairing_images(streams), splits):
         for candidate, split in zip(candidates, splits, strict=True):
             phi = attention_fit.features(candidate, candidate.inputs(*got.args, **got.kwargs), terms)
-            split.add(phi, target, got.parts)
-    prior: Tensor = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
+            split.add(phi, in_metric(target, root), got.parts)
+    prior = in_metric(attention_fit.solution_of(core), root)
     own, other = (attention_fit.fit(split, core.attn_dim, terms, prior).error for split in splits)
     if lower(other, than=own):
         core.load_state_dict(shared.state_dict())

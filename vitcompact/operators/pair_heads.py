@@ -19,6 +19,7 @@ from vitcompact.layers.attention import CompactAttention
 from vitcompact.layers.calls import AttentionInputs
 from vitcompact.models import AttentionSite
 from vitcompact.operators.pairing import CopyCosts, Parents, attention_maps, shortlist
+from vitcompact.operators.sites import in_metric
 
 PAIRING_IMAGES = (32, 128)
 """Heads are paired on a quarter of the images, within these bounds: a choice among few needs fewer than solving."""
@@ -41,11 +42,12 @@ def pair_heads(streams: Streams, site: AttentionSite, core: CompactAttention, co
 
 
 def copy_costs(streams: Streams, site: AttentionSite, core: CompactAttention) -> Tensor:
-    """Output error of giving one head the map of another, `(heads, parents)`."""
+    """Output error of giving one head the map of another, `(heads, parents)`, weighted by output sensitivity."""
     costs = CopyCosts(core.num_heads, core.v_dim)
     for _, _, mapped in with_maps(streams, site, core, pairing_images(streams), [costs]):
         costs.add(mapped.maps, _per_head(mapped.v, core))
-    found = costs.matrix(core.head_projection)
+    projection, root = core.head_projection, streams.root(site)
+    found = costs.matrix(projection if root is None else root @ projection.double())
     check_finite(site.name, found)
     return leading_digits(found)
 
@@ -97,9 +99,9 @@ def _best_after_refit(
 ) -> Parents:
     own = [(head, head) for head in range(core.num_heads)]
     pairs = list(dict.fromkeys([*own, *(pair for parents in candidates for pair in parents.items())]))
-    split = Split.empty(site.name)
+    split, root = Split.empty(site.name), streams.root(site)
     for got, target, mapped in with_maps(streams, site, core, pairing_images(streams), [split]):
-        split.add(mapped.outputs(pairs), target, got.parts)
+        split.add(mapped.outputs(pairs), in_metric(target, root), got.parts)
     outputs_dim = core.proj.out_features
 
     def error(choice: Parents) -> float:

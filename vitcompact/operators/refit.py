@@ -24,7 +24,7 @@ def refit(streams: Streams, site: AttentionSite, core: CompactAttention) -> tupl
     Returns:
         the held-out error relative to the target's energy, and the number of tokens fitted to.
     """
-    copied = torch.cat((core.proj.weight.T, core.proj.bias[None])).double()
+    copied = attention_fit.solution_of(core)
     fitted, rows = _fit(streams, site, core, copied)
     fitted.load_into(core)
     if core.conv is not None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vitcompact.calibration.least_squares import LeastSquares, Split
@@ -16,6 +15,7 @@ from vitcompact.layers.pointwise import matrix
 from vitcompact.models import AttentionSite, FfnSite, Site
 from vitcompact.models.cores import core_of, whole_core
 from vitcompact.models.layer_scale import output_scale, scaled
+from vitcompact.operators.attention_fit import solution_of
 from vitcompact.operators.site_statistics import ffn_statistics
 from vitcompact.options.surgery import Hallucinate, Init
 
@@ -76,13 +76,11 @@ class SiteLosses:
 
     def weighted(self, target: Tensor) -> Tensor:
         """The plain half of `[output | output + drift]`, weighted by `root`."""
-        plain = target[..., : target.shape[-1] // 2]
-        return plain if self.root is None else plain @ self.root.to(plain.dtype)
+        return in_metric(target[..., : target.shape[-1] // 2], self.root)
 
     def prior(self) -> Tensor:
         """`proj` as a solution `(channels + 1, outputs)`, weighted by `root`."""
-        solution = torch.cat((self.core.proj.weight.T, self.core.proj.bias[None])).double()
-        return solution if self.root is None else solution @ self.root
+        return in_metric(solution_of(self.core), self.root)
 
     def loss_after_solving(self, split: Split, prior: Tensor | None) -> float:
         """Expected loss increase if `proj` is solved again from these statistics."""
@@ -92,6 +90,13 @@ class SiteLosses:
     def loss(self, mean_squared_error: float) -> float:
         """Expected loss increase of an error, given its mean per token (weighted by `root`)."""
         return mean_squared_error * self.streams.loss_scale(self.site)
+
+
+def in_metric(target: Tensor, root: Tensor | None) -> Tensor:
+    """Outputs `(..., n * channels)`, n side by side, each weighted by `root` as errors of a site's output are."""
+    if root is None:
+        return target
+    return (target.unflatten(-1, (-1, len(root))) @ root.to(target.dtype)).flatten(-2)
 
 
 def energy(statistics: LeastSquares) -> float:

@@ -106,7 +106,8 @@ def test_refused(words: tuple[str, ...], part: str, run: Run, images: Path) -> N
     ("words", "part"),
     [
         (("--target-macs", "0.9", "--keep", "cls"), "--keep cls chooses among features, and this model has a head"),
-        (("--method", "pair", "--keep", "cls"), "--keep says what a budget weighs: give --target-macs"),
+        (("--method", "pair", "--keep", "cls"), "--keep cls chooses among features, and this model has a head"),
+        (("--only", "ffn", "--keep", "cls"), "--keep cls chooses among features, and this model has a head"),
         (("--target-macs", "0.9", "--keep", "all"), "'all' is not one of 'cls', 'patches', 'both'"),
     ],
 )
@@ -117,6 +118,17 @@ def test_what_counts_is_refused_where_nothing_is_chosen(
     assert result.code == 2
     assert part in result.error
     assert not Path("OUT").exists()
+
+
+def test_a_plan_is_followed_with_what_counts(run: Run, images: Path) -> None:
+    """A plan says nothing of `--keep`; the note says so, and both go together."""
+    words = ("test_vit", "OUT", *SMALL, "--num-classes", "0", "--data-dir", images, "--keep", "cls")
+    planned = run("convert", *words, "--target-macs", "0.8", "--dry-run")
+    assert planned.code == 0
+    assert "which says nothing of --keep cls: give both again" in " ".join(planned.err.split())
+    converted = run("convert", *words, "--plan", "OUT.plan.json", "--json")
+    assert converted.code == 0
+    assert json.loads(converted.out)["options"]["keep"] == "cls"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
 from vitcompact.planning.planner import plan_for
-from vitcompact.planning.request import budget_of, check_budget, check_one_clock
+from vitcompact.planning.request import budget_of, check_budget, check_keep, check_one_clock
 from vitcompact.planning.scope import Wanted, check_patterns, wanted_layers
 from vitcompact.planning.selection import Selection, patterns
 from vitcompact.plans.schema import LayerPlan, Plan
@@ -94,6 +94,7 @@ def analyze(
     timed = latency_backend, latency_batch, latency_dtype
     budget = budget_of(target_macs, target_params, target_latency, ops, merge_tokens, keep, *timed)
     check_budget(budget, (ratio, rank_ratio), None, images)
+    check_keep(keep, images)
     check_one_clock(budget, images)
     shares = [0.5 if share is None else share for share in (ratio, rank_ratio)]
     selection = Selection(shares[0], shares[1], only, patterns(protect), size_multiple=size_multiple)
@@ -102,6 +103,7 @@ def analyze(
     model, images = opened.model, opened.images(images, batch_size)
     check_model(model, weights=budget is not None or images is not None)
     check_patterns(model, selection.protect)
+    check_keep(keep, images, model)
     wanted = wanted_layers(model, selection)
     batches = None if images is None else images_for(model, images, batch_size)
     found = planned = None
@@ -111,7 +113,9 @@ def analyze(
         )
         planned = found.plan
     elif allocation == "global" and batches is not None:
-        planned = plan_shares(frozen_copy(model, device), batches, selection, curves=curves, progress=progress)
+        planned = plan_shares(
+            frozen_copy(model, device), batches, selection, curves=curves, keep=keep or "both", progress=progress
+        )
         planned = replace(planned, merge_tokens=given_schedule(model, merge_tokens))
     if planned is not None:
         wanted = _as_planned(model, wanted, planned)

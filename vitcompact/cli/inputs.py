@@ -19,7 +19,7 @@ from vitcompact.options.declare import Option, check_type, declared
 from vitcompact.options.selection import SelectionOptions
 from vitcompact.options.shared import Latency
 from vitcompact.planning.allocation import check_allocation
-from vitcompact.planning.request import Budget, budget_of, check_budget
+from vitcompact.planning.request import Budget, budget_of, check_budget, check_keep
 from vitcompact.planning.selection import Selection
 from vitcompact.utils.reading import shortened
 
@@ -234,7 +234,7 @@ def recorded_selection(recorded: Mapping[str, Any], given: frozenset[str], metho
     """What was recorded of a selection, less what the options given replace: ratios and targets exclude each other."""
     targets = given & {*TARGET_NAMES} or method == "budget"
     ratios = given & {*RATIO_NAMES} or method == "pair"
-    dropped = (*TARGET_NAMES, *RATIO_NAMES, "allocation") if targets else (*TARGET_NAMES, "keep") if ratios else ()
+    dropped = (*TARGET_NAMES, *RATIO_NAMES, "allocation") if targets else TARGET_NAMES if ratios else ()
     if ratios or (targets and "target_latency" not in given):
         dropped = (*dropped, *LATENCY_NAMES)
     if ratios and recorded.get("merge_tokens") == "auto":
@@ -266,6 +266,7 @@ def check_selection(options: Any, plan: object = None) -> None:
     budget = budget_from(chosen)
     images = options.data_dir or options.dataset or None
     check_budget(budget, (options.ratio, options.rank_ratio), plan, images)
+    check_keep(options.keep, images)
     shares = {name: getattr(options, name) for name in RATIO_NAMES if getattr(options, name) is not None}
     names = ("only", "protect", "size_multiple")
     selection = Selection(**shares, **{name: chosen[name] for name in names})

@@ -107,7 +107,7 @@ class SelectionOptions(Latency):
     )
     keep: Keep | None = option(
         None,
-        "What a target keeps of a model without a head: its pooled features (cls), its patch tokens, or both alike.",
+        "What counts of a model without a head: its pooled features (cls), its patch tokens, or both alike.",
         panel=COMPACTION,
         unset="both",
         rare=True,

@@ -9,7 +9,7 @@ from torch import nn
 from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
 from vitcompact.operators import OPERATORS
-from vitcompact.options.selection import Allocation
+from vitcompact.options.selection import Allocation, Keep
 from vitcompact.planning.candidates import Losses
 from vitcompact.planning.curves import Curves, measured_losses
 from vitcompact.planning.knapsack import spend
@@ -48,6 +48,7 @@ def plan_shares(
     selection: Selection,
     *,
     curves: Curves | None = None,
+    keep: Keep = "both",
     weigh: bool = True,
     cache_bytes: float = 4e9,
     progress: Progress = silent,
@@ -60,7 +61,7 @@ def plan_shares(
     Args:
         original: in eval mode and float32; left as it is.
         curves: what was measured before, where it holds; what is measured goes there.
-        weigh: as in `measure_losses`.
+        keep, weigh: as in `measure_losses`.
 
     Raises:
         NothingToCompactError, UsageError, DataError: as `wanted_layers` and `measure_losses`.
@@ -68,7 +69,13 @@ def plan_shares(
     wanted = wanted_layers(original, selection)
     ops = tuple(dict.fromkeys(name for _, asked in wanted.layers for name, _ in asked))
     losses = measured_losses(
-        original, images, curves, ops=ops, selection=selection, weigh=weigh, cache_bytes=cache_bytes, progress=progress
+        *(original, images, curves),
+        ops=ops,
+        selection=selection,
+        keep=keep,
+        weigh=weigh,
+        cache_bytes=cache_bytes,
+        progress=progress,
     )
     curve = spend(losses.menus("macs"))
     chosen = curve.choose(min(_uniform(losses, wanted), curve.most))

@@ -10,14 +10,13 @@ from torch import nn
 
 from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
-from vitcompact.models.forward import num_classes
 from vitcompact.operators.merge import given_schedule, merge_schedule
 from vitcompact.planning.budget_plan import BudgetPlan, plan_budget
 from vitcompact.planning.candidates import Losses
 from vitcompact.planning.curves import Curves, measured_losses
 from vitcompact.planning.latency_target import plan_latency
 from vitcompact.planning.merging import Merging, measure_merging
-from vitcompact.planning.request import Budget
+from vitcompact.planning.request import Budget, check_keep
 from vitcompact.planning.selection import Selection
 from vitcompact.planning.serving import USUAL, Serving
 from vitcompact.planning.site_time import time_sites
@@ -50,7 +49,7 @@ def plan_for(
     """
     if budget.merge_tokens == "auto" and not weigh:
         raise UsageError("`merge_tokens='auto'` compares expected loss increases: leave out `without='sensitivity'`")
-    check_keep(original, budget)
+    check_keep(budget.keep, images, original)
     offered = offered_merging(original, images, budget, progress=progress)
     losses = measured_losses(
         *(original, images, curves),
@@ -67,16 +66,6 @@ def plan_for(
         times = curves.times(asked, lambda: time_sites(original, losses.choices(), budget.serving, progress))
         losses = replace(losses, times=times)
     return plan_measured(original, losses, budget, offered, progress=progress)
-
-
-def check_keep(original: nn.Module, budget: Budget) -> None:
-    """Refuse to choose among features where the classes count.
-
-    Raises:
-        UsageError: see above.
-    """
-    if budget.keep != "both" and num_classes(original):
-        raise UsageError(f"`keep='{budget.keep}'` chooses among features, and this model has a head: leave it out")
 
 
 def plan_measured(

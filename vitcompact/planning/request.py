@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from torch import nn
+
 from vitcompact.errors import UsageError
+from vitcompact.models.forward import num_classes
 from vitcompact.operators import OPERATORS
 from vitcompact.options.declare import declared
 from vitcompact.options.selection import Keep, MergeTokens, Target
@@ -54,8 +57,6 @@ class Budget:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.target) and 0 < self.target < 1):
             raise UsageError(f"`target_{self.unit}` must be between 0 and 1 (both exclusive), got {self.target}")
-        if self.keep not in get_args(Keep):
-            raise UsageError(f"`keep` takes 'cls', 'patches' or 'both', got {self.keep!r}")
         unknown = [op for op in self.ops if op not in OPERATORS]
         if unknown or not self.ops:
             raise UsageError(
@@ -83,7 +84,7 @@ def budget_of(
     """The budget that one of the three targets asks for, or None where none is given.
 
     Raises:
-        UsageError: more than one target, operators, `keep` or `auto` without a target, a target out of range, or a
+        UsageError: more than one target, operators or `auto` without a target, a target out of range, or a
             `latency_...` without a target of latency, or a backend that is not installed.
     """
     if isinstance(merge_tokens, str) and merge_tokens != "auto":
@@ -98,8 +99,6 @@ def budget_of(
     if not given:
         if ops is not None:
             raise UsageError("`ops` narrows a budget: give `target_macs`, `target_params` or `target_latency` with it")
-        if keep is not None:
-            raise UsageError("`keep` says what a budget weighs: give `target_macs` or another target with it")
         if merge_tokens == "auto":
             raise UsageError("`merge_tokens='auto'` shares a budget: give `target_macs` or `target_latency` with it")
         return None
@@ -128,6 +127,25 @@ def check_budget(
         raise UsageError(f"`plan` says what is compacted: leave out {target}")
     if images is None:
         raise UsageError(f"{target} needs images to measure what each layer can do without: give `images`")
+
+
+def check_keep(keep: Keep | None, images: object, model: nn.Module | None = None) -> None:
+    """Refuse to choose among features without images to weigh errors on, or where the classes count.
+
+    Args:
+        model: what is to be compacted, once it is there.
+
+    Raises:
+        UsageError: see above, or no such choice.
+    """
+    if keep is not None and keep not in get_args(Keep):
+        raise UsageError(f"`keep` takes 'cls', 'patches' or 'both', got {keep!r}")
+    if keep in (None, "both"):
+        return
+    if images is None:
+        raise UsageError("`keep` says by what errors of layers count, which is measured on images: give `images`")
+    if model is not None and num_classes(model):
+        raise UsageError(f"`keep='{keep}'` chooses among features, and this model has a head: leave it out")
 
 
 def check_one_clock(budget: Budget | None, images: object) -> None:

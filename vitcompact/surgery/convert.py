@@ -77,7 +77,7 @@ def convert(
         ops: operators that a budget may use; all by default.
         merge_tokens: pairs of similar tokens that each block of a plain ViT merges (ToMe), one number or one for each
             block; they count towards a target. `auto` merges what costs least beside a budget's operators.
-        keep: what a target keeps of a model without a head: `cls` (its pooled features), `patches` or `both`.
+        keep: what counts of a model without a head: `cls` (its pooled features), `patches` or `both`.
         images: normalised calibration images `(n, 3, height, width)` or batches of them, no labels. None converts
             from the weights alone, which loses much accuracy.
         only: `heads` or `ffn` for one of the two.

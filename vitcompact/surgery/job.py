@@ -32,7 +32,7 @@ from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
 from vitcompact.planning.planner import plan_for
-from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget, check_one_clock
+from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget, check_keep, check_one_clock
 from vitcompact.planning.scope import check_patterns, wanted_layers
 from vitcompact.planning.selection import Only, Selection, patterns
 from vitcompact.plans.schema import Plan, Skipped
@@ -95,6 +95,7 @@ class Job:
     Attributes:
         original: the model in float32 on the device to work on, frozen.
         images: calibration images, None for surgery from the weights alone.
+        keep: what counts of the features of a model without a head.
         schedule: pairs of tokens that each block is to merge, where numbers were given.
     """
 
@@ -103,6 +104,7 @@ class Job:
     selection: Selection
     budget: Budget | None
     method: Method
+    keep: Keep
     schedule: tuple[int, ...]
     cache_bytes: float
     allocation: Allocation | None
@@ -123,6 +125,7 @@ class Job:
             shares = plan_shares(
                 *(self.original, self.images, self.selection),
                 curves=self.curves,
+                keep=self.keep,
                 weigh=self.method.sensitivity,
                 cache_bytes=self.cache_bytes,
                 progress=self.progress,
@@ -156,7 +159,7 @@ class Job:
         else:
             layers, unreachable = convert_calibrated(
                 *(self.original, work, self.images, drafts, self.selection, self.method),
-                *("both" if self.budget is None else self.budget.keep, self.cache_bytes, self.progress),
+                *(self.keep, self.cache_bytes, self.progress),
             )
             skipped += unreachable
         schedule = self.schedule if plan is None else plan.merge_tokens
@@ -192,6 +195,7 @@ def prepare(
     timed = asked.latency_backend, asked.latency_batch, asked.latency_dtype
     budget = budget_of(*targets, asked.ops, asked.merge_tokens, asked.keep, *timed)
     check_budget(budget, (asked.ratio, asked.rank_ratio), plan, images)
+    check_keep(asked.keep, images, model)
     check_one_clock(budget, images)
     selection = limits.selection(asked)
     check_model(model, weights=not without_values or budget is not None or images is not None)
@@ -208,7 +212,8 @@ def prepare(
         try_model(original, example_of(batches, 2))
     schedule = given_schedule(model, asked.merge_tokens)
     return Job(
-        original, batches, selection, budget, method, schedule, cache_gb * 1e9, asked.allocation, curves, progress
+        *(original, batches, selection, budget, method, asked.keep or "both", schedule),
+        *(cache_gb * 1e9, asked.allocation, curves, progress),
     )
 
 

@@ -148,7 +148,7 @@ def _filled(options: Options, given: frozenset[str], space: Workspace | None, co
 
 def _read_plan(options: Options, given: frozenset[str]) -> Plan:
     """The plan in `--plan FILE`, which may also be a document of ours that holds one."""
-    chosen = given & {*inputs.SELECTION_NAMES, "method", "terms", "filter_rank", "branches"}
+    chosen = given & {*inputs.SELECTION_NAMES, "method", "terms", "filter_rank", "branches"} - {"keep"}
     defaults = {field.name: field.default for field in dataclasses.fields(options)}
     clash = sorted(name for name in chosen if getattr(options, name) != defaults[name])
     if clash:
@@ -184,7 +184,8 @@ def _plan_only(
     }
     plan.save(path)
     console.result(document, *plan_tables(document))
-    console.note(f"plan written to {path}; nothing else was written")
+    kept = "" if options.keep in (None, "both") else f" (which says nothing of --keep {options.keep}: give both again)"
+    console.note(f"plan written to {path}{kept}; nothing else was written")
 
 
 def _plan_file(options: Options, space: Workspace | None) -> Path:

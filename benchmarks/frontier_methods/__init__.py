@@ -54,5 +54,6 @@ METHODS: dict[str, Method] = {
     "grail-wanda": Method("GRAIL after Wanda", grail.wanda),
     "grail-gram": Method("GRAIL after activation energy", grail.energy),
     "diffrate": Method("DiffRate", diffrate.search),
-    "merge": Method("token merging alone", merging.merge),
+    "merge": Method("token merging alone (ToMe)", merging.merge),
+    "merge-own": Method("vitcompact, token merging alone", merging.merge_own, own=True),
 }

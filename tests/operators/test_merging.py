@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def test_macs_are_counted_by_hand() -> None:
     for r in schedule:
         macs += 4 * tokens * dim * dim + 2 * tokens * tokens * dim
         patches = tokens - 1
-        macs += (patches + 1) // 2 * (patches // 2) * (dim // 4) if r else 0
+        macs += (patches + 1) // 2 * (patches // 2) * dim if r else 0
         tokens -= r
         macs += 2 * tokens * dim * hidden
     assert count(folded, (3, 64, 64)).macs == macs
@@ -187,6 +188,26 @@ def test_folding_again_keeps_or_drops_it() -> None:
     without = vitcompact.fold(folded, merge_tokens=0)
     assert without.vitcompact_plan == Plan((), form="folded")
     assert torch.equal(without(images), model(images))
+
+
+def test_what_was_saved_before_merges_as_it_did(plain: tuple[VisionTransformer, Tensor], tmp_path: Path) -> None:
+    """Plans once said nothing of what tokens are compared by: it was their keys. Folding again leaves it so."""
+    model, images = plain
+    by_keys = copy.deepcopy(model)
+    install_merging(by_keys, (4,) * depth(model), "keys")
+    by_keys.vitcompact_plan = Plan((), form="folded", merge_tokens=(4,) * depth(model), merge_by="keys")
+    out = vitcompact.save(by_keys, tmp_path / "out")
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_args"]["plan"].pop("merge_by") == "keys"
+    (out / "config.json").write_text(json.dumps(config))
+    again = vitcompact.load(out)
+    assert plan_of(again).merge_by == "keys"
+    assert torch.equal(again(images), by_keys(images))
+    assert torch.equal(vitcompact.fold(again)(images), by_keys(images))
+    now = vitcompact.fold(again, merge_tokens=4)
+    assert plan_of(now).merge_by == "tokens"
+    assert not torch.equal(now(images), by_keys(images))
+    assert torch.equal(vitcompact.load(vitcompact.save(now, tmp_path / "now"))(images), now(images))
 
 
 @pytest.mark.parametrize(

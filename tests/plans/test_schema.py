@@ -38,6 +38,8 @@ def test_round_trip() -> None:
         ({"merge_tokens": 3}, "malformed"),
         ({"merge_tokens": [1, -1]}, "merge_tokens"),
         ({"merge_tokens": ["1"]}, "merge_tokens"),
+        ({"merge_tokens": [1], "merge_by": "values"}, "merge_by must be 'tokens' or 'keys'"),
+        ({"merge_tokens": [1], "merge_by": ["keys"]}, "merge_by must be 'tokens' or 'keys'"),
         ({"layers": [{"name": "x", "kind": "ffn", "operators": [{"op": "shrink"}]}]}, "unknown operator 'shrink'"),
         ({"layers": [{"name": "x", "kind": "ffn", "operators": [{"op": "factorize", "rank": 0}]}]}, "at least 1"),
     ],

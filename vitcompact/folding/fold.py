@@ -62,7 +62,9 @@ def fold(
     plan = getattr(model, "vitcompact_plan", None) or Plan(layers=())
     if not plan.layers and not plan.merge_tokens and merge_tokens is None:
         raise UsageError("this model was not converted by vitcompact, so there is nothing to fold; run convert first")
-    schedule = plan.merge_tokens if merge_tokens is None else merge_schedule(model, merge_tokens)
+    if merge_tokens is not None:
+        plan = replace(plan, merge_tokens=merge_schedule(model, merge_tokens), merge_by="tokens")
+    schedule = plan.merge_tokens
     check_weights(model)
     reference = copy_of(model).eval().float()
     stop_merging(reference)
@@ -74,9 +76,9 @@ def fold(
     require(moved_diff, tolerance, "on perturbed weights")
     cast = 0.0 if dtype == torch.float32 else compare(folded, _stored_in(folded, dtype), probes)[0]
     if schedule:
-        install_merging(folded, schedule)
+        install_merging(folded, schedule, plan.merge_by)
         folded.vitcompact_merging = merging_effect(reference, folded, probes, schedule)  # type: ignore[assignment]
-    folded.vitcompact_plan = replace(_folded_plan(folded, plan), merge_tokens=schedule)  # type: ignore[assignment]
+    folded.vitcompact_plan = _folded_plan(folded, plan)  # type: ignore[assignment]
     folded.vitcompact_parity = FoldParity(max_abs_diff, max(rel_diff, moved_diff), cast, agreement)  # type: ignore[assignment]
     return opened.put_back(folded.to(home.dtype))
 

@@ -1,8 +1,9 @@
 """Token merging: similar tokens become one, block by block (ToMe, arXiv 2210.09461), without any training.
 
-The patch tokens of a sequence are dealt in turn to two sets A and B. Every token of A finds its most similar token of
-B, and the `r` most similar pairs become their mean, weighted by how many original tokens each stands for (the paper's
-section 3.2). Prefix tokens (class, distillation, registers) are left alone.
+The patch tokens of a sequence are dealt in turn to two sets A and B. Every token of A finds its nearest token of B, and
+the `r` nearest pairs become their mean, weighted by how many original tokens each stands for (the paper's section 3.2).
+Prefix tokens (class, distillation, registers) are left alone. What is near: `match_keys` is the paper's, `match_tokens`
+what loses less (docs/method.md).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Match:
     Attributes:
         num_prefix_tokens: tokens at the front that take no part.
         kept: positions in A of the tokens that stay, ascending, `(batch, len(A) - r)`.
-        merged: positions in A of those that go, the most similar pair first, `(batch, r)`.
+        merged: positions in A of those that go, the nearest pair first, `(batch, r)`.
         target: positions in B that they go to, `(batch, r)`.
     """
 
@@ -82,16 +83,43 @@ def take(x: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_tokens(keys: Tensor, r: int, num_prefix_tokens: int) -> Match:
-    """Bipartite soft matching by cosine similarity.
+def match_keys(keys: Tensor, r: int, num_prefix_tokens: int) -> Match:
+    """Bipartite soft matching by the cosine of keys: the paper's.
 
     Args:
-        keys: what tokens are compared by, `(batch, tokens, dim)`.
+        keys: `(batch, tokens, dim)`.
         r: pairs to merge, at most half of the tokens that are not prefix.
     """
     metric = F.normalize(keys[:, num_prefix_tokens:], dim=-1)
-    similarity, partner = (metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)).max(dim=-1)
-    order = _ranked(similarity)
+    return _matched(metric[:, ::2] @ metric[:, 1::2].transpose(1, 2), r, num_prefix_tokens)
+
+
+@torch.no_grad()
+def match_tokens(x: Tensor, size: Tensor | None, r: int, num_prefix_tokens: int) -> Match:
+    """Bipartite soft matching by what merging does to the tokens themselves, as Ward's clustering does.
+
+    Two tokens of unit length that stand for `m` and `n` original ones are moved by `mn / (m + n) |a - b|^2` in all.
+
+    Args:
+        x: the tokens as they are to be merged, `(batch, tokens, dim)`.
+        size: how many original tokens each stands for, `(batch, tokens)`; None: each for itself.
+        r: pairs to merge, at most half of the tokens that are not prefix.
+    """
+    metric = F.normalize(x[:, num_prefix_tokens:], dim=-1)
+    metric = metric - metric.mean(dim=1, keepdim=True)  # what all share would cost digits in half precision
+    a, b = metric[:, ::2], metric[:, 1::2]
+    lengths = metric.square().sum(dim=-1)
+    moved = (lengths[:, ::2, None] + lengths[:, None, 1::2] - 2 * (a @ b.transpose(1, 2))).clamp_min(0)
+    if size is not None:
+        m, n = size[:, num_prefix_tokens::2, None], size[:, None, num_prefix_tokens + 1 :: 2]
+        moved = moved * (m * n / (m + n))
+    return _matched(-moved, r, num_prefix_tokens)
+
+
+def _matched(similarity: Tensor, r: int, num_prefix_tokens: int) -> Match:
+    """The `r` most similar pairs of `similarity (batch, len(A), len(B))`, each of A with its best of B."""
+    best, partner = similarity.max(dim=-1)
+    order = _ranked(best)
     merged, kept = order[:, :r], order[:, r:].sort(dim=-1).values
     return Match(num_prefix_tokens, kept, merged, partner.gather(1, merged))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.fx import Proxy
 
 from vitcompact.errors import UsageError
-from vitcompact.layers.merge import Groups, match_tokens, merge_tokens
+from vitcompact.layers.merge import Groups, Match, match_keys, match_tokens, merge_tokens
 
 PARTS = ("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2")
 """Children of a pre-norm block; a merging block has the same ones, so the names of its tensors stay."""
@@ -62,6 +62,7 @@ class MergingBlock(nn.Module):
         parts: the modules named in `PARTS`.
         r: pairs of tokens to merge; fewer where less than twice as many tokens are left.
         num_prefix_tokens: tokens at the front that are never merged.
+        by: what tokens are compared by: themselves, or the keys of the attention before them as in the paper.
     """
 
     norm1: nn.Module
@@ -73,16 +74,19 @@ class MergingBlock(nn.Module):
     ls2: nn.Module
     drop_path2: nn.Module
 
-    def __init__(self, parts: dict[str, nn.Module], r: int, num_prefix_tokens: int) -> None:
+    def __init__(
+        self, parts: dict[str, nn.Module], r: int, num_prefix_tokens: int, by: Literal["tokens", "keys"] = "tokens"
+    ) -> None:
         super().__init__()
         for name in PARTS:
             setattr(self, name, parts[name])
         self.r, self.num_prefix_tokens = r, num_prefix_tokens
+        self.by: Literal["tokens", "keys"] = by
         self._tap = KeyTap()
         self.attn.get_submodule("k_norm").register_forward_hook(self._tap)
 
     def extra_repr(self) -> str:
-        return f"r={self.r}, num_prefix_tokens={self.num_prefix_tokens}"
+        return f"r={self.r}, num_prefix_tokens={self.num_prefix_tokens}, by={self.by}"
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         _refuse_tracing(x)
@@ -99,13 +103,18 @@ class MergingBlock(nn.Module):
     def step(self, x: Tensor, groups: Groups | None) -> tuple[Tensor, Groups | None]:
         """One block on a merged sequence `(batch, tokens, dim)`; `groups` is None while nothing was merged."""
         r = min(self.r, (x.shape[1] - self.num_prefix_tokens) // 2)
-        self._tap.wanted = r > 0
+        self._tap.wanted = r > 0 and self.by == "keys"
         bias = None if groups is None else groups.bias(x.dtype)
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=bias)))
         if r > 0:
-            match = match_tokens(self._tap.take(), r, self.num_prefix_tokens)
+            match = self._match(x, groups, r)
             x, groups = merge_tokens(x, Groups.single(x) if groups is None else groups, match)
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x)))), groups
+
+    def _match(self, x: Tensor, groups: Groups | None, r: int) -> Match:
+        if self.by == "keys":
+            return match_keys(self._tap.take(), r, self.num_prefix_tokens)
+        return match_tokens(x, None if groups is None else groups.size, r, self.num_prefix_tokens)
 
     @property
     def is_watched(self) -> bool:

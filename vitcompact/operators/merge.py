@@ -11,7 +11,7 @@ from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.base import ModelOperator
 from vitcompact.options.selection import MergeTokens
-from vitcompact.plans.schema import Plan
+from vitcompact.plans.schema import MergeBy, Plan
 
 
 class TokenMerging(ModelOperator):
@@ -19,8 +19,8 @@ class TokenMerging(ModelOperator):
 
     name = "merge tokens"
     title = "merged tokens"
-    description = "similar tokens are merged, block by block (ToMe)"
-    source = "arXiv 2210.09461"
+    description = "similar tokens are merged, block by block"
+    source = "arXiv 2210.09461 (ToMe), tokens matched otherwise (docs/method.md)"
 
     def label(self, plan: Plan) -> str | None:
         """Such as `96 pairs of tokens, 8 per block`."""
@@ -29,7 +29,7 @@ class TokenMerging(ModelOperator):
     def install(self, model: nn.Module, plan: Plan) -> None:
         """See `ModelOperator.install`."""
         if plan.merge_tokens:
-            install_merging(model, plan.merge_tokens)
+            install_merging(model, plan.merge_tokens, plan.merge_by)
 
 
 def schedule_text(schedule: Sequence[int]) -> str:
@@ -88,8 +88,11 @@ def num_patches(model: nn.Module) -> int:
     return found
 
 
-def install_merging(model: nn.Module, schedule: Sequence[int]) -> None:
+def install_merging(model: nn.Module, schedule: Sequence[int], by: MergeBy = "tokens") -> None:
     """Give the blocks of `model` their numbers of pairs to merge, in place; names of tensors stay as they are.
+
+    Args:
+        by: what tokens are compared by.
 
     Raises:
         UsageError: as `merge_schedule`.
@@ -102,7 +105,7 @@ def install_merging(model: nn.Module, schedule: Sequence[int]) -> None:
         if not isinstance(block, MergingBlock):
             parts = {part: block.get_submodule(part) for part in PARTS}
             block = MergingBlock(parts, r, num_prefix_tokens).train(block.training)
-        block.r = r
+        block.r, block.by = r, by
         merging.add_module(name, block)
     model.blocks = merging.train(blocks.training)
 

@@ -23,6 +23,8 @@ from vitcompact.utils.text import columns, html_table
 PLAN_VERSION = 1
 
 Form = Literal["training", "folded"]
+MergeBy = Literal["tokens", "keys"]
+"""What tokens to merge are compared by: themselves, or the keys of the attention before them (ToMe)."""
 Spec = TypeVar("Spec", bound=OperatorSpec)
 
 
@@ -86,6 +88,7 @@ class Plan:
         form: training or folded.
         version: of the format.
         merge_tokens: pairs of tokens that each block of a plain ViT merges, in order; empty for no merging.
+        merge_by: what tokens are compared by; plans that do not say are of a time when it was their keys.
         reached: how the plan of a budget meets it; no part of the structure, and not written into files.
     """
 
@@ -94,6 +97,7 @@ class Plan:
     form: Form = "training"
     version: int = PLAN_VERSION
     merge_tokens: tuple[int, ...] = ()
+    merge_by: MergeBy = "tokens"
     reached: Reached | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -159,7 +163,8 @@ class Plan:
             "layers": layers,
             "skipped": [asdict(skipped) for skipped in self.skipped],
         }
-        return {**document, "merge_tokens": list(self.merge_tokens)} if self.merge_tokens else document
+        merging = {"merge_tokens": list(self.merge_tokens), "merge_by": self.merge_by}
+        return {**document, **merging} if self.merge_tokens else document
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
@@ -175,13 +180,16 @@ class Plan:
             form = data.get("form", "training")
             if form not in ("training", "folded"):
                 raise UsageError(f"plan form must be 'training' or 'folded', got {form!r}")
-            known(data, "plan", ("version", "form", "layers", "skipped", "merge_tokens"))
+            known(data, "plan", ("version", "form", "layers", "skipped", "merge_tokens", "merge_by"))
             layers = tuple(_read_layer(layer) for layer in listed(data["layers"], "layers"))
             skipped = tuple(_read_skipped(item) for item in listed(data.get("skipped", []), "skipped"))
             merge_tokens = tuple(listed(data.get("merge_tokens", []), "merge_tokens"))
+            merge_by = data.get("merge_by", "keys" if merge_tokens else "tokens")
+            if merge_by not in get_args(MergeBy):
+                raise UsageError(f"plan merge_by must be 'tokens' or 'keys', got {shortened(repr(merge_by))}")
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"malformed plan: {type(error).__name__}: {error}") from error
-        return cls(layers=layers, skipped=skipped, form=form, version=version, merge_tokens=merge_tokens)
+        return cls(layers, skipped, form, version, merge_tokens, merge_by)
 
 
 def _read_layer(data: Mapping[str, Any]) -> LayerPlan:

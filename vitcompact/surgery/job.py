@@ -162,9 +162,8 @@ class Job:
                 *(self.keep, self.cache_bytes, self.progress),
             )
             skipped += unreachable
-        schedule = self.schedule if plan is None else plan.merge_tokens
-        reached = None if plan is None else plan.reached
-        return work, Plan(tuple(layers), tuple(skipped), merge_tokens=schedule, reached=reached)
+        followed = plan or Plan((), merge_tokens=self.schedule)
+        return work, replace(followed, layers=tuple(layers), skipped=tuple(skipped), form="training")
 
 
 def prepare(

@@ -46,7 +46,9 @@ def calibration() -> Calibration:
     return Calibration(images, torch.randint(5, (16,), generator=generator), batch_size=8)
 
 
-@pytest.mark.parametrize("method", ["pair", "uniform", "svd", "svd-copy", "heads", "variance", "merge", "merge-own", *GRAIL])
+@pytest.mark.parametrize(
+    "method", ["pair", "uniform", "svd", "svd-copy", "heads", "variance", "merge", "merge-own", *GRAIL]
+)
 def test_methods_come_near_the_target_and_leave_the_model_alone(
     method: str, model: VisionTransformer, calibration: Calibration
 ) -> None:

@@ -75,7 +75,7 @@ def convert(
         latency_batch: images per batch there; None is 8.
         latency_dtype: number format there, `bfloat16` or `float16`; None is float32.
         ops: operators that a budget may use; all by default.
-        merge_tokens: pairs of similar tokens that each block of a plain ViT merges (after ToMe), one number or one for each
+        merge_tokens: pairs of similar tokens that each block of a plain ViT merges, one number or one for each
             block; they count towards a target. `auto` merges what costs least beside a budget's operators.
         keep: what counts of a model without a head: `cls` (its pooled features), `patches` or `both`.
         images: normalised calibration images `(n, 3, height, width)` or batches of them, no labels. None converts

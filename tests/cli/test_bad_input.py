@@ -318,3 +318,10 @@ def test_a_budget_out_of_reach_writes_nothing(run: Run, images: Path, tmp_path: 
     assert result.code == 2
     assert "out of reach" in result.error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("policy", ["nonsense", "rand-x9", "augmix-x3"])
+def test_a_policy_that_is_none_is_told_before_anything_is_opened(policy: str, run: Run) -> None:
+    result = run("finetune", "no such model", "OUT", "--teacher", "nor this", "--data-dir", "nor that", "--aa", policy)
+    assert result.code == 2
+    assert f"--aa takes a policy of timm such as rand-m9-mstd0.5, got '{policy}'" in result.error

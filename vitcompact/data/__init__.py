@@ -1,6 +1,7 @@
 """Images: opening data sets by timm's rules, calibration, evaluation and training batches."""
 
 from vitcompact.data.apart import is_apart, taken_apart
+from vitcompact.data.augment import check_policy
 from vitcompact.data.batches import ImageBatches, TensorImages, first_images, from_tensor, rebatched
 from vitcompact.data.boundary import check_images, check_model, check_weights, has_no_weights, images_for
 from vitcompact.data.calibration import CalibrationImages
@@ -36,6 +37,7 @@ __all__ = [
     "as_pixels",
     "check_images",
     "check_model",
+    "check_policy",
     "check_weights",
     "eval_transform",
     "evaluation_batches",

@@ -6,6 +6,7 @@ import math
 import random
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,24 @@ def augmented(
     return resized[0].flip(-1) if flipped else resized[0]
 
 
+def check_policy(name: str) -> None:
+    """Refuse what is no policy of timm's, before anything is opened.
+
+    Raises:
+        UsageError: see above.
+    """
+    _transform(name, {"translate_const": 1, "img_mean": (0, 0, 0)})
+
+
+def _transform(name: str, filling: dict[str, Any]) -> Callable[[Image.Image], Image.Image]:
+    makers = {"rand": rand_augment_transform, "augm": augment_and_mix_transform}
+    try:
+        made: Callable[[Image.Image], Image.Image] = makers.get(name[:4], auto_augment_transform)(name, filling)
+    except (AssertionError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise UsageError(f"`aa` takes a policy of timm such as rand-m9-mstd0.5, got '{name}'") from error
+    return made
+
+
 def policy(name: str, config: InputConfig) -> Callable[[Tensor, random.Random], Tensor]:
     """A policy of timm (`rand-m9-mstd0.5`, `original`, `augmix-m3`, …) for uint8 pixels (3, height, width).
 
@@ -70,12 +89,7 @@ def policy(name: str, config: InputConfig) -> Callable[[Tensor, random.Random], 
     if config.image_mode != "RGB":
         raise UsageError(f"`aa` is for images in colour, and the model takes {config.input_size[0]} channel(s)")
     mean = tuple(min(255, round(255 * part)) for part in config.mean)
-    filling = {"translate_const": int(min(config.input_size[1:]) * 0.45), "img_mean": mean}
-    makers = {"rand": rand_augment_transform, "augm": augment_and_mix_transform}
-    try:
-        transform = makers.get(name[:4], auto_augment_transform)(name, filling)
-    except (AssertionError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise UsageError(f"`aa` takes a policy of timm such as rand-m9-mstd0.5, got '{name}'") from error
+    transform = _transform(name, {"translate_const": int(min(config.input_size[1:]) * 0.45), "img_mean": mean})
 
     def varied(pixels: Tensor, rng: random.Random) -> Tensor:
         image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

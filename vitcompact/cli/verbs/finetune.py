@@ -17,7 +17,7 @@ from vitcompact.cli.report import command_of
 from vitcompact.cli.report.curve import can_draw, draw_curve
 from vitcompact.cli.verbs import common
 from vitcompact.cli.workspace import Workspace, command
-from vitcompact.data import Augment, evaluation_batches, training_loader
+from vitcompact.data import Augment, check_policy, evaluation_batches, training_loader
 from vitcompact.errors import Interrupted
 from vitcompact.options.logs import LogOptions
 from vitcompact.reporting.measures import measured_of
@@ -42,6 +42,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     options, given = _continued(options, given, console)
     space = common.workspace_for(options, held, processes)
     training, augment, log = of_kind(TrainOptions, options), of_kind(Augment, options), of_kind(LogOptions, options)
+    if augment.aa is not None:
+        check_policy(augment.aa)
     open_device(options.device)
     out = common.out_for(options, space, "finetune", held, processes)
     taken = options.source is None

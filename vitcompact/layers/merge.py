@@ -8,6 +8,7 @@ what loses less (docs/method.md).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -99,21 +100,28 @@ def match_tokens(x: Tensor, size: Tensor | None, r: int, num_prefix_tokens: int)
     """Bipartite soft matching by what merging does to the tokens themselves, as Ward's clustering does.
 
     Two tokens of unit length that stand for `m` and `n` original ones are moved by `mn / (m + n) |a - b|^2` in all.
+    Computed in float32: cosines of tokens are close to one, where half precision has no digits left.
 
     Args:
         x: the tokens as they are to be merged, `(batch, tokens, dim)`.
         size: how many original tokens each stands for, `(batch, tokens)`; None: each for itself.
         r: pairs to merge, at most half of the tokens that are not prefix.
     """
-    metric = F.normalize(x[:, num_prefix_tokens:], dim=-1)
-    metric = metric - metric.mean(dim=1, keepdim=True)  # what all share would cost digits in half precision
-    a, b = metric[:, ::2], metric[:, 1::2]
-    lengths = metric.square().sum(dim=-1)
-    moved = (lengths[:, ::2, None] + lengths[:, None, 1::2] - 2 * (a @ b.transpose(1, 2))).clamp_min(0)
+    x = x[:, num_prefix_tokens:].float()
+    scale = torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-12).reciprocal()
+    with _whole_digits(x.device.type):
+        products = x[:, ::2] @ x[:, 1::2].transpose(1, 2)
+    kept = products * scale[:, ::2, None] * scale[:, None, 1::2] - 1  # -|a - b|^2 / 2
     if size is not None:
-        m, n = size[:, num_prefix_tokens::2, None], size[:, None, num_prefix_tokens + 1 :: 2]
-        moved = moved * (m * n / (m + n))
-    return _matched(-moved, r, num_prefix_tokens)
+        rarity = size[:, num_prefix_tokens:].reciprocal()
+        kept = kept / (rarity[:, ::2, None] + rarity[:, None, 1::2])
+    return _matched(kept, r, num_prefix_tokens)
+
+
+def _whole_digits(device: str) -> AbstractContextManager[object]:
+    """Products of float32 in float32, also where autocast would make them half precision."""
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def _matched(similarity: Tensor, r: int, num_prefix_tokens: int) -> Match:

@@ -152,7 +152,7 @@ def test_what_counts_is_refused_where_nothing_is_chosen(vit: nn.Module, images: 
         vitcompact.plan(vit, images=images, target_macs=0.8, keep="cls")
     with pytest.raises(UsageError, match="`keep='cls'` chooses among features, and this model has a head"):
         vitcompact.plan(vit, images=images, ratio=0.5, keep="cls")
-    with pytest.raises(UsageError, match="`keep` says by what errors of layers count, which is measured on images"):
+    with pytest.raises(UsageError, match="`keep` says which errors count, and they are measured on images"):
         vitcompact.plan(vit, ratio=0.5, keep="cls")
     with pytest.raises(UsageError, match="`keep` takes 'cls', 'patches' or 'both', got 'all'"):
         vitcompact.plan(vit, images=images, target_macs=0.8, keep="all")  # type: ignore[arg-type]

@@ -143,7 +143,7 @@ def check_keep(keep: Keep | None, images: object, model: nn.Module | None = None
     if keep in (None, "both"):
         return
     if images is None:
-        raise UsageError("`keep` says by what errors of layers count, which is measured on images: give `images`")
+        raise UsageError("`keep` says which errors count, and they are measured on images: give `images`")
     if model is not None and num_classes(model):
         raise UsageError(f"`keep='{keep}'` chooses among features, and this model has a head: leave it out")
 

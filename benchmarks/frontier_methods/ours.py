@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 import vitcompact
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.data.batches import from_tensor
 from vitcompact.planning.candidates import measure_losses
 from vitcompact.planning.planner import offered_merging, plan_measured, timed
@@ -96,4 +97,7 @@ def _plan(model: nn.Module, calibration: Calibration, budget: Budget) -> Plan:
         measured["losses"] = measure_losses(original, images)
     if budget.unit == "latency":
         measured["losses"] = timed(original, measured["losses"])
-    return plan_measured(original, measured["losses"], budget, offered_merging(original, images, budget)).plan
+    if "known" not in measured:
+        measured["known"] = OutputSensitivity(original, images)
+    offered = offered_merging(original, images, budget, known=measured["known"])
+    return plan_measured(original, measured["losses"], budget, offered).plan

@@ -17,10 +17,15 @@ from torch import Tensor
 import vitcompact
 from tests.attached import plan_of
 from vitcompact.analysis import count
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
+from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.folding.verify import perturbed
 from vitcompact.layers.attention import CompactAttention
-from vitcompact.operators.merge import install_merging
+from vitcompact.layers.merge import match_tokens
+from vitcompact.layers.merging_blocks import METRIC_RANK
+from vitcompact.models import inspect
+from vitcompact.operators.merge import install_merging, set_metrics, token_metrics
 from vitcompact.operators.replay import replay
 from vitcompact.plans.schema import Plan
 from vitcompact.training import TrainOptions
@@ -260,3 +265,91 @@ def test_a_model_in_training_form_learns_with_merging_on(tmp_path: Path) -> None
     assert plan_of(folded).merge_tokens == (1,) * depth(compact)
     torch.testing.assert_close(folded(images), trained(images), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(folded(images), compact(images), rtol=1e-3, atol=1e-3)
+
+
+def by_sensitivity(model: VisionTransformer, schedule: tuple[int, ...]) -> VisionTransformer:
+    """A copy that compares tokens through random matrices."""
+    model = copy.deepcopy(model)
+    install_merging(model, schedule, "sensitivity")
+    set_metrics(model, [torch.randn(model.embed_dim, min(model.embed_dim, METRIC_RANK)) for _ in schedule])
+    model.vitcompact_plan = Plan((), form="folded", merge_tokens=schedule, merge_by="sensitivity")
+    return model
+
+
+def metrics_of(model: VisionTransformer) -> list[str]:
+    return [name for name in model.state_dict() if name.endswith("metric")]
+
+
+@torch.no_grad()
+def test_what_tokens_are_compared_through_goes_along(plain: tuple[VisionTransformer, Tensor], tmp_path: Path) -> None:
+    """Saved, loaded by us and by timm, folded again; only blocks that merge have it, and it goes with merging."""
+    model, images = plain
+    schedule = (0, *(3,) * (depth(model) - 1))
+    compact = by_sensitivity(model, schedule)
+    wanted = compact(images)
+    assert not torch.equal(wanted, merged(model, schedule)(images))
+    assert metrics_of(compact) == [f"blocks.{i}.metric" for i in range(1, depth(model))]
+    out = vitcompact.save(compact, tmp_path / "out")
+    again = vitcompact.load(out)
+    for found in (again, timm.create_model(f"local-dir:{out}", pretrained=True), vitcompact.fold(again)):
+        assert torch.equal(found(images), wanted)
+    assert plan_of(again).merge_by == "sensitivity"
+    other = vitcompact.fold(again, merge_tokens=schedule)
+    assert (plan_of(other).merge_by, metrics_of(other)) == ("tokens", [])
+    assert torch.equal(other(images), merged(model, schedule)(images))
+    without = vitcompact.fold(again, merge_tokens=0)
+    assert torch.equal(vitcompact.load(vitcompact.save(without, tmp_path / "without"))(images), model(images))
+
+
+@pytest.mark.broad
+def test_it_compiles_halves_and_learns() -> None:
+    torch._dynamo.reset()
+    original = perturbed(timm.create_model("test_vit2", img_size=64, depth=2, num_classes=5).eval(), seed=1).eval()
+    model, images = by_sensitivity(original, (2, 2)), torch.randn(24, 3, 64, 64)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), model(images))
+    assert torch.isfinite(copy.deepcopy(model).bfloat16()(images.bfloat16())).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(model(images)).all()
+    before = copy.deepcopy(model.state_dict())
+    trained = vitcompact.finetune(model, original, images, options=TrainOptions(steps=2)).model
+    after = trained.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in metrics_of(model))
+    assert not torch.equal(after["blocks.1.mlp.fc1.weight"], before["blocks.1.mlp.fc1.weight"])
+
+
+def test_metrics_weigh_what_errors_do_to_the_output() -> None:
+    """A channel that nothing reads hardly counts; what is left out is what counts least."""
+    small = {"img_size": 64, "embed_dim": 96, "depth": 2, "num_heads": 4, "num_classes": 5}
+    model = perturbed(timm.create_model("vit_base_patch16_224", **small).eval(), seed=1).eval().requires_grad_(False)
+    for name in ("blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "norm"):
+        scale = model.get_parameter(f"{name}.weight")
+        scale[7] = 0.0
+        scale[3] *= 30
+    known = OutputSensitivity(model, from_tensor(torch.randn(16, 3, 64, 64), 8))
+    metrics, sites = token_metrics(known), inspect(model).attention
+    found = known.of(sites)
+    assert metrics is not None
+    assert found is not None
+    for metric, site in zip(metrics, sites, strict=True):
+        assert metric.shape == (96, METRIC_RANK)
+        weight = metric.square().sum(1)
+        assert float(weight[7]) < 0.2 * float(weight.median()), "through the norms' means alone"
+        assert int(weight.argmax()) == 3
+        wanted = found.metric[site.name] * (96 / found.metric[site.name].trace())
+        left = torch.linalg.eigvalsh(wanted)[96 - METRIC_RANK - 1]
+        missed = float(torch.linalg.matrix_norm(metric.double() @ metric.double().T - wanted, 2))
+        assert missed == pytest.approx(float(left), rel=0.01, abs=1e-4)
+
+
+def test_pairs_that_matter_least_go_first() -> None:
+    """Tokens that differ only where nothing is read are merged before those that are nearer by themselves."""
+    x = torch.randn(1, 1, 8).repeat(1, 8, 1) + 0.01 * torch.randn(1, 8, 8)
+    x[:, 2, 5] += 3.0  # tokens 2 and 3 differ in channel 5 only
+    x[:, 3] = x[:, 2]
+    x[:, 3, 5] -= 3.0
+    metric = torch.eye(8)
+    metric[5, 5] = 0.0
+    assert match_tokens(x, None, 1, 0, metric).merged.tolist() == [[1]]
+    assert match_tokens(x, None, 1, 0, metric[:, :5].bfloat16()).merged.tolist() == [[1]]
+    assert match_tokens(x, None, 1, 0).merged.tolist() != [[1]]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import vitcompact
+from vitcompact.calibration import output_sensitivity
 from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.planning import curves as module
@@ -84,6 +85,33 @@ def test_several_targets_of_latency_time_the_layers_once(
         budget = Budget("latency", share, serving=Serving(batch_size=batch))
         plan_for(model, from_tensor(images, 16), budget, curves=curves)
     assert timed == [2, 1, 1]
+
+
+def test_several_targets_measure_what_errors_do_once(
+    vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the life of one object; with another model, other images or another `keep`, anew."""
+    asked: list[list[str]] = []
+    measure = output_sensitivity.sensitivity
+
+    def counted(model: nn.Module, sites: Any, *rest: Any, **more: Any) -> Any:
+        asked.append([site.name for site in sites])
+        return measure(model, sites, *rest, **more)
+
+    monkeypatch.setattr(output_sensitivity, "sensitivity", counted)
+    curves, model = Curves(), copy.deepcopy(vit)
+    first = [vitcompact.convert(model, images=images, target_macs=share, curves=curves) for share in (0.9, 0.8)]
+    assert sorted(name for names in asked for name in names) == sorted({name for names in asked for name in names})
+    alone = vitcompact.convert(model, images=images, target_macs=0.8)
+    assert torch.equal(alone(images), first[1](images))
+    asked.clear()
+    vitcompact.convert(model, images=images, target_macs=0.8, curves=curves)
+    assert not asked
+    model.blocks[0].mlp.fc1.weight.data[0, 0] += 0.1  # type: ignore[index, union-attr]
+    for changed in (images, images + 0.1):
+        asked.clear()
+        vitcompact.convert(model, images=changed, target_macs=0.8, curves=curves)
+        assert asked
 
 
 def test_what_is_kept_is_what_was_measured(vit: nn.Module, images: Tensor) -> None:

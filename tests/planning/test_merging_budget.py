@@ -18,6 +18,8 @@ from torch import Tensor, nn
 import vitcompact
 from tests.attached import plan_of
 from vitcompact.analysis import count
+from vitcompact.calibration import output_sensitivity
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.calibration.sensitivity import _probe, answer, change, sensitivity
 from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
@@ -32,6 +34,7 @@ from vitcompact.planning.candidates import Losses, measure_losses
 from vitcompact.planning.merging import Merging, measure_merging
 from vitcompact.planning.planner import offered_merging
 from vitcompact.planning.request import Budget
+from vitcompact.plans.schema import MergeBy, Plan
 from vitcompact.utils.timing import Reading
 
 from .helpers import SIZE, perturbed_model
@@ -309,3 +312,75 @@ def test_bad_requests(options: dict[str, Any], message: str, vit: VisionTransfor
 def test_spread_is_even() -> None:
     assert spread(7, 3) == (3, 2, 2)
     assert spread(0, 3) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("better", ["sensitivity", "tokens"])
+def test_tokens_are_compared_by_what_loses_less(
+    better: MergeBy,
+    vit: VisionTransformer,
+    images: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From end to end, for budgets as for numbers; the plan says which, and what it is replayed to is the same."""
+    batches, worst = from_tensor(images, 16), {"sensitivity": "tokens", "tokens": "sensitivity"}[better]
+    losses = merging._losses
+
+    def rigged(original: nn.Module, ways: Any, *rest: Any) -> list[float]:
+        found = losses(original, ways, *rest)
+        return [1e3 if way.by == worst else loss for (_, way), loss in zip(ways, found, strict=True)]
+
+    monkeypatch.setattr(merging, "_losses", rigged)
+    assert {each.by for each in measure_merging(vit, batches, AUTO, known=OutputSensitivity(vit, batches))} == {better}
+    for macs, ratio in ((0.8, None), (None, 0.5)):
+        compact = vitcompact.convert(vit, images=images, merge_tokens=2, target_macs=macs, ratio=ratio)
+        plan = plan_of(compact)
+        assert (plan.merge_tokens, plan.merge_by) == ((2, 2, 2), better)
+        monkeypatch.setattr(merging, "best_matching", None)
+        again = vitcompact.convert(vit, images=images, plan=plan)
+        assert torch.equal(again(images), compact(images))
+        monkeypatch.undo()
+        monkeypatch.setattr(merging, "_losses", rigged)
+
+
+def test_without_what_it_is_measured_on(vit: VisionTransformer, images: Tensor) -> None:
+    """Neither images nor output sensitivity: by the tokens themselves; a plan that needs both is refused early."""
+    assert plan_of(vitcompact.convert(vit, ratio=0.5, merge_tokens=2)).merge_by == "tokens"
+    bare = vitcompact.convert(vit, images=images, ratio=0.5, merge_tokens=2, without=["sensitivity"])
+    assert plan_of(bare).merge_by == "tokens"
+    plan = Plan((), merge_tokens=(2, 2, 2), merge_by="sensitivity")
+    for given, without in ((None, ()), (images, ("sensitivity",))):
+        with pytest.raises(UsageError, match="measured on images"):
+            vitcompact.convert(vit, plan=plan, images=given, without=without)
+
+
+@torch.no_grad()
+def test_a_blind_head_leaves_tokens_to_themselves(vit: VisionTransformer, images: Tensor) -> None:
+    """Nothing influences the output of a head of zeros, so nothing says what matters."""
+    blind = copy.deepcopy(vit)
+    for parameter in blind.head.parameters():
+        parameter.zero_()
+    compact = vitcompact.convert(blind, images=images, ratio=0.5, merge_tokens=2)
+    assert plan_of(compact).merge_by == "tokens"
+
+
+def test_sensitivity_is_measured_once(vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the layers and for what tokens are compared through alike: twice where another layer is asked for later."""
+    asked: list[list[str]] = []
+    measure = output_sensitivity.sensitivity
+
+    def counted(model: nn.Module, sites: Any, *rest: Any, **more: Any) -> Any:
+        asked.append([site.name for site in sites])
+        return measure(model, sites, *rest, **more)
+
+    monkeypatch.setattr(output_sensitivity, "sensitivity", counted)
+    vitcompact.convert(vit, images=images, target_macs=0.8, merge_tokens=2)
+    names = [name for each in asked for name in each]
+    assert sorted(names) == sorted(set(names))
+    found = OutputSensitivity(vit, from_tensor(images, 16))
+    sites = inspect(vit).sites
+    whole, parts = measure(vit, sites, from_tensor(images, 16)), found.of(sites[:2])
+    parts = found.of(sites)
+    assert parts is not None
+    for site in sites:
+        assert torch.equal(parts.metric[site.name], whole.metric[site.name])
+        assert torch.equal(parts.tokens[site.name], whole.tokens[site.name])

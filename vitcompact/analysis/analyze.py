@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitcompact.analysis.pictures import pictures_of
+from vitcompact.analysis.pictures import merging_copy, pictures_of
 from vitcompact.analysis.report import AnalysisReport, FfnReport, HeadPair, LayerReport
 from vitcompact.analysis.savings import savings
 from vitcompact.analysis.watch import AttentionWatch, FfnWatch, watching
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.calibration.similarity import weight_similarity
 from vitcompact.data import (
     ImageBatches,
@@ -40,6 +41,7 @@ from vitcompact.options.shared import AmpDType, Backend
 from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
+from vitcompact.planning.merging import merging_as_given
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import budget_of, check_budget, check_keep, check_one_clock
 from vitcompact.planning.scope import Wanted, check_patterns, wanted_layers
@@ -106,17 +108,15 @@ def analyze(
     check_keep(keep, images, model)
     wanted = wanted_layers(model, selection)
     batches = None if images is None else images_for(model, images, batch_size)
-    found = planned = None
+    found = planned = known = None
+    original = model if has_no_weights(model) else frozen_copy(model, device)
+    if batches is not None:
+        known = OutputSensitivity(original, batches, keep or "both", progress)
     if budget is not None and batches is not None:
-        found = plan_for(
-            frozen_copy(model, device), batches, budget, selection=selection, curves=curves, progress=progress
-        )
+        found = plan_for(original, batches, budget, selection=selection, known=known, curves=curves, progress=progress)
         planned = found.plan
     elif allocation == "global" and batches is not None:
-        planned = plan_shares(
-            frozen_copy(model, device), batches, selection, curves=curves, keep=keep or "both", progress=progress
-        )
-        planned = replace(planned, merge_tokens=given_schedule(model, merge_tokens))
+        planned = plan_shares(original, batches, selection, curves=curves, keep=keep or "both", progress=progress)
     if planned is not None:
         wanted = _as_planned(model, wanted, planned)
     with torch.no_grad():
@@ -127,8 +127,12 @@ def analyze(
             ffn = [_matrix_spectrum(model, site, rank) for site, rank in wanted.ffn]
         else:
             layers, ffn = _from_images(model, wanted, batches, planned, device, progress)
-    plan = planned or replace(_plan(model, selection, wanted, layers), merge_tokens=given_schedule(model, merge_tokens))
-    return _reported(model, wanted, layers, ffn, plan, batches, None if found is None else budget_json(found))
+    plan = planned or _plan(model, selection, wanted, layers)
+    if found is None:
+        schedule = given_schedule(model, merge_tokens)
+        plan = merging_as_given(plan, original, batches, schedule, known, progress)
+    merging = merging_copy(model, plan, known)
+    return _reported(model, wanted, layers, ffn, plan, batches, None if found is None else budget_json(found), merging)
 
 
 def analyze_plan(
@@ -154,7 +158,11 @@ def analyze_plan(
         wanted = Wanted((), ())
     with torch.no_grad():
         layers, ffn = _from_images(model, wanted, images, plan, device, progress)
-    return _reported(model, replace(wanted, skipped=plan.skipped), layers, ffn, plan, images, budget, compacted)
+    merging = None
+    if compacted is None:
+        merging = merging_copy(model, plan, OutputSensitivity(frozen_copy(model, device), images, progress=progress))
+    wanted = replace(wanted, skipped=plan.skipped)
+    return _reported(model, wanted, layers, ffn, plan, images, budget, merging, compacted)
 
 
 def _reported(
@@ -165,6 +173,7 @@ def _reported(
     plan: Plan,
     images: ImageBatches | None,
     budget: dict[str, Any] | None,
+    merging: nn.Module | None,
     compacted: nn.Module | None = None,
 ) -> AnalysisReport:
     shown = processes_of(images).first
@@ -179,7 +188,7 @@ def _reported(
         budget=budget,
         plan=plan,
         savings=savings(model, plan),
-        pictures=pictures_of(model, images, wanted, layers, plan, compacted) if images is not None and shown else {},
+        pictures=pictures_of(model, images, wanted, layers, compacted, merging) if images is not None and shown else {},
     )
 
 

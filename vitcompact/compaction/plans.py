@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
 from vitcompact.operators.merge import merge_schedule
@@ -38,6 +39,9 @@ class Planner:
     progress: Progress
     losses: Losses | None = field(default=None)
 
+    def __post_init__(self) -> None:
+        self._known = OutputSensitivity(self.original, self.images, progress=self.progress)
+
     def plan(self, unit: Unit, target: float) -> BudgetPlan:
         """The plan of least expected loss increase.
 
@@ -45,7 +49,7 @@ class Planner:
             UsageError: the target is out of reach.
         """
         budget = Budget(unit, target, merge_tokens=self._merging(unit), serving=self.serving)
-        offered = offered_merging(self.original, self.images, budget, progress=self.progress)
+        offered = offered_merging(self.original, self.images, budget, known=self._known, progress=self.progress)
         if self.losses is None:
             selection = Selection(protect=patterns(self.protect), size_multiple=self.size_multiple)
             self.losses = measure_losses(

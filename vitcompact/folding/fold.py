@@ -67,7 +67,7 @@ def fold(
     schedule = plan.merge_tokens
     check_weights(model)
     reference = copy_of(model).eval().float()
-    stop_merging(reference)
+    stop_merging(reference, for_good=merge_tokens is not None)
     probes = _probes(reference, images, seed)
     folded = fused(reference)
     max_abs_diff, rel_diff, agreement = compare(reference, folded, probes)

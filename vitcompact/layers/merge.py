@@ -3,7 +3,7 @@
 The patch tokens of a sequence are dealt in turn to two sets A and B. Every token of A finds its nearest token of B, and
 the `r` nearest pairs become their mean, weighted by how many original tokens each stands for (the paper's section 3.2).
 Prefix tokens (class, distillation, registers) are left alone. What is near: `match_keys` is the paper's, `match_tokens`
-what loses less (docs/method.md).
+what loses less, with a metric of what matters to the output still less (docs/method.md).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def match_keys(keys: Tensor, r: int, num_prefix_tokens: int) -> Match:
 
 
 @torch.no_grad()
-def match_tokens(x: Tensor, size: Tensor | None, r: int, num_prefix_tokens: int) -> Match:
+def match_tokens(x: Tensor, size: Tensor | None, r: int, num_prefix_tokens: int, metric: Tensor | None = None) -> Match:
     """Bipartite soft matching by what merging does to the tokens themselves, as Ward's clustering does.
 
     Two tokens of unit length that stand for `m` and `n` original ones are moved by `mn / (m + n) |a - b|^2` in all.
@@ -106,10 +106,12 @@ def match_tokens(x: Tensor, size: Tensor | None, r: int, num_prefix_tokens: int)
         x: the tokens as they are to be merged, `(batch, tokens, dim)`.
         size: how many original tokens each stands for, `(batch, tokens)`; None: each for itself.
         r: pairs to merge, at most half of the tokens that are not prefix.
+        metric: `(dim, rank)`; what is compared is `x @ metric`. None compares all channels alike.
     """
     x = x[:, num_prefix_tokens:].float()
-    scale = torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-12).reciprocal()
     with _whole_digits(x.device.type):
+        x = x if metric is None else x @ metric.float()
+        scale = torch.linalg.vector_norm(x, dim=-1).clamp_min(1e-12).reciprocal()
         products = x[:, ::2] @ x[:, 1::2].transpose(1, 2)
     kept = products * scale[:, ::2, None] * scale[:, None, 1::2] - 1  # -|a - b|^2 / 2
     if size is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
@@ -12,6 +13,13 @@ from vitcompact.layers.merge import Groups, Match, match_keys, match_tokens, mer
 
 PARTS = ("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2")
 """Children of a pre-norm block; a merging block has the same ones, so the names of its tensors stay."""
+
+METRIC_RANK = 64
+"""Directions of a token that are compared by output sensitivity: those that matter most."""
+
+MergeBy = Literal["sensitivity", "tokens", "keys"]
+"""What tokens to merge are compared by: themselves, weighted by output sensitivity or not, or the keys of the attention
+before them as in the paper."""
 
 _GROUPS = "vitcompact_groups"
 
@@ -60,9 +68,13 @@ class MergingBlock(nn.Module):
 
     Args:
         parts: the modules named in `PARTS`.
-        r: pairs of tokens to merge; fewer where less than twice as many tokens are left.
         num_prefix_tokens: tokens at the front that are never merged.
-        by: what tokens are compared by: themselves, or the keys of the attention before them as in the paper.
+
+    Attributes:
+        r: pairs of tokens to merge; fewer where less than twice as many tokens are left.
+        by: what tokens are compared by.
+        metric: `(dim, METRIC_RANK or dim)`, through which tokens are compared by output sensitivity, zeros until it is
+            set; None where they are not.
     """
 
     norm1: nn.Module
@@ -73,17 +85,26 @@ class MergingBlock(nn.Module):
     mlp: nn.Module
     ls2: nn.Module
     drop_path2: nn.Module
+    metric: Tensor | None
 
-    def __init__(
-        self, parts: dict[str, nn.Module], r: int, num_prefix_tokens: int, by: Literal["tokens", "keys"] = "tokens"
-    ) -> None:
+    def __init__(self, parts: dict[str, nn.Module], num_prefix_tokens: int) -> None:
         super().__init__()
         for name in PARTS:
             setattr(self, name, parts[name])
-        self.r, self.num_prefix_tokens = r, num_prefix_tokens
-        self.by: Literal["tokens", "keys"] = by
+        self.r, self.num_prefix_tokens = 0, num_prefix_tokens
+        self.by: MergeBy = "tokens"
+        self.register_buffer("metric", None)
         self._tap = KeyTap()
         self.attn.get_submodule("k_norm").register_forward_hook(self._tap)
+
+    def merge(self, r: int, by: MergeBy, dim: int) -> None:
+        """Merge `r` pairs of tokens `(batch, tokens, dim)` from now on; a metric that is there and wanted stays."""
+        self.r, self.by = r, by
+        if by != "sensitivity" or r == 0:
+            self.metric = None
+        elif self.metric is None:
+            like = next(self.parameters())
+            self.metric = torch.zeros(dim, min(dim, METRIC_RANK), dtype=like.dtype, device=like.device)
 
     def extra_repr(self) -> str:
         return f"r={self.r}, num_prefix_tokens={self.num_prefix_tokens}, by={self.by}"
@@ -114,7 +135,7 @@ class MergingBlock(nn.Module):
     def _match(self, x: Tensor, groups: Groups | None, r: int) -> Match:
         if self.by == "keys":
             return match_keys(self._tap.take(), r, self.num_prefix_tokens)
-        return match_tokens(x, None if groups is None else groups.size, r, self.num_prefix_tokens)
+        return match_tokens(x, None if groups is None else groups.size, r, self.num_prefix_tokens, self.metric)
 
     @property
     def is_watched(self) -> bool:

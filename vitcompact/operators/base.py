@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import nn
 
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.models import Site
 from vitcompact.models.site_cost import Sizes
 from vitcompact.operators.sites import SiteLosses, SolvedSite
@@ -180,6 +181,17 @@ class ModelOperator(ABC):
     @abstractmethod
     def install(self, model: nn.Module, plan: Plan) -> None:
         """Switch it on as the plan says, in place, where it says so; names of tensors stay as they are."""
+
+    @abstractmethod
+    def solve(self, model: nn.Module, plan: Plan, known: OutputSensitivity | None) -> None:
+        """Give what was installed its values, in place.
+
+        Args:
+            known: of the original; None without images, or where it is to be left out.
+
+        Raises:
+            UsageError: the plan has what needs it.
+        """
 
 
 def describe(operator: Operator[Any], data: Mapping[str, Any], short: bool = False) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.errors import UsageError
-from vitcompact.layers.merging_blocks import PARTS, MergingBlock, MergingBlocks
+from vitcompact.layers.merging_blocks import METRIC_RANK, PARTS, MergingBlock, MergingBlocks
+from vitcompact.models import inspect
 from vitcompact.models.plain_vit import plain_trunk
 from vitcompact.operators.base import ModelOperator
 from vitcompact.options.selection import MergeTokens
@@ -30,6 +33,15 @@ class TokenMerging(ModelOperator):
         """See `ModelOperator.install`."""
         if plan.merge_tokens:
             install_merging(model, plan.merge_tokens, plan.merge_by)
+
+    def solve(self, model: nn.Module, plan: Plan, known: OutputSensitivity | None) -> None:
+        """See `ModelOperator.solve`."""
+        if not plan.merge_tokens or plan.merge_by != "sensitivity":
+            return
+        metrics = None if known is None else token_metrics(known)
+        if metrics is None:
+            raise UsageError("the plan compares tokens by output sensitivity, and nothing is known of it here")
+        set_metrics(model, metrics)
 
 
 def schedule_text(schedule: Sequence[int]) -> str:
@@ -88,11 +100,44 @@ def num_patches(model: nn.Module) -> int:
     return found
 
 
+def token_metrics(known: OutputSensitivity) -> list[Tensor] | None:
+    """What tokens of each block of a plain ViT are compared through, `(dim, METRIC_RANK or dim)` each.
+
+    With `G` what errors of the tokens between attention and FFN do to the output, the columns are the eigenvectors of
+    its largest eigenvalues, each times the root of its own: `|(a - b) metric|^2` is about `(a - b) G (a - b)^T`.
+
+    Returns:
+        None where nothing does anything to the output.
+    """
+    sites = {site.name: site for site in inspect(known.original).attention}
+    names = [f"blocks.{name}.attn" for name, _ in plain_trunk(known.original)[0].named_children()]
+    found = known.of([sites[name] for name in names if name in sites])
+    if found is None or not all(name in found.metric for name in names):
+        return None
+    return [_largest(found.metric[name]) for name in names]
+
+
+def _largest(metric: Tensor) -> Tensor:
+    size = metric.shape[0]
+    values, vectors = torch.linalg.eigh(metric * (size / metric.trace().clamp_min(1e-300)))
+    rank = min(size, METRIC_RANK)
+    return (vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()).float()
+
+
+@torch.no_grad()
+def set_metrics(model: nn.Module, metrics: Sequence[Tensor]) -> None:
+    """Give the blocks that compare tokens by output sensitivity their metrics, in place."""
+    for block, metric in zip(plain_trunk(model)[0], metrics, strict=True):
+        if isinstance(block, MergingBlock) and block.metric is not None:
+            block.metric.copy_(metric)
+
+
 def install_merging(model: nn.Module, schedule: Sequence[int], by: MergeBy = "tokens") -> None:
     """Give the blocks of `model` their numbers of pairs to merge, in place; names of tensors stay as they are.
 
     Args:
-        by: what tokens are compared by.
+        by: what tokens are compared by; "sensitivity" adds a buffer to the blocks that merge, which `set_metrics`
+            fills where they are new.
 
     Raises:
         UsageError: as `merge_schedule`.
@@ -104,14 +149,19 @@ def install_merging(model: nn.Module, schedule: Sequence[int], by: MergeBy = "to
     for (name, block), r in zip(blocks.named_children(), schedule, strict=True):
         if not isinstance(block, MergingBlock):
             parts = {part: block.get_submodule(part) for part in PARTS}
-            block = MergingBlock(parts, r, num_prefix_tokens).train(block.training)
-        block.r, block.by = r, by
+            block = MergingBlock(parts, num_prefix_tokens).train(block.training)
+        block.merge(r, by, int(model.embed_dim))  # type: ignore[arg-type]
         merging.add_module(name, block)
     model.blocks = merging.train(blocks.training)
 
 
-def stop_merging(model: nn.Module) -> None:
-    """Set all numbers to zero, in place: the model computes what it does without merging."""
+def stop_merging(model: nn.Module, *, for_good: bool = False) -> None:
+    """Set all numbers to zero, in place: the model computes what it does without merging.
+
+    Args:
+        for_good: what tokens were compared through goes too; else it stays for `install_merging`.
+    """
     for module in model.modules():
         if isinstance(module, MergingBlock):
             module.r = 0
+            module.metric = None if for_good else module.metric

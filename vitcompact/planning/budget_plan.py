@@ -98,7 +98,9 @@ def built_plan(
     size = resolve_input(original).input_size
     pairs = zip(curve.menus, chosen, strict=True)
     layers = tuple(LayerPlan(menu.name, menu.kind, option.operators) for menu, option in pairs if option.operators)
-    plan = Plan(layers, losses.skipped, merge_tokens=merging.schedule if merging else ())
+    plan = Plan(layers, losses.skipped)
+    if merging is not None:
+        plan = replace(plan, merge_tokens=merging.schedule, merge_by=merging.by)
     after = count(replay(meta_copy(original), plan.folded()), size, spent=True)
     whole = 1.0 if budget.unit == "latency" else float(getattr(losses.whole, budget.unit))
     return BudgetPlan(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.data import ImageBatches, placed, processes_of
 from vitcompact.errors import UsageError
 from vitcompact.operators.steps import MULTIPLE
@@ -21,6 +22,7 @@ from vitcompact.planning.kept_losses import from_json, to_json
 from vitcompact.planning.request import Budget
 from vitcompact.planning.selection import Selection
 from vitcompact.planning.site_time import SiteTimes
+from vitcompact.utils.device import device_of
 from vitcompact.utils.files import json_text, write_file
 from vitcompact.utils.progress import Progress, silent
 from vitcompact.utils.reading import read_json
@@ -39,7 +41,8 @@ class Curves:
             compact = vitcompact.convert(model, images=images, target_macs=share, curves=curves)
 
     They hold for one model, the same images and the same choice of layers and operators; for others they are measured
-    anew, and replaced. Times of layers are of the machine as it is: the object keeps them, the file does not.
+    anew, and replaced. Times of layers are of the machine as it is, and what errors do to the output is large: the
+    object keeps both, the file does not.
 
     Args:
         path: a file to keep them in and to find them in; None for this object's life only.
@@ -49,6 +52,7 @@ class Curves:
         self.path = None if path is None else Path(path).expanduser()
         self._known: dict[str, Any] | None = None
         self._times: dict[tuple[Hashable, ...], SiteTimes] = {}
+        self._sensitivity: tuple[str, OutputSensitivity] | None = None
 
     def losses(
         self, original: nn.Module, images: ImageBatches, asked: Mapping[str, Any], measure: Callable[[], Losses]
@@ -90,6 +94,16 @@ class Curves:
         if key not in self._times:
             self._times[key] = measure()
         return self._times[key]
+
+    def sensitivity(
+        self, original: nn.Module, images: ImageBatches, keep: Keep, progress: Progress = silent
+    ) -> OutputSensitivity:
+        """`OutputSensitivity` of a model on its images, with all that was measured of it before."""
+        fresh = OutputSensitivity(original, images, keep, progress)
+        key = fingerprint(original, fresh.images, {"keep": keep, "device": str(device_of(original))})
+        if self._sensitivity is None or self._sensitivity[0] != key:
+            self._sensitivity = key, fresh
+        return self._sensitivity[1]
 
     def _read(self) -> dict[str, Any] | None:
         """What the file holds; nothing where there is none, or no curves of this release."""

@@ -7,22 +7,24 @@ own unit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.calibration.sensitivity import answer, change
 from vitcompact.data import ImageBatches, first_images, processes_of, rebatched, resolve_input
 from vitcompact.models.cost import count, meta_copy
 from vitcompact.models.plain_vit import plain_trunk
-from vitcompact.operators.merge import install_merging, num_patches, spread
+from vitcompact.operators.merge import install_merging, num_patches, set_metrics, spread, token_metrics
 from vitcompact.options.selection import Keep
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.schedules import EVEN, SHAPES, shaped
 from vitcompact.planning.serving import Serving
+from vitcompact.plans.schema import MergeBy, Plan
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.progress import Progress, silent
@@ -47,17 +49,34 @@ class Merging:
         left: share of the original's cost with this alone, in the unit of the budget.
         loss: mean squared change of the model's output, as losses of layers are.
         tokens: share of the tokens that is left in each block for its attention, and for its FFN.
+        by: what tokens are compared by.
     """
 
     schedule: tuple[int, ...]
     left: float
     loss: float
     tokens: tuple[tuple[float, float], ...]
+    by: MergeBy = "tokens"
 
     def share(self, name: str, kind: str) -> float:
         """Tokens that the layer at module path `name` of a plain trunk still sees."""
         block = int(name.split(".")[1])
         return self.tokens[block][kind == "ffn"]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What tokens are compared by, and through.
+
+    Attributes:
+        metrics: of each block, where it is output sensitivity.
+    """
+
+    by: MergeBy
+    metrics: Sequence[Tensor] | None = None
+
+
+PLAIN = Matching("tokens")
 
 
 def measure_merging(
@@ -66,6 +85,7 @@ def measure_merging(
     budget: Budget,
     schedule: Sequence[int] | None = None,
     *,
+    known: OutputSensitivity | None = None,
     progress: Progress = silent,
 ) -> tuple[Merging, ...]:
     """The schedules that a budget may choose from: none stronger than what meets the target alone.
@@ -73,6 +93,7 @@ def measure_merging(
     Args:
         original: a plain ViT in eval mode.
         schedule: pairs of tokens for each block; None offers evenly spread ones.
+        known: of `original`; tokens are compared by it where that loses less.
 
     Raises:
         UsageError: tokens of this model cannot be merged.
@@ -80,10 +101,62 @@ def measure_merging(
     timed = budget.unit == "latency"
     left = _timed(original, budget.serving) if timed else _counted(original, budget.unit)
     schedules = [tuple(schedule)] if schedule is not None else _schedules(original, left, budget.target)
-    losses = _losses(original, schedules, first_images(images, JUDGED_IMAGES), budget.keep, progress)
+    if not schedules:
+        return ()
+    images = first_images(images, JUDGED_IMAGES)
+    compared = best_matching(original, images, schedules[_strongest_even(schedules)], known, progress)
+    losses = _losses(original, [(each, compared) for each in schedules], images, budget.keep, progress)
     return tuple(
-        Merging(each, left(each), loss, _tokens(original, each)) for each, loss in zip(schedules, losses, strict=True)
+        Merging(each, left(each), loss, _tokens(original, each), compared.by)
+        for each, loss in zip(schedules, losses, strict=True)
     )
+
+
+def merging_as_given(
+    plan: Plan,
+    original: nn.Module,
+    images: ImageBatches | None,
+    schedule: Sequence[int],
+    known: OutputSensitivity | None,
+    progress: Progress = silent,
+) -> Plan:
+    """The same plan, with so many pairs of tokens that each block merges, compared by what loses less.
+
+    Args:
+        images: None compares tokens by themselves.
+        schedule: empty for no merging.
+        known: as in `best_matching`.
+    """
+    matching = best_matching(original, images, schedule, known, progress) if schedule and images is not None else PLAIN
+    return replace(plan, merge_tokens=tuple(schedule), merge_by=matching.by)
+
+
+def best_matching(
+    original: nn.Module,
+    images: ImageBatches,
+    schedule: Sequence[int],
+    known: OutputSensitivity | None,
+    progress: Progress = silent,
+) -> Matching:
+    """What to compare tokens by: themselves, or weighted by output sensitivity where less is lost, from end to end.
+
+    Args:
+        images: the first `JUDGED_IMAGES` decide.
+        schedule: pairs of tokens that each block merges.
+        known: of `original`; None leaves it at the tokens themselves.
+    """
+    metrics = None if known is None else token_metrics(known)
+    if known is None or metrics is None:
+        return PLAIN
+    weighted = Matching("sensitivity", metrics)
+    both = [(tuple(schedule), PLAIN), (tuple(schedule), weighted)]
+    before, after = _losses(original, both, first_images(images, JUDGED_IMAGES), known.keep, progress)
+    return weighted if after < before else PLAIN
+
+
+def _strongest_even(schedules: Sequence[tuple[int, ...]]) -> int:
+    """Place of the even schedule that merges most, of the strongest where none is even."""
+    return max(range(len(schedules)), key=lambda i: (max(schedules[i]) - min(schedules[i]) < 2, sum(schedules[i])))
 
 
 def _schedules(original: nn.Module, left: Callable[[tuple[int, ...]], float], target: float) -> list[tuple[int, ...]]:
@@ -154,13 +227,17 @@ def _between(points: Sequence[tuple[float, float]], place: float) -> float:
 
 @torch.no_grad()
 def _losses(
-    original: nn.Module, schedules: Sequence[tuple[int, ...]], images: ImageBatches, keep: Keep, progress: Progress
+    original: nn.Module,
+    ways: Sequence[tuple[tuple[int, ...], Matching]],
+    images: ImageBatches,
+    keep: Keep,
+    progress: Progress,
 ) -> list[float]:
-    """Mean loss increase of each schedule; the original answers once, and its copies share its weights."""
+    """Mean loss increase of each schedule and matching; the original answers once, its copies share its weights."""
     device, seen = device_of(original), 0
-    merging = [_merging(frozen_copy(original, device), each) for each in schedules]
-    totals = [0.0] * len(schedules)
-    progress.start("merging tokens", len(schedules) * -(-images.num_samples // MICRO_BATCH))
+    merging = [_merging(frozen_copy(original, device), *each) for each in ways]
+    totals = [0.0] * len(ways)
+    progress.start("merging tokens", len(ways) * -(-images.num_samples // MICRO_BATCH))
     for part in rebatched(images, MICRO_BATCH):
         part = part.to(device)
         before = answer(original, part, keep)
@@ -185,6 +262,8 @@ def _tokens(original: nn.Module, schedule: Sequence[int]) -> tuple[tuple[float, 
     return tuple(shares)
 
 
-def _merging(model: nn.Module, schedule: Sequence[int]) -> nn.Module:
-    install_merging(model, schedule)
+def _merging(model: nn.Module, schedule: Sequence[int], matching: Matching = PLAIN) -> nn.Module:
+    install_merging(model, schedule, matching.by)
+    if matching.metrics is not None:
+        set_metrics(model, matching.metrics)
     return model

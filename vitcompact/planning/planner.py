@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.data import ImageBatches
 from vitcompact.errors import UsageError
 from vitcompact.operators.merge import given_schedule, merge_schedule
@@ -33,6 +34,7 @@ def plan_for(
     *,
     selection: Selection | None = None,
     weigh: bool = True,
+    known: OutputSensitivity | None = None,
     cache_bytes: float = 4e9,
     curves: Curves | None = None,
     progress: Progress = silent,
@@ -40,6 +42,7 @@ def plan_for(
     """Measure and spend: the plan for a budget, from unlabelled images.
 
     Args:
+        known: of `original`, which tokens that merge are compared by; None measures it where it is needed.
         curves: what was measured before, where it holds; what is measured goes there.
 
     Raises:
@@ -50,7 +53,9 @@ def plan_for(
     if budget.merge_tokens == "auto" and not weigh:
         raise UsageError("`merge_tokens='auto'` compares expected loss increases: leave out `without='sensitivity'`")
     check_keep(budget.keep, images, original)
-    offered = offered_merging(original, images, budget, progress=progress)
+    if weigh and known is None:
+        known = OutputSensitivity(original, images, budget.keep, progress)
+    offered = offered_merging(original, images, budget, known=known, progress=progress)
     losses = measured_losses(
         *(original, images, curves),
         ops=budget.ops,
@@ -95,9 +100,13 @@ def offered_merging(
     images: ImageBatches,
     budget: Budget,
     *,
+    known: OutputSensitivity | None = None,
     progress: Progress = silent,
 ) -> tuple[Merging, ...]:
     """The schedules of merging tokens that a budget may or must use, with what they save and lose.
+
+    Args:
+        known: as in `measure_merging`.
 
     Raises:
         UsageError: numbers were given, and tokens of this model cannot be merged.
@@ -116,7 +125,7 @@ def offered_merging(
             return ()
     elif not schedule:
         return ()
-    return measure_merging(original, images, budget, schedule or None, progress=progress)
+    return measure_merging(original, images, budget, schedule or None, known=known, progress=progress)
 
 
 def timed(

@@ -23,8 +23,9 @@ from vitcompact.utils.text import columns, html_table
 PLAN_VERSION = 1
 
 Form = Literal["training", "folded"]
-MergeBy = Literal["tokens", "keys"]
-"""What tokens to merge are compared by: themselves, or the keys of the attention before them (ToMe)."""
+MergeBy = Literal["sensitivity", "tokens", "keys"]
+"""What tokens to merge are compared by: themselves, weighted by output sensitivity or not, or the keys of the attention
+before them (ToMe)."""
 Spec = TypeVar("Spec", bound=OperatorSpec)
 
 
@@ -186,7 +187,9 @@ class Plan:
             merge_tokens = tuple(listed(data.get("merge_tokens", []), "merge_tokens"))
             merge_by = data.get("merge_by", "keys" if merge_tokens else "tokens")
             if merge_by not in get_args(MergeBy):
-                raise UsageError(f"plan merge_by must be 'tokens' or 'keys', got {shortened(repr(merge_by))}")
+                raise UsageError(
+                    f"plan merge_by must be one of {', '.join(get_args(MergeBy))}, got {shortened(repr(merge_by))}"
+                )
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"malformed plan: {type(error).__name__}: {error}") from error
         return cls(layers, skipped, form, version, merge_tokens, merge_by)

@@ -6,13 +6,11 @@ import logging
 
 from torch import nn
 
-from vitcompact.calibration.sensitivity import NoInfluenceError, sensitivity
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.calibration.store import ActivationStore
 from vitcompact.calibration.streams import Streams
-from vitcompact.calibration.token_weights import Sensitivity
 from vitcompact.calibration.walker import BlockWalker
-from vitcompact.data import ImageBatches, example_of, first_images
-from vitcompact.options.selection import Keep
+from vitcompact.data import ImageBatches, example_of
 from vitcompact.planning.selection import Selection
 from vitcompact.plans.schema import LayerPlan, Skipped
 from vitcompact.surgery.reconstruct import reconstruct_block
@@ -22,8 +20,6 @@ from vitcompact.utils.progress import Progress
 
 logger = logging.getLogger("vitcompact")
 
-METRIC_IMAGES = 64
-"""Images on which it is measured what errors of each layer do to the output."""
 ROWS_WANTED = 2
 """Tokens for each unknown of a layer's least squares below which users are warned."""
 
@@ -35,14 +31,14 @@ def convert_calibrated(
     drafts: dict[str, tuple[Site, Draft]],
     selection: Selection,
     method: Method,
-    keep: Keep,
+    sensitivity: OutputSensitivity | None,
     cache_bytes: float,
     progress: Progress,
 ) -> tuple[list[LayerPlan], list[Skipped]]:
     """Give every drafted layer of `work` its structure and solved values, in place.
 
     Args:
-        keep: what counts of the features of a model without a head.
+        sensitivity: of the original's layers; None counts all errors alike.
 
     Returns:
         the layers' plans, and the layers that could not be reached with the reason.
@@ -57,7 +53,7 @@ def convert_calibrated(
     last = max((i for i, name in enumerate(walker.blocks) if name in by_block), default=-1)
     layers: list[LayerPlan] = []
     scarce: dict[str, float] = {}
-    known = _sensitivity(original, reached, images, keep, progress) if method.sensitivity else None
+    known = None if sensitivity is None else sensitivity.of(reached)
     progress.start("converting", last + 1)
     with ActivationStore(cache_bytes) as store:
         streams = Streams(
@@ -88,15 +84,3 @@ def convert_calibrated(
             len(scarce), name, scarce[name], ROWS_WANTED,
         )  # fmt: skip
     return layers, [Skipped(name, reason) for name, reason in reasons.items()]
-
-
-def _sensitivity(
-    original: nn.Module, sites: list[Site], images: ImageBatches, keep: Keep, progress: Progress
-) -> Sensitivity | None:
-    """What errors do to the output; None where nothing does anything to it, as with a head of zeros."""
-    if not sites:
-        return None
-    try:
-        return sensitivity(original, sites, first_images(images, METRIC_IMAGES), keep=keep, progress=progress)
-    except NoInfluenceError:
-        return None

@@ -121,6 +121,7 @@ def convert(
     work, done = job.solve(chosen)
     for whole in MODEL_OPERATORS:
         whole.install(work, done)
+        whole.solve(work, done, job.sensitivity)
     work.vitcompact_plan = done  # type: ignore[assignment]
     work.vitcompact_budget = budget  # type: ignore[assignment]
     work.vitcompact_fidelity = None if job.images is None else fidelity(job.original, work, job.images)  # type: ignore[assignment]

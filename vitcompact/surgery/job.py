@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.data import (
     ImageBatches,
     check_model,
@@ -31,6 +32,7 @@ from vitcompact.options.surgery import Hallucinate, Init
 from vitcompact.planning.allocation import check_allocation, plan_shares
 from vitcompact.planning.budget_report import budget_json
 from vitcompact.planning.curves import Curves
+from vitcompact.planning.merging import merging_as_given
 from vitcompact.planning.planner import plan_for
 from vitcompact.planning.request import Budget, MergeTokens, budget_of, check_budget, check_keep, check_one_clock
 from vitcompact.planning.scope import check_patterns, wanted_layers
@@ -97,6 +99,7 @@ class Job:
         images: calibration images, None for surgery from the weights alone.
         keep: what counts of the features of a model without a head.
         schedule: pairs of tokens that each block is to merge, where numbers were given.
+        sensitivity: of the original's layers, measured once; None without images, or where it is left out.
     """
 
     original: nn.Module
@@ -106,6 +109,7 @@ class Job:
     method: Method
     keep: Keep
     schedule: tuple[int, ...]
+    sensitivity: OutputSensitivity | None
     cache_bytes: float
     allocation: Allocation | None
     curves: Curves | None
@@ -130,7 +134,7 @@ class Job:
                 cache_bytes=self.cache_bytes,
                 progress=self.progress,
             )
-            return _agreed(replace(shares, merge_tokens=self.schedule), self.images), None
+            return _agreed(self._merging(shares), self.images), None
         if self.budget is None:
             return None, None
         found = plan_for(
@@ -138,10 +142,15 @@ class Job:
             selection=self.selection,
             curves=self.curves,
             weigh=self.method.sensitivity,
+            known=self.sensitivity,
             cache_bytes=self.cache_bytes,
             progress=self.progress,
         )
         return _agreed(found.plan, self.images), budget_json(found)
+
+    def _merging(self, plan: Plan) -> Plan:
+        """The same plan, merging tokens as numbers say."""
+        return merging_as_given(plan, self.original, self.images, self.schedule, self.sensitivity, self.progress)
 
     @torch.no_grad()
     def solve(self, plan: Plan | None) -> tuple[nn.Module, Plan]:
@@ -159,10 +168,10 @@ class Job:
         else:
             layers, unreachable = convert_calibrated(
                 *(self.original, work, self.images, drafts, self.selection, self.method),
-                *(self.keep, self.cache_bytes, self.progress),
+                *(self.sensitivity, self.cache_bytes, self.progress),
             )
             skipped += unreachable
-        followed = plan or Plan((), merge_tokens=self.schedule)
+        followed = self._merging(Plan(())) if plan is None else plan
         return work, replace(followed, layers=tuple(layers), skipped=tuple(skipped), form="training")
 
 
@@ -203,15 +212,20 @@ def prepare(
     check_patterns(model, selection.protect)
     if plan is not None:
         _check_plan(model, plan)
-    _check_merging(model, selection, asked.merge_tokens, plan)
+    weighed = images is not None and method.sensitivity
+    _check_merging(model, selection, asked.merge_tokens, plan, weighed)
     batches = None if images is None else images_for(model, images, batch_size)
     original = meta_copy(model).eval() if has_no_weights(model) else frozen_copy(model, device)
     if batches is not None:
         _warn_of_few(batches)
         try_model(original, example_of(batches, 2))
-    schedule = given_schedule(model, asked.merge_tokens)
+    schedule, keep = given_schedule(model, asked.merge_tokens), asked.keep or "both"
+    sensitivity = None
+    if batches is not None and weighed:
+        measured = OutputSensitivity if curves is None else curves.sensitivity
+        sensitivity = measured(original, batches, keep, progress)
     return Job(
-        *(original, batches, selection, budget, method, asked.keep or "both", schedule),
+        *(original, batches, selection, budget, method, keep, schedule, sensitivity),
         *(cache_gb * 1e9, asked.allocation, curves, progress),
     )
 
@@ -258,14 +272,24 @@ def _check_model(model: nn.Module, selection: Selection) -> None:
         logger.warning("no conv paths here: %s", reason)
 
 
-def _check_merging(model: nn.Module, selection: Selection, merge_tokens: MergeTokens | None, plan: Plan | None) -> None:
+def _check_merging(
+    model: nn.Module, selection: Selection, merge_tokens: MergeTokens | None, plan: Plan | None, measured: bool
+) -> None:
     """Refuse, before anything is solved, tokens that cannot be merged.
+
+    Args:
+        measured: whether there are images, and output sensitivity is measured on them.
 
     Raises:
         UsageError: see above.
     """
     if plan is not None and merge_tokens is not None:
         raise UsageError("`plan` says how many tokens are merged: leave out `merge_tokens`")
+    if plan is not None and plan.merge_tokens and plan.merge_by == "sensitivity" and not measured:
+        raise UsageError(
+            "`plan` compares tokens by output sensitivity (merge_by), which is measured on images: give `images`, and "
+            "leave out `without='sensitivity'`"
+        )
     if (
         plan is None
         and (merge_tokens == "auto" or given_schedule(model, merge_tokens))

@@ -10,8 +10,8 @@ from torch import nn
 
 import vitcompact
 from tests.planning.helpers import perturbed_model
+from vitcompact.calibration import output_sensitivity
 from vitcompact.planning import candidates
-from vitcompact.surgery import calibrated
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_what_counts_is_measured(asked: dict[str, Any], extractor: nn.Module, mo
         asked = {"plan": vitcompact.plan(extractor, images=images, target_macs=0.7, keep="cls")}
     whole = vitcompact.convert(extractor, images=images, **asked).state_dict()
     counted = []
-    for module in (candidates, calibrated):
+    for module in (candidates, output_sensitivity):
         measure = module.sensitivity
 
         def noted(*args: Any, measure: Any = measure, **kwargs: Any) -> Any:

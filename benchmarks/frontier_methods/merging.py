@@ -1,4 +1,4 @@
-"""Token merging with nothing else: as in ToMe (arXiv 2210.09461), and as `fold --merge-tokens` matches tokens."""
+"""Token merging with nothing else: as in ToMe (arXiv 2210.09461), and as `convert --merge-tokens` matches tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import copy
 
 from torch import nn
 
-from vitcompact.operators.merge import install_merging, num_patches, spread
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
+from vitcompact.data import from_tensor
+from vitcompact.operators.merge import install_merging, num_patches, set_metrics, spread
+from vitcompact.planning.merging import best_matching
 from vitcompact.plans.schema import MergeBy, Plan
 
 from .common import Calibration, macs_of, nearest
@@ -14,15 +17,24 @@ from .common import Calibration, macs_of, nearest
 
 def merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """The original with tokens merged evenly over its blocks, by their keys; needs no calibration."""
-    return _merged(model, target, "keys")
+    return _merged(model, _schedule(model, target, "keys"), "keys")
 
 
 def merge_own(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
-    """The same by the tokens themselves."""
-    return _merged(model, target, "tokens")
+    """The same by the tokens themselves, or weighted by output sensitivity where less is lost on the images."""
+    images, measured = from_tensor(calibration.images), calibration.measured
+    if "known" not in measured:
+        measured["known"] = OutputSensitivity(copy.deepcopy(model).requires_grad_(False), images)
+    schedule = _schedule(model, target, "tokens")
+    found = best_matching(model, images, schedule, measured["known"])
+    merging = _merged(model, schedule, found.by)
+    if found.metrics is not None:
+        set_metrics(merging, found.metrics)
+    return merging
 
 
-def _merged(model: nn.Module, target: float, by: MergeBy) -> nn.Module:
+def _schedule(model: nn.Module, target: float, by: MergeBy) -> tuple[int, ...]:
+    """Pairs of tokens of each block, as even as it comes."""
     merging = copy.deepcopy(model)
     depth = len(model.get_submodule("blocks"))  # type: ignore[arg-type]
 
@@ -30,7 +42,11 @@ def _merged(model: nn.Module, target: float, by: MergeBy) -> nn.Module:
         install_merging(merging, spread(pairs, depth), by)
         return macs_of(merging)
 
-    schedule = spread(nearest(macs, range(num_patches(model)), macs_of(model), target), depth)
+    return spread(nearest(macs, range(num_patches(model)), macs_of(model), target), depth)
+
+
+def _merged(model: nn.Module, schedule: tuple[int, ...], by: MergeBy) -> nn.Module:
+    merging = copy.deepcopy(model)
     install_merging(merging, schedule, by)
     merging.vitcompact_plan = Plan((), form="folded", merge_tokens=schedule, merge_by=by)  # type: ignore[assignment]
     return merging

@@ -14,6 +14,7 @@ from tests.conformance.every import CASES, METHODS, build, compacted
 from tests.conformance.suite import Case
 from vitcompact.folding.verify import perturbed
 from vitcompact.planning.request import OutOfReach
+from vitcompact.plans.schema import Plan
 
 TOLERANCE = 1e-4
 PAIR_ALONE = ("botnet", "halonet")
@@ -51,6 +52,13 @@ def test_merged_tokens(tmp_path: Path) -> None:
     """Ranking and gathering have ONNX forms."""
     model = perturbed(timm.create_model("test_vit", num_classes=7, img_size=64), seed=1).eval()
     check(vitcompact.fold(model, merge_tokens=2), tmp_path)
+
+
+def test_tokens_merged_by_output_sensitivity(tmp_path: Path) -> None:
+    model = perturbed(timm.create_model("test_vit", num_classes=7, img_size=64), seed=1).eval()
+    images = torch.randn(16, 3, 64, 64)
+    plan = Plan((), merge_tokens=(2,) * len(model.blocks), merge_by="sensitivity")
+    check(vitcompact.fold(vitcompact.convert(model, images=images, plan=plan), images=images), tmp_path)
 
 
 def check(folded: nn.Module, folder: Path) -> None:

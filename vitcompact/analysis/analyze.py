@@ -109,8 +109,9 @@ def analyze(
     wanted = wanted_layers(model, selection)
     batches = None if images is None else images_for(model, images, batch_size)
     found = planned = known = None
-    original = model if has_no_weights(model) else frozen_copy(model, device)
+    original = model
     if batches is not None:
+        original = frozen_copy(model, device)
         known = OutputSensitivity(original, batches, keep or "both", progress)
     if budget is not None and batches is not None:
         found = plan_for(original, batches, budget, selection=selection, known=known, curves=curves, progress=progress)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcompact.calibration.output_sensitivity import OutputSensitivity
+from vitcompact.data import processes_of
 from vitcompact.errors import UsageError
 from vitcompact.layers.merging_blocks import METRIC_RANK, PARTS, MergingBlock, MergingBlocks
 from vitcompact.models import inspect
@@ -109,12 +110,13 @@ def token_metrics(known: OutputSensitivity) -> list[Tensor] | None:
     Returns:
         None where nothing does anything to the output.
     """
-    sites = {site.name: site for site in inspect(known.original).attention}
     names = [f"blocks.{name}.attn" for name, _ in plain_trunk(known.original)[0].named_children()]
-    found = known.of([sites[name] for name in names if name in sites])
+    found = known.of(inspect(known.original).sites)  # all in one pass: surgery asks for the others
     if found is None or not all(name in found.metric for name in names):
         return None
-    return [_largest(found.metric[name]) for name in names]
+    metrics = [_largest(found.metric[name]) for name in names]
+    processes_of(known.images).same(metrics)
+    return metrics
 
 
 def _largest(metric: Tensor) -> Tensor:

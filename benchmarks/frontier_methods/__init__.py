@@ -42,7 +42,11 @@ METHODS: dict[str, Method] = {
     "budget-reconstruct-merge": Method(
         "vitcompact, budget + reconstruct + merging", ours.budget_reconstruct_merge, own=True
     ),
+    "budget-merge-cls": Method("vitcompact, budget + merging, --keep cls", ours.budget_merge_cls, own=True),
     "budget-latency-merge": Method("vitcompact, budget of time + merging", ours.budget_latency_merge, own=True),
+    "budget-latency-merge-cls": Method(
+        "vitcompact, budget of time + merging, --keep cls", ours.budget_latency_merge_cls, own=True
+    ),
     "uniform": Method("the same operators, uniform", uniform.uniform),
     "svd": Method("plain SVD of FFN outputs", naive.plain_svd),
     "copy": Method("copied heads", naive.copied_heads),

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcompact.analysis import count
-from vitcompact.data import resolve_input
+from vitcompact.calibration.output_sensitivity import OutputSensitivity
+from vitcompact.data import from_tensor, resolve_input
+from vitcompact.options.selection import Keep
 
 TOLERANCE = 0.04
 """Largest distance of the MACs from the target, as a share of the original's."""
@@ -39,11 +41,20 @@ class Calibration:
     seed: int = 0
     reconstruct_steps: int = 300
     batch_size: int = 64
-    measured: dict[str, Any] = field(default_factory=dict, compare=False)
+    measured: dict[Any, Any] = field(default_factory=dict, compare=False)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels, batch by batch."""
         yield from zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+
+
+def known_of(original: nn.Module, calibration: Calibration, keep: Keep = "both") -> OutputSensitivity:
+    """What errors do to the output of a model, measured once for all methods and targets."""
+    measured, key = calibration.measured, ("known", keep)
+    if key not in measured:
+        measured[key] = OutputSensitivity(original, from_tensor(calibration.images), keep)
+    found: OutputSensitivity = measured[key]
+    return found
 
 
 def task_loss(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> Tensor:

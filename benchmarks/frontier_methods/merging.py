@@ -6,13 +6,12 @@ import copy
 
 from torch import nn
 
-from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.data import from_tensor
 from vitcompact.operators.merge import install_merging, num_patches, set_metrics, spread
 from vitcompact.planning.merging import best_matching
 from vitcompact.plans.schema import MergeBy, Plan
 
-from .common import Calibration, macs_of, nearest
+from .common import Calibration, known_of, macs_of, nearest
 
 
 def merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
@@ -22,11 +21,9 @@ def merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Modul
 
 def merge_own(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """The same by the tokens themselves, or weighted by output sensitivity where less is lost on the images."""
-    images, measured = from_tensor(calibration.images), calibration.measured
-    if "known" not in measured:
-        measured["known"] = OutputSensitivity(copy.deepcopy(model).requires_grad_(False), images)
+    known = known_of(copy.deepcopy(model).requires_grad_(False), calibration)
     schedule = _schedule(model, target, "tokens")
-    found = best_matching(model, images, schedule, measured["known"])
+    found = best_matching(model, from_tensor(calibration.images), schedule, known)
     merging = _merged(model, schedule, found.by)
     if found.metrics is not None:
         set_metrics(merging, found.metrics)

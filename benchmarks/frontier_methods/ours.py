@@ -8,14 +8,14 @@ from typing import Any
 from torch import nn
 
 import vitcompact
-from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.data.batches import from_tensor
+from vitcompact.options.selection import Keep, MergeTokens
 from vitcompact.planning.candidates import measure_losses
 from vitcompact.planning.planner import offered_merging, plan_measured, timed
-from vitcompact.planning.request import Budget, MergeTokens, Unit
+from vitcompact.planning.request import Budget, Unit
 from vitcompact.plans.schema import Plan
 
-from .common import Calibration
+from .common import Calibration, known_of
 from .naive import shares
 
 
@@ -65,9 +65,19 @@ def budget_reconstruct_merge(model: nn.Module, calibration: Calibration, target:
     return _budget(model, calibration, target, merge_tokens="auto", reconstruct=calibration.reconstruct_steps)
 
 
+def budget_merge_cls(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """A budget of MACs that merging shares, where only the class token counts (`--keep cls`), closed form alone."""
+    return _budget(model, calibration, target, merge_tokens="auto", keep="cls")
+
+
 def budget_latency_merge(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
     """A budget of time that merging tokens shares, closed form alone."""
     return _budget(model, calibration, target, "latency", merge_tokens="auto")
+
+
+def budget_latency_merge_cls(model: nn.Module, calibration: Calibration, target: float) -> nn.Module:
+    """The same where only the class token counts (`--keep cls`)."""
+    return _budget(model, calibration, target, "latency", merge_tokens="auto", keep="cls")
 
 
 def _pair(model: nn.Module, calibration: Calibration, target: float, **more: Any) -> nn.Module:
@@ -83,21 +93,21 @@ def _budget(
     target: float,
     unit: Unit = "macs",
     merge_tokens: MergeTokens | None = None,
+    keep: Keep = "both",
     **more: Any,
 ) -> nn.Module:
     """`convert` with `--target-macs` or `--target-latency`, its layers measured once for all targets."""
-    plan = _plan(model, calibration, Budget(unit, target, merge_tokens=merge_tokens))
-    return vitcompact.convert(model, plan=plan, images=calibration.images, seed=calibration.seed, **more)
+    plan = _plan(model, calibration, Budget(unit, target, merge_tokens=merge_tokens, keep=keep))
+    return vitcompact.convert(model, plan=plan, images=calibration.images, keep=keep, seed=calibration.seed, **more)
 
 
 def _plan(model: nn.Module, calibration: Calibration, budget: Budget) -> Plan:
-    original, measured = copy.deepcopy(model).requires_grad_(False), calibration.measured
+    original, measured, keep = copy.deepcopy(model).requires_grad_(False), calibration.measured, budget.keep
     images = from_tensor(calibration.images)
-    if "losses" not in measured:
-        measured["losses"] = measure_losses(original, images)
+    if ("losses", keep) not in measured:
+        measured["losses", keep] = measure_losses(original, images, keep=keep)
     if budget.unit == "latency":
-        measured["losses"] = timed(original, measured["losses"])
-    if "known" not in measured:
-        measured["known"] = OutputSensitivity(original, images)
-    offered = offered_merging(original, images, budget, known=measured["known"])
-    return plan_measured(original, measured["losses"], budget, offered).plan
+        measured["losses", keep] = timed(original, measured["losses", keep])
+    known = known_of(original, calibration, keep)
+    offered = offered_merging(original, images, budget, known=known)
+    return plan_measured(original, measured["losses", keep], budget, offered).plan

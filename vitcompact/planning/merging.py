@@ -23,7 +23,6 @@ from vitcompact.operators.merge import install_merging, num_patches, set_metrics
 from vitcompact.options.selection import Keep
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.schedules import EVEN, SHAPES, shaped
-from vitcompact.planning.serving import Serving
 from vitcompact.plans.schema import MergeBy, Plan
 from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
@@ -34,6 +33,8 @@ LARGEST_SHARE = 0.9
 """Even schedules that are tried merge up to this share of the patches, in so many equal steps."""
 STRENGTHS = (0.5, 0.7, 0.85, 1.0)
 """Schedules of every other shape merge these shares of the strongest one's pairs."""
+BEYOND = 3
+"""Steps further than the target that a budget of latency is offered: what is read off may turn out slower."""
 JUDGED_IMAGES = 64
 MICRO_BATCH = 16
 TIMED = 4
@@ -88,7 +89,7 @@ def measure_merging(
     known: OutputSensitivity | None = None,
     progress: Progress = silent,
 ) -> tuple[Merging, ...]:
-    """The schedules that a budget may choose from: none stronger than what meets the target alone.
+    """The schedules that a budget may choose from: none much stronger than what meets the target alone.
 
     Args:
         original: a plain ViT in eval mode.
@@ -99,12 +100,13 @@ def measure_merging(
         UsageError: tokens of this model cannot be merged.
     """
     timed = budget.unit == "latency"
-    left = _timed(original, budget.serving) if timed else _counted(original, budget.unit)
-    schedules = [tuple(schedule)] if schedule is not None else _schedules(original, left, budget.target)
-    if not schedules:
+    strongest = _even(original, budget.target) if schedule is None else tuple(schedule)
+    if not any(strongest):
         return ()
     images = first_images(images, JUDGED_IMAGES)
-    compared = best_matching(original, images, schedules[_strongest_even(schedules)], known, progress)
+    compared = best_matching(original, images, strongest, known, progress)
+    left = _left(original, budget, compared, evenly=schedule is None)
+    schedules = [strongest] if schedule is not None else _schedules(original, left, budget.target, BEYOND * timed)
     losses = _losses(original, [(each, compared) for each in schedules], images, budget.keep, progress)
     return tuple(
         Merging(each, left(each), loss, _tokens(original, each), compared.by)
@@ -154,19 +156,23 @@ def best_matching(
     return weighted if after < before else PLAIN
 
 
-def _strongest_even(schedules: Sequence[tuple[int, ...]]) -> int:
-    """Place of the even schedule that merges most, of the strongest where none is even."""
-    return max(range(len(schedules)), key=lambda i: (max(schedules[i]) - min(schedules[i]) < 2, sum(schedules[i])))
+def _even(original: nn.Module, target: float) -> tuple[int, ...]:
+    """The even schedule that just leaves the target's share of the MACs, if it can."""
+    depth, macs = len(plain_trunk(original)[0]), _counted(original, "macs")
+    return spread(_strongest(lambda pairs: macs(spread(pairs, depth)), target, num_patches(original)), depth)
 
 
-def _schedules(original: nn.Module, left: Callable[[tuple[int, ...]], float], target: float) -> list[tuple[int, ...]]:
-    """Of every shape, the strongest just meets the target alone if it can be met so."""
+def _schedules(
+    original: nn.Module, left: Callable[[tuple[int, ...]], float], target: float, beyond: int
+) -> list[tuple[int, ...]]:
+    """Of every shape, up to what just meets the target alone if it can be met so, and so many steps beyond."""
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
     found: dict[tuple[int, ...], None] = {}
     for shape in SHAPES:
         most = _strongest(lambda pairs, shape=shape: left(shaped(pairs, depth, shape)), target, patches)  # type: ignore[misc]
-        shares = [i / STEPS for i in range(1, STEPS + 1)] if shape == EVEN else STRENGTHS
-        numbers = sorted({round(most * share) for share in shares} - {0})
+        shares = [i / STEPS for i in range(1, STEPS + 1)] if shape == EVEN else list(STRENGTHS)
+        shares += [1 + i / STEPS for i in range(1, beyond + 1)]
+        numbers = sorted({min(round(most * share), int(LARGEST_SHARE * patches)) for share in shares} - {0})
         found |= dict.fromkeys(shaped(pairs, depth, shape) for pairs in numbers)
     return list(found)
 
@@ -195,15 +201,32 @@ def _counted(original: nn.Module, unit: Unit) -> Callable[[tuple[int, ...]], flo
     return left
 
 
-def _timed(original: nn.Module, serving: Serving) -> Callable[[tuple[int, ...]], float]:
+def _left(
+    original: nn.Module, budget: Budget, matching: Matching, *, evenly: bool
+) -> Callable[[tuple[int, ...]], float]:
+    """A function that gives the share of the original's cost that a schedule leaves, in the budget's unit.
+
+    Args:
+        evenly: of time, it is read off between even schedules; else each schedule is timed.
+    """
+    if budget.unit != "latency":
+        return _counted(original, budget.unit)
+    read = budget.serving.reader(original)
+
+    def timed(schedule: tuple[int, ...]) -> float:
+        return read(_merging(copy_of(original), schedule, matching)).share
+
+    return _between_even(original, timed) if evenly else timed
+
+
+def _between_even(original: nn.Module, timed: Callable[[tuple[int, ...]], float]) -> Callable[[tuple[int, ...]], float]:
     """A function that gives the share of the original's time that a schedule leaves, between what was timed.
 
     Even schedules are timed, and read off by their pairs; those of another shape by the MACs that they leave.
     """
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
-    read = serving.reader(original)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
-    times = [(0, 1.0), *((n, read(_merging(copy_of(original), spread(n, depth))).share) for n in numbers)]
+    times = [(0, 1.0), *((n, timed(spread(n, depth))) for n in numbers)]
     macs = _counted(original, "macs")
     spared = [1 - macs(spread(n, depth)) if n else 0.0 for n, _ in times]
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import vitcompact
 from vitcompact.data import CalibrationImages, DataOptions, ImageBatches, from_tensor, resolve_input
 from vitcompact.models.cost import count
+from vitcompact.options.selection import Only
 from vitcompact.options.shared import Backend
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -38,6 +39,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "nextvit_small": {},
     "swin_tiny_patch4_window7_224": {},
 }
+PAIRS: dict[str, Only | None] = {"pair": None, "pair-heads": "heads", "pair-ffn": "ffn"}
+"""The paper's pair, and each of its two alone."""
 NOISE = 96
 PEER = "torch-pruning-"
 RUNS: dict[str, Backend] = {
@@ -60,12 +63,12 @@ def load(name: str) -> nn.Module:
 
 
 def compacted(model: nn.Module, plan: str, images: ImageBatches | None, device: str) -> nn.Module:
-    """`model` after the pair or a budget of MACs, folded, or after Torch-Pruning; on the CPU."""
+    """`model` after the pair, half of it or a budget of MACs, folded, or after Torch-Pruning; on the CPU."""
     if plan.startswith(PEER):
         return torch_pruning.shapes(model, float(plan.removeprefix(PEER)))
     model = model.to(device)
-    if plan == "pair":
-        made = vitcompact.convert(model, ratio=0.5, rank_ratio=0.5, images=None)
+    if plan in PAIRS:
+        made = vitcompact.convert(model, ratio=0.5, rank_ratio=0.5, only=PAIRS[plan], images=None)
     else:
         size = resolve_input(model).input_size
         noise = from_tensor(torch.randn(NOISE, *size, generator=torch.Generator().manual_seed(0)), 16)
@@ -140,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         default=["pair", "0.6"],
         metavar="PLAN",
-        help="pair, or a share of the MACs, or torch-pruning-SHARE",
+        help=f"{', '.join(PAIRS)}, or a share of the MACs, or torch-pruning-SHARE",
     )
     parser.add_argument("--images", metavar="DIR", help="calibration images for budgets; default: noise")
     parser.add_argument("--device", default="cpu")

@@ -146,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f"{', '.join(PAIRS)}, or a share of the MACs, or torch-pruning-SHARE",
     )
     parser.add_argument("--images", metavar="DIR", help="calibration images for budgets; default: noise")
+    parser.add_argument("--num-images", type=int, default=NOISE, help="of those, as many as there are of noise")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 16])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
@@ -161,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in args.models:
         model = load(name)
-        images = CalibrationImages(model, DataOptions(data_dir=args.images)) if args.images else None
+        asked = DataOptions(data_dir=args.images, num_samples=args.num_images)
+        images = CalibrationImages(model, asked) if args.images else None
         whole = count(model, resolve_input(model).input_size).macs
         for plan in args.plans:
             small = compacted(copy.deepcopy(model), plan, images, args.device)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import vitcompact
-from vitcompact.calibration import output_sensitivity
 from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
 from vitcompact.planning import curves as module
@@ -26,7 +25,7 @@ from vitcompact.planning.request import Budget
 from vitcompact.planning.serving import Serving
 from vitcompact.planning.site_time import SiteTimes
 
-from .helpers import SIZE, perturbed_model
+from .helpers import SIZE, perturbed_model, watch_sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +90,7 @@ def test_several_targets_measure_what_errors_do_once(
     vit: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the life of one object; with another model, other images or another `keep`, anew."""
-    asked: list[list[str]] = []
-    measure = output_sensitivity.sensitivity
-
-    def counted(model: nn.Module, sites: Any, *rest: Any, **more: Any) -> Any:
-        asked.append([site.name for site in sites])
-        return measure(model, sites, *rest, **more)
-
-    monkeypatch.setattr(output_sensitivity, "sensitivity", counted)
+    asked = watch_sensitivity(monkeypatch)
     curves, model = Curves(), copy.deepcopy(vit)
     first = [vitcompact.convert(model, images=images, target_macs=share, curves=curves) for share in (0.9, 0.8)]
     assert sorted(name for names in asked for name in names) == sorted({name for names in asked for name in names})

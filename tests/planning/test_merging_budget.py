@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import vitcompact
 from tests.attached import plan_of
 from vitcompact.analysis import count
-from vitcompact.calibration import output_sensitivity
 from vitcompact.calibration.output_sensitivity import OutputSensitivity
 from vitcompact.calibration.sensitivity import _probe, answer, change, sensitivity
 from vitcompact.data import from_tensor
@@ -37,7 +36,7 @@ from vitcompact.planning.request import Budget
 from vitcompact.plans.schema import MergeBy, Plan
 from vitcompact.utils.timing import Reading
 
-from .helpers import SIZE, perturbed_model
+from .helpers import SIZE, perturbed_model, watch_sensitivity
 
 AUTO = Budget("macs", 0.75, merge_tokens="auto")
 
@@ -393,19 +392,12 @@ def test_a_blind_head_leaves_tokens_to_themselves(vit: VisionTransformer, images
 
 def test_sensitivity_is_measured_once(vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one pass for the layers and for what tokens are compared through; other layers later in another."""
-    asked: list[list[str]] = []
-    measure = output_sensitivity.sensitivity
-
-    def counted(model: nn.Module, sites: Any, *rest: Any, **more: Any) -> Any:
-        asked.append([site.name for site in sites])
-        return measure(model, sites, *rest, **more)
-
-    monkeypatch.setattr(output_sensitivity, "sensitivity", counted)
+    asked = watch_sensitivity(monkeypatch)
     vitcompact.convert(vit, images=images, target_macs=0.8, merge_tokens=2)
     assert len(asked) == 1
     found = OutputSensitivity(vit, from_tensor(images, 16))
     sites = inspect(vit).sites
-    whole, parts = measure(vit, sites, from_tensor(images, 16)), found.of(sites[:2])
+    whole, parts = sensitivity(vit, sites, from_tensor(images, 16)), found.of(sites[:2])
     parts = found.of(sites)
     assert parts is not None
     for site in sites:

@@ -34,7 +34,7 @@ LARGEST_SHARE = 0.9
 STRENGTHS = (0.5, 0.7, 0.85, 1.0)
 """Schedules of every other shape merge these shares of the strongest one's pairs."""
 BEYOND = 3
-"""Steps further than the target that a budget of latency is offered: what is read off may turn out slower."""
+"""Further steps of every shape, past the target, for a budget of latency: what is read off may turn out slower."""
 JUDGED_IMAGES = 64
 MICRO_BATCH = 16
 TIMED = 4
@@ -89,7 +89,7 @@ def measure_merging(
     known: OutputSensitivity | None = None,
     progress: Progress = silent,
 ) -> tuple[Merging, ...]:
-    """The schedules that a budget may choose from: none much stronger than what meets the target alone.
+    """The schedules that a budget may choose from: up to what meets the target alone, of time a few beyond.
 
     Args:
         original: a plain ViT in eval mode.

@@ -47,7 +47,7 @@ def _limits(panels: list[Curves]) -> tuple[float, float]:
     best = float(panels[0].original.values.mean())
     points = [(panel, point) for panel in panels for method in panel.methods.values() for point in method]
     low, high = zip(*(_interval(panel, point) for panel, point in points), strict=True)
-    depth = min(DEPTH[panels[0].main], best - min(low))
+    depth = min(DEPTH[panels[0].main], max(best - min(low), 0.01 * DEPTH[panels[0].main]))
     return best - 1.05 * depth, max(best, *high) + 0.05 * depth
 
 

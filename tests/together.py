@@ -61,6 +61,8 @@ def started(
         environment = {"WORLD_SIZE": world, "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment |= own[rank] if rank < len(own) else {}
         streams = folder / f"{port}-{rank}.out", folder / f"{port}-{rank}.err"
+        for path in streams:
+            path.touch()  # they may be read before the process has come to its first line
         given = {name: str(value) for name, value in environment.items()}
         process = context.Process(target=_work, args=(work, arguments, folder, given, streams))
         process.start()
@@ -82,6 +84,18 @@ def _work(
     os.chdir(folder)
     torch.set_num_threads(1)
     sys.exit(work(*arguments))
+
+
+def eventually(happened: Callable[[], bool], *, within: float = 100) -> None:
+    """Wait until something has happened.
+
+    Raises:
+        AssertionError: not in so many seconds.
+    """
+    until = time.monotonic() + within
+    while not happened():
+        assert time.monotonic() < until, f"not in {within:g} seconds"
+        time.sleep(0.1)
 
 
 def ended(processes: Sequence[Started], timeout: float = 100) -> list[Ended]:

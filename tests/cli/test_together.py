@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.together import Ended, Started, commands, ended, started
+from tests.together import Ended, Started, commands, ended, eventually, started
 from vitcompact.cli.app import main
 
 from .commands import PAIR, VIT
@@ -161,10 +161,8 @@ def refused(case: str, weights: Path, images: Path, folder: Path) -> None:
 def test_a_polite_kill_of_one_keeps_a_state(done: tuple[Path, Path, list[Ended]], images: Path, tmp_path: Path) -> None:
     words = ["finetune", str(done[0] / "budget"), "new", "--data-dir", str(images), "--steps", "100000", "-b", "8"]
     processes = started(commands, words, folder=tmp_path)
-    until = time.monotonic() + 60
-    while time.monotonic() < until and "learning from" not in processes[0].streams[1].read_text():
-        time.sleep(0.2)
-    time.sleep(3)
+    steps = tmp_path / "new-state" / "steps.jsonl"
+    eventually(lambda: steps.exists() and '"step": 1' in steps.read_text())
     os.kill(processes[1].process.pid or 0, signal.SIGTERM)
     first, second = ended(processes)
     assert (first.code, second.code) == (130, 130)
@@ -192,12 +190,12 @@ def test_the_first_hears_a_signal_while_it_waits_for_the_others(tmp_path: Path) 
         free.bind(("127.0.0.1", 0))
         address = free.getsockname()
     process = waiting(0, address[1], tmp_path)
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
+
+    def listening() -> bool:
         with socket.socket() as other:
-            if other.connect_ex(address) == 0:
-                break
-        time.sleep(0.1)
+            return other.connect_ex(address) == 0
+
+    eventually(listening)
     terminated(process)
 
 

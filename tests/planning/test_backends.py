@@ -87,9 +87,9 @@ def test_everything_timed_runs_there_and_few_of_it(
 def test_a_plan_that_is_timed_again_is_not_converted_again(vit: nn.Module) -> None:
     counting = Counting("openvino")
     read, small = relative_latency(vit, SIZE, 2, host=counting.host), meta_copy(vit)
-    assert read(small).share == read(small).share == 1.0
+    assert read([small])[0].share == read([small])[0].share == 1.0
     assert len(counting.prepared) == 2
-    read(meta_copy(vit))
+    read([small, meta_copy(vit)])
     assert len(counting.prepared) == 3
 
 
@@ -178,7 +178,7 @@ def test_a_whole_model_is_timed_there(name: Backend) -> None:
     for module in FORMATS[RUNTIMES[name]].modules if name in RUNTIMES else ():
         pytest.importorskip(module, reason=f"{module} is not installed")
     read = relative_latency(model, (3, 32, 32), 2, host=host_of(name))
-    assert 0 < read(meta_copy(model)).share < 10
+    assert 0 < read([meta_copy(model)])[0].share < 10
 
 
 def test_compiled_modules_each_have_their_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +13,15 @@ from torch import Tensor, nn
 
 from vitcompact.data import from_tensor
 from vitcompact.errors import UsageError
-from vitcompact.models.cost import Cost
+from vitcompact.models.cost import Cost, meta_copy
+from vitcompact.operators.merge import spread
+from vitcompact.operators.replay import replay
 from vitcompact.planning import budget_plan
 from vitcompact.planning.candidates import Losses, measure_losses
-from vitcompact.planning.latency_target import ATTEMPTS, MOST_READINGS, TOLERANCE, _Search, _Tried, plan_latency
+from vitcompact.planning.latency_target import ATTEMPTS, CORRECTIONS, _Search, _Tried, plan_latency
+from vitcompact.planning.merging import Merging, _tokens
 from vitcompact.planning.request import Budget
+from vitcompact.planning.serving import MOST_READINGS, TOLERANCE
 from vitcompact.planning.site_time import SiteTimes
 from vitcompact.utils.timing import Reading
 
@@ -55,6 +59,47 @@ class _Promised(SiteTimes):
         return self.saved[name][operators]  # type: ignore[index]
 
 
+def promising(losses: Losses, layers: float) -> Losses:
+    """The same, but layers promise to save this multiple of it."""
+    saved = {name: {operators: layers * share for operators, share in each.items()} for name, each in saved_by(losses)}
+    return replace(losses, times=_Promised(saved))
+
+
+def saved_by(losses: Losses) -> Any:
+    assert losses.times is not None
+    return losses.times.saved.items()
+
+
+def offered(vit: nn.Module, losses: Losses, factor: float) -> list[Merging]:
+    """Even schedules of which each pair promises to save a fortieth of the time, or a multiple of that.
+
+    The loss of the strongest ones is that of taking half the layers' hidden neurons.
+    """
+    half = sum(menu.pareto()[len(menu.pareto()) // 2].loss for menu in losses.menus("latency"))
+    even = [(pairs, spread(pairs, 3)) for pairs in range(1, 15)]
+    return [Merging(s, 1 - factor * n / 40, half * (n / 12) ** 2, _tokens(vit, s)) for n, s in even]
+
+
+class MixedClock:
+    """Reads times of plans with merging in which layers, and merging, save multiples of what they first promised."""
+
+    def __init__(self, vit: nn.Module, losses: Losses, layers: float, merging: float, rounds: Rounds) -> None:
+        self.vit, self.layers, self.merging, self.rounds = vit, layers, merging, rounds
+        self.sizes = {name: size(vit.get_submodule(name)) for name, _ in saved_by(losses)}
+        self.readings = 0
+
+    def share(self, small: Any) -> float:
+        pairs = tuple(getattr(block, "r", 0) for block in small.blocks)
+        tokens = Merging(pairs, 1.0, 0.0, _tokens(self.vit, pairs))
+        saved = {name: whole - size(small.get_submodule(name)) for name, whole in self.sizes.items()}
+        layers = sum(each * tokens.share(name, "ffn") for name, each in saved.items()) / size(self.vit)
+        return 1 - self.merging * sum(pairs) / 40 - self.layers * layers
+
+    def read(self, structures: Sequence[nn.Module]) -> list[Reading]:
+        self.readings += 1
+        return [Reading(tuple(self.rounds(self.share(small), self.readings))) for small in structures]
+
+
 class Clock:
     """Reads a made-up time: `true` of the share of the parameters left, as `rounds` tells it at each reading."""
 
@@ -65,9 +110,9 @@ class Clock:
     def share(self, small: nn.Module) -> float:
         return self.true(size(small) / self.whole)
 
-    def read(self, small: nn.Module) -> Reading:
+    def read(self, structures: Sequence[nn.Module]) -> list[Reading]:
         self.readings += 1
-        return Reading(tuple(self.rounds(self.share(small), self.readings)))
+        return [Reading(tuple(self.rounds(self.share(small), self.readings))) for small in structures]
 
 
 def exact(share: float, _: int) -> list[float]:
@@ -122,6 +167,35 @@ def test_the_target_is_met_from_both_sides(name: str, vit: nn.Module, losses: Lo
     spread = 0.08 if "noise" in name else 0.5 if name == "bursts" else TOLERANCE
     real = clock.true(found.after.params / found.before.params)
     assert abs(real / target - 1) <= spread + 1e-9
+
+
+MIXED: dict[str, tuple[float, float, Rounds]] = {
+    "layers save half": (0.5, 1, exact),
+    "layers save twice as much": (2, 1, exact),
+    "merging saves half": (1, 0.5, exact),
+    "merging saves twice as much": (1, 2, exact),
+    "layers twice, merging half": (2, 0.5, exact),
+    "layers half, merging twice": (0.5, 2, exact),
+    "layers half, noise of 5 %": (0.5, 1, noisy(0.05, 1)),
+    "layers twice, noise of 5 %": (2, 1, noisy(0.05, 1)),
+    "as promised, noise of 20 %": (1, 1, noisy(0.2, 1)),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_layers_and_merging_share_the_target_by_what_each_saves(name: str, vit: nn.Module, losses: Losses) -> None:
+    """Whatever each promised: the plan loses no more than one of which all times are known beforehand."""
+    layers, merging, rounds = MIXED[name]
+    clock, knowing = (MixedClock(vit, losses, layers, merging, each) for each in (rounds, exact))
+    budget = Budget("latency", 0.8, merge_tokens="auto")
+    told = promising(losses, layers)
+    best = plan_latency(vit, told, budget, knowing.read, offered(vit, losses, merging))
+    found = plan_latency(vit, losses, budget, clock.read, offered(vit, losses, 1))
+    assert found.loss <= (1.05 if rounds is exact else 1.15) * best.loss
+    assert clock.share(replay(meta_copy(vit), found.plan.folded())) == pytest.approx(
+        0.8, rel=0.08 if "20" in name else TOLERANCE
+    )
+    assert clock.readings <= ATTEMPTS + CORRECTIONS * MOST_READINGS
 
 
 def test_a_calm_clock_is_read_once_and_a_noisy_one_again(vit: nn.Module, losses: Losses) -> None:

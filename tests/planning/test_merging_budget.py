@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,11 +243,11 @@ def test_time_is_read_off_between_what_was_timed(
 ) -> None:
     timed: list[int] = []
 
-    def clock(*_: object) -> Callable[[nn.Module], Reading]:
-        def read(model: VisionTransformer) -> Reading:
-            pairs = sum(block.r for block in model.blocks)
-            timed.append(pairs)
-            return Reading((1 - pairs / 40,))
+    def clock(*_: object) -> Callable[[Sequence[VisionTransformer]], list[Reading]]:
+        def read(models: Sequence[VisionTransformer]) -> list[Reading]:
+            pairs = [sum(block.r for block in model.blocks) for model in models]
+            timed.extend(pairs)
+            return [Reading((1 - each / 40,)) for each in pairs]
 
         return read
 
@@ -267,16 +267,55 @@ def test_time_is_read_off_between_what_was_timed(
             assert each.left == pytest.approx(1 - near / 40, abs=1 / 40)
 
 
+def test_blurred_times_are_read_again_and_never_rise(
+    vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All schedules in the same rounds; more merging that was read as slower is as fast as less."""
+    readings: list[int] = []
+    sharp: list[tuple[float, ...]] = [(0.9, 0.9), (0.7, 0.7), (0.8, 0.8), (0.5, 0.5)]
+    blurred = [(0.9, 0.9), (0.7, 0.7), (0.8, 0.8), (0.4, 0.6)]
+
+    def clock(*_: object) -> Callable[[Sequence[nn.Module]], list[Reading]]:
+        def read(models: Sequence[nn.Module]) -> list[Reading]:
+            readings.append(len(models))
+            return [Reading(shares) for shares in (blurred if rounds == "blurred" else sharp)]
+
+        return read
+
+    monkeypatch.setattr(serving, "relative_latency", clock)
+    for rounds in ("sharp", "blurred"):
+        readings.clear()
+        found = measure_merging(vit, from_tensor(images[:4]), Budget("latency", 0.6, merge_tokens="auto"))
+        assert readings == [merging.TIMED] * (1 if rounds == "sharp" else serving.MOST_READINGS)
+        lefts = [each.left for each in sorted(found, key=lambda each: sum(each.schedule)) if is_even(each.schedule)]
+        assert lefts == sorted(lefts, reverse=True)
+        assert 0.75 in [pytest.approx(left) for left in lefts]
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([0.9, 0.7, 0.5], [0.9, 0.7, 0.5]),
+        ([0.9, 0.5, 0.7], [0.9, 0.6, 0.6]),
+        ([0.5, 0.6, 0.7], [0.6, 0.6, 0.6]),
+        ([0.9, 0.6, 0.8, 0.7], [0.9, 0.7, 0.7, 0.7]),
+        ([], []),
+    ],
+)
+def test_falling(values: list[float], wanted: list[float]) -> None:
+    assert merging.falling(values) == pytest.approx(wanted)
+
+
 def test_what_is_timed_compares_tokens_as_the_plan_will(
     vit: VisionTransformer, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By what was found to lose less; a schedule that was given is timed itself."""
     timed: list[tuple[tuple[int, ...], MergeBy]] = []
 
-    def clock(*_: object) -> Callable[[nn.Module], Reading]:
-        def read(model: VisionTransformer) -> Reading:
-            timed.append((tuple(block.r for block in model.blocks), model.blocks[0].by))
-            return Reading((0.8,))
+    def clock(*_: object) -> Callable[[Sequence[VisionTransformer]], list[Reading]]:
+        def read(models: Sequence[VisionTransformer]) -> list[Reading]:
+            timed.extend((tuple(block.r for block in model.blocks), model.blocks[0].by) for model in models)
+            return [Reading((0.8,))] * len(models)
 
         return read
 

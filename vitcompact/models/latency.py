@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from vitcompact.utils.copies import copy_of
-from vitcompact.utils.device import synchronise
+from vitcompact.utils.device import frozen_copy, synchronise
 from vitcompact.utils.timing import Reading, rounds
 
 RUNS, WARM_UP = 15, 2
@@ -103,24 +103,27 @@ def relative_latency(
     batch_size: int,
     device: str | torch.device = "cpu",
     host: Host | None = None,
-) -> Callable[[nn.Module], Reading]:
-    """A function that reads a structure's time relative to the original's, run alternately.
+) -> Callable[[Sequence[nn.Module]], list[Reading]]:
+    """A function that reads the times of structures relative to the original's, all run in turns.
 
     Args:
-        host: what runs both; None is PyTorch as it is.
+        host: what runs them; None is PyTorch as it is.
     """
     host = host or EAGER
     call = Call((random_images(input_size, batch_size, device),), whole=True)
     (baseline,) = host.prepare([materialised(original, device)], call)
     latest: list[tuple[nn.Module, Callable[[], float]]] = []
 
-    def read(structure: nn.Module) -> Reading:
-        if not (host.converts and latest and latest[0][0] is structure):
-            (run,) = host.prepare([materialised(structure, device)], call)
-            latest[:] = [(structure, run)]
+    def prepared(structure: nn.Module) -> Callable[[], float]:
+        known = [run for each, run in latest if host.converts and each is structure]
+        return known[0] if known else host.prepare([materialised(structure, device)], call)[0]
+
+    def read(structures: Sequence[nn.Module]) -> list[Reading]:
+        latest[:] = [(structure, prepared(structure)) for structure in structures]
         with torch.inference_mode():
-            laps = list(islice(rounds([baseline, latest[0][1]]), WARM_UP, WARM_UP + RUNS))
-        return Reading(tuple(own / max(whole, 1e-12) for whole, own in laps))
+            laps = list(islice(rounds([baseline, *(run for _, run in latest)]), WARM_UP, WARM_UP + RUNS))
+        wholes, *others = (Reading(tuple(seconds)) for seconds in zip(*laps, strict=True))
+        return [own.beside(wholes) for own in others]
 
     return read
 
@@ -131,11 +134,13 @@ def random_images(input_size: tuple[int, int, int], batch_size: int, device: str
 
 
 def materialised(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """A copy in eval mode with random values where the model has shapes only; values play no part in latency."""
-    made = copy_of(model).eval()
-    if not any(parameter.is_meta for parameter in made.parameters()):
-        return made.to(device)
-    made = made.to_empty(device=device)
+    """A copy in eval mode with random values where the model has shapes only; values play no part in latency.
+
+    One that has values shares its memory with the model where it can.
+    """
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        return frozen_copy(model, device)
+    made = copy_of(model).eval().to_empty(device=device)
     with torch.no_grad():
         for tensor in (*made.parameters(), *made.buffers()):
             if tensor.is_floating_point():

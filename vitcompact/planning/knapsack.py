@@ -54,7 +54,7 @@ class Menu:
         return (Option((), 0.0, ()), *reversed(best))
 
     def scaled(self, share: float) -> Menu:
-        """The same choices where the layer runs on a share of its tokens only."""
+        """The same choices where each saves so much of it, such as where the layer runs on a share of its tokens."""
         return replace(self, options=tuple(replace(o, saving=share * o.saving) for o in self.options))
 
 

@@ -8,6 +8,7 @@ until a plan takes the time that was asked for.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,20 +21,21 @@ from vitcompact.planning.candidates import Losses
 from vitcompact.planning.knapsack import Curve, spend
 from vitcompact.planning.merging import Merging
 from vitcompact.planning.request import Budget
+from vitcompact.planning.serving import MOST_READINGS, TOLERANCE
 from vitcompact.plans.schema import Plan, Reached
 from vitcompact.utils.progress import Progress, silent
-from vitcompact.utils.timing import Reading
+from vitcompact.utils.timing import Reading, settled
 
 logger = logging.getLogger("vitcompact")
 
-TOLERANCE = 0.03
-"""Distance from the target, relative to it, at which a plan is taken."""
-MOST_READINGS = 4
-"""How often one plan is timed at most; what several readings tell is put together."""
 SURPRISE = 0.1
 """How far from the target the planner's own estimate of a plan may be, before one more reading has to confirm it."""
 ATTEMPTS = 16
 """Readings in all."""
+CORRECTIONS = 2
+"""How often what layers and merging save is corrected, each by itself, before plans are searched."""
+FARTHEST = 4.0
+"""Each time by this at most, either way."""
 
 
 @dataclass
@@ -100,7 +102,7 @@ def plan_latency(
     original: nn.Module,
     losses: Losses,
     budget: Budget,
-    read: Callable[[nn.Module], Reading],
+    read: Callable[[Sequence[nn.Module]], list[Reading]],
     offered: Sequence[Merging] = (),
     progress: Progress = silent,
 ) -> BudgetPlan:
@@ -110,13 +112,15 @@ def plan_latency(
 
     Args:
         losses: with the times of all layers.
-        read: times a structure relative to the original.
+        read: times structures relative to the original, in the same rounds.
         offered: schedules of merging tokens that the budget asks for, one of which the plan has.
 
     Raises:
         UsageError: the target is out of reach.
     """
     planner = _Planner(original, losses, budget, offered)
+    if offered:
+        planner = _corrected(planner, read, progress)
     search = _Search(budget.target, planner.least)
     request, again = budget.target, False
     progress.start("timing plans", ATTEMPTS)
@@ -127,7 +131,7 @@ def plan_latency(
             one = search.worth_repeating()
             if one is None:
                 break
-        reading = read(planner.structure(found if one is None else one.found))
+        (reading,) = read([planner.structure((found if one is None else one.found).plan)])
         if one is None:
             one = search.tried[found.plan] = _Tried(request, found, reading)
         else:
@@ -142,6 +146,56 @@ def plan_latency(
         request = one.request if again else search.next_request()
     progress.finish()
     return _taken(search.closest(), budget)
+
+
+def _corrected(planner: _Planner, read: Callable[[Sequence[nn.Module]], list[Reading]], progress: Progress) -> _Planner:
+    """A planner to which layers and merging save what each by itself does in a plan near the target.
+
+    What is asked of a planner scales both alike: where one of them was misread, the target would be met by too much of
+    the one and too little of the other.
+    """
+    progress.start("timing merging and layers", CORRECTIONS)
+    seen: set[Plan] = set()
+    for _ in range(CORRECTIONS):
+        found = planner.at(planner.budget.target)
+        if found.plan in seen:
+            break
+        seen.add(found.plan)
+        planner = planner.corrected(*_told_apart(planner, found, read))
+        progress.advance()
+    progress.finish()
+    return planner
+
+
+def _told_apart(
+    planner: _Planner, found: BudgetPlan, read: Callable[[Sequence[nn.Module]], list[Reading]]
+) -> tuple[float, float]:
+    """How far a plan's layers, and its merging, are from what they were promised to save: see `_Planner.corrected`.
+
+    Both are read in the same rounds; 1 where the readings do not contradict the promise.
+    """
+    parts = [found.plan] if found.merging is None else [replace(found.plan, layers=()), found.plan]
+    structures = [planner.structure(part) for part in parts]
+    *merged, whole = settled(lambda: read(structures), TOLERANCE, MOST_READINGS)
+    layers = merging = left = 1.0
+    if found.merging is not None:
+        left = merged[0].share
+        if not _within(merged[0], found.merging.left) and found.merging.left < 1:
+            merging = _bounded(math.log(min(left, 1 - 1e-6)) / math.log(found.merging.left))
+        whole = whole.beside(merged[0])
+    promised = sum(option.saving for option in found.chosen) / left
+    if found.plan.layers and not _within(whole, 1 - promised):
+        layers = _bounded((1 - whole.share) / promised)
+    return layers, merging
+
+
+def _within(reading: Reading, share: float) -> bool:
+    low, high = reading.interval
+    return low <= share <= high
+
+
+def _bounded(factor: float) -> float:
+    return min(max(factor, 1 / FARTHEST), FARTHEST)
 
 
 def _taken(one: _Tried, budget: Budget) -> BudgetPlan:
@@ -163,12 +217,22 @@ def _taken(one: _Tried, budget: Budget) -> BudgetPlan:
 class _Planner:
     """Plans by what is asked for, in shares of the original's time."""
 
-    def __init__(self, original: nn.Module, losses: Losses, budget: Budget, offered: Sequence[Merging]) -> None:
+    def __init__(
+        self,
+        original: nn.Module,
+        losses: Losses,
+        budget: Budget,
+        offered: Sequence[Merging],
+        layers: float = 1.0,
+        structures: dict[Plan, nn.Module] | None = None,
+    ) -> None:
         self.original, self.losses, self.budget, self.offered = original, losses, budget, offered
-        self.menus = losses.menus("latency")
+        self.layers = layers
+        """What layers save, over what they were timed to save alone."""
+        self.menus = [menu.scaled(layers) for menu in losses.menus("latency")]
         left = min((merging.left for merging in offered), default=1.0)
         self.curves: dict[Merging | None, Curve] = {None: spend(self.menus)}
-        self.structures: dict[Plan, nn.Module] = {}
+        self.structures = {} if structures is None else structures
         self.least = max(left * (1.0 - self.curves[None].most), 1e-3)
         """The least that can be asked for, or near it."""
 
@@ -183,8 +247,13 @@ class _Planner:
         assert chosen is not None  # what is asked for is at most what there is
         return built_plan(self.original, self.losses, self.budget, curve, chosen, merging, self.offered)
 
-    def structure(self, found: BudgetPlan) -> nn.Module:
+    def structure(self, plan: Plan) -> nn.Module:
         """The folded model of a plan, without values; of one plan always the same one."""
-        if found.plan not in self.structures:
-            self.structures[found.plan] = replay(meta_copy(self.original), found.plan.folded())
-        return self.structures[found.plan]
+        if plan not in self.structures:
+            self.structures[plan] = replay(meta_copy(self.original), plan.folded())
+        return self.structures[plan]
+
+    def corrected(self, layers: float, merging: float) -> _Planner:
+        """One to which layers save `layers` times as much as to this one, and merging leaves this power of the time."""
+        offered = [replace(each, left=each.left**merging) for each in self.offered]
+        return _Planner(self.original, self.losses, self.budget, offered, layers * self.layers, self.structures)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,11 @@ from vitcompact.operators.merge import install_merging, num_patches, set_metrics
 from vitcompact.options.selection import Keep
 from vitcompact.planning.request import Budget, Unit
 from vitcompact.planning.schedules import EVEN, SHAPES, shaped
+from vitcompact.planning.serving import MOST_READINGS, TOLERANCE
 from vitcompact.plans.schema import MergeBy, Plan
-from vitcompact.utils.copies import copy_of
 from vitcompact.utils.device import device_of, frozen_copy
 from vitcompact.utils.progress import Progress, silent
+from vitcompact.utils.timing import settled
 
 STEPS = 12
 LARGEST_SHARE = 0.9
@@ -38,7 +40,7 @@ BEYOND = 3
 JUDGED_IMAGES = 64
 MICRO_BATCH = 16
 TIMED = 4
-"""Schedules that are timed for a budget of latency; the others are read off between them."""
+"""Schedules that are timed for a budget of latency, in the same rounds; the others are read off between them."""
 
 
 @dataclass(frozen=True)
@@ -211,22 +213,25 @@ def _left(
     """
     if budget.unit != "latency":
         return _counted(original, budget.unit)
-    read = budget.serving.reader(original)
+    read, device = budget.serving.reader(original), device_of(original)
 
-    def timed(schedule: tuple[int, ...]) -> float:
-        return read(_merging(copy_of(original), schedule, matching)).share
+    def timed(schedules: Sequence[tuple[int, ...]]) -> list[float]:
+        merging = [_merging(frozen_copy(original, device), schedule, matching) for schedule in schedules]
+        return [each.share for each in settled(lambda: read(merging), TOLERANCE, MOST_READINGS)]
 
-    return _between_even(original, timed) if evenly else timed
+    return _between_even(original, timed) if evenly else lambda schedule: timed([schedule])[0]
 
 
-def _between_even(original: nn.Module, timed: Callable[[tuple[int, ...]], float]) -> Callable[[tuple[int, ...]], float]:
+def _between_even(
+    original: nn.Module, timed: Callable[[Sequence[tuple[int, ...]]], list[float]]
+) -> Callable[[tuple[int, ...]], float]:
     """A function that gives the share of the original's time that a schedule leaves, between what was timed.
 
     Even schedules are timed, and read off by their pairs; those of another shape by the MACs that they leave.
     """
     depth, patches = len(plain_trunk(original)[0]), num_patches(original)
     numbers = [round(LARGEST_SHARE * patches * i / TIMED) for i in range(1, TIMED + 1)]
-    times = [(0, 1.0), *((n, timed(spread(n, depth))) for n in numbers)]
+    times = [(0, 1.0), *zip(numbers, falling(timed([spread(n, depth) for n in numbers])), strict=True)]
     macs = _counted(original, "macs")
     spared = [1 - macs(spread(n, depth)) if n else 0.0 for n, _ in times]
 
@@ -238,6 +243,17 @@ def _between_even(original: nn.Module, timed: Callable[[tuple[int, ...]], float]
         return _between(by_macs, 1 - macs(schedule))
 
     return left
+
+
+def falling(values: Sequence[float]) -> list[float]:
+    """The nearest values, in squares, of which none is above the one before: those that are become their mean."""
+    pools: list[list[float]] = []
+    for value in values:
+        pools.append([value])
+        while len(pools) > 1 and fmean(pools[-1]) > fmean(pools[-2]):
+            last = pools.pop()
+            pools[-1] += last
+    return [fmean(pool) for pool in pools for _ in pool]
 
 
 def _between(points: Sequence[tuple[float, float]], place: float) -> float:

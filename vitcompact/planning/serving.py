@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -17,6 +17,11 @@ from vitcompact.options.declare import check_type, declared
 from vitcompact.options.shared import LATENCY_BATCH, AmpDType, Backend, Latency
 from vitcompact.utils.device import device_of
 from vitcompact.utils.timing import Reading
+
+TOLERANCE = 0.03
+"""How far from the target a time may be, relative to it, and how far readings of it may leave that open."""
+MOST_READINGS = 4
+"""How often one structure is timed at most; what several readings tell is put together."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Serving:
         """One batch for a model, on its device, in float32."""
         return random_images(resolve_input(original).input_size, self.batch_size, device_of(original))
 
-    def reader(self, original: nn.Module) -> Callable[[nn.Module], Reading]:
-        """What reads a structure's time relative to the original's, on the device of the latter."""
+    def reader(self, original: nn.Module) -> Callable[[Sequence[nn.Module]], list[Reading]]:
+        """What reads structures' times relative to the original's, in the same rounds, on the device of the latter."""
         size, device = resolve_input(original).input_size, device_of(original)
         return relative_latency(original, size, self.batch_size, device, self.host)
 

@@ -40,6 +40,25 @@ class Reading:
     def __add__(self, other: Reading) -> Reading:
         return Reading(self.shares + other.shares)
 
+    def beside(self, other: Reading) -> Reading:
+        """Relative to what `other` was read of, in the same rounds."""
+        pairs = zip(self.shares, other.shares, strict=True)
+        return Reading(tuple(own / max(whole, 1e-12) for own, whole in pairs))
+
+
+def settled(take: Callable[[], list[Reading]], blur: float, most: int) -> list[Reading]:
+    """Readings of several things in the same rounds, taken again until all of them are as sharp as `blur`.
+
+    Args:
+        most: how often they are taken at most.
+    """
+    found = take()
+    for _ in range(most - 1):
+        if all(each.blur <= blur for each in found):
+            break
+        found = [before + more for before, more in zip(found, take(), strict=True)]
+    return found
+
 
 def rounds(runs: Sequence[Callable[[], float]]) -> Iterator[list[float]]:
     """What each of `runs` gives (its seconds), round by round without end; every other round goes backwards."""

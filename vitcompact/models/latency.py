@@ -122,8 +122,8 @@ def relative_latency(
         latest[:] = [(structure, prepared(structure)) for structure in structures]
         with torch.inference_mode():
             laps = list(islice(rounds([baseline, *(run for _, run in latest)]), WARM_UP, WARM_UP + RUNS))
-        wholes, *others = (Reading(tuple(seconds)) for seconds in zip(*laps, strict=True))
-        return [own.beside(wholes) for own in others]
+        whole, *others = zip(*laps, strict=True)
+        return [Reading.of(own, whole) for own in others]
 
     return read
 

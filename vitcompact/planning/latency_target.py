@@ -18,7 +18,7 @@ from vitcompact.models.cost import meta_copy
 from vitcompact.operators.replay import replay
 from vitcompact.planning.budget_plan import BudgetPlan, beside, best_merging, built_plan
 from vitcompact.planning.candidates import Losses
-from vitcompact.planning.knapsack import Curve, spend
+from vitcompact.planning.knapsack import Curve, Menu, spend
 from vitcompact.planning.merging import Merging
 from vitcompact.planning.request import Budget
 from vitcompact.planning.serving import MOST_READINGS, TOLERANCE
@@ -35,7 +35,7 @@ ATTEMPTS = 16
 CORRECTIONS = 2
 """How often what layers and merging save is corrected, each by itself, before plans are searched."""
 FARTHEST = 4.0
-"""Each time by this at most, either way."""
+"""By this factor at most, each time, either way."""
 
 
 @dataclass
@@ -118,7 +118,7 @@ def plan_latency(
     Raises:
         UsageError: the target is out of reach.
     """
-    planner = _Planner(original, losses, budget, offered)
+    planner = _Planner(original, losses, budget, losses.menus("latency"), offered)
     if offered:
         planner = _corrected(planner, read, progress)
     search = _Search(budget.target, planner.least)
@@ -222,14 +222,12 @@ class _Planner:
         original: nn.Module,
         losses: Losses,
         budget: Budget,
+        menus: Sequence[Menu],
         offered: Sequence[Merging],
-        layers: float = 1.0,
         structures: dict[Plan, nn.Module] | None = None,
     ) -> None:
-        self.original, self.losses, self.budget, self.offered = original, losses, budget, offered
-        self.layers = layers
-        """What layers save, over what they were timed to save alone."""
-        self.menus = [menu.scaled(layers) for menu in losses.menus("latency")]
+        self.original, self.losses, self.budget = original, losses, budget
+        self.menus, self.offered = menus, offered
         left = min((merging.left for merging in offered), default=1.0)
         self.curves: dict[Merging | None, Curve] = {None: spend(self.menus)}
         self.structures = {} if structures is None else structures
@@ -256,4 +254,5 @@ class _Planner:
     def corrected(self, layers: float, merging: float) -> _Planner:
         """One to which layers save `layers` times as much as to this one, and merging leaves this power of the time."""
         offered = [replace(each, left=each.left**merging) for each in self.offered]
-        return _Planner(self.original, self.losses, self.budget, offered, layers * self.layers, self.structures)
+        menus = [menu.scaled(layers) for menu in self.menus]
+        return _Planner(self.original, self.losses, self.budget, menus, offered, self.structures)

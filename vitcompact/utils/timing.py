@@ -40,10 +40,14 @@ class Reading:
     def __add__(self, other: Reading) -> Reading:
         return Reading(self.shares + other.shares)
 
+    @classmethod
+    def of(cls, own: Sequence[float], whole: Sequence[float]) -> Reading:
+        """Of the times that both took, round by round."""
+        return cls(tuple(each / max(other, 1e-12) for each, other in zip(own, whole, strict=True)))
+
     def beside(self, other: Reading) -> Reading:
         """Relative to what `other` was read of, in the same rounds."""
-        pairs = zip(self.shares, other.shares, strict=True)
-        return Reading(tuple(own / max(whole, 1e-12) for own, whole in pairs))
+        return self.of(self.shares, other.shares)
 
 
 def settled(take: Callable[[], list[Reading]], blur: float, most: int) -> list[Reading]:

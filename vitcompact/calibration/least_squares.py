@@ -30,6 +30,8 @@ def add_gram(gram: Tensor, rows: Tensor) -> None:
     for start in range(0, columns, block):
         chosen = slice(start, start + block)
         gram[chosen, start:].addmm_(rows[:, chosen].T, rows[:, start:])
+        square = gram[chosen, chosen]  # some CPUs round a product and its transpose differently
+        square.copy_(square.tril() + square.tril(-1).T)
         gram[start + block :, chosen] = gram[chosen, start + block :].T
 
 

@@ -80,26 +80,6 @@ def offered(vit: nn.Module, losses: Losses, factor: float) -> list[Merging]:
     return [Merging(s, 1 - factor * n / 40, half * (n / 12) ** 2, _tokens(vit, s)) for n, s in even]
 
 
-class MixedClock:
-    """Reads times of plans with merging in which layers, and merging, save multiples of what they first promised."""
-
-    def __init__(self, vit: nn.Module, losses: Losses, layers: float, merging: float, rounds: Rounds) -> None:
-        self.vit, self.layers, self.merging, self.rounds = vit, layers, merging, rounds
-        self.sizes = {name: size(vit.get_submodule(name)) for name, _ in saved_by(losses)}
-        self.readings = 0
-
-    def share(self, small: Any) -> float:
-        pairs = tuple(getattr(block, "r", 0) for block in small.blocks)
-        tokens = Merging(pairs, 1.0, 0.0, _tokens(self.vit, pairs))
-        saved = {name: whole - size(small.get_submodule(name)) for name, whole in self.sizes.items()}
-        layers = sum(each * tokens.share(name, "ffn") for name, each in saved.items()) / size(self.vit)
-        return 1 - self.merging * sum(pairs) / 40 - self.layers * layers
-
-    def read(self, structures: Sequence[nn.Module]) -> list[Reading]:
-        self.readings += 1
-        return [Reading(tuple(self.rounds(self.share(small), self.readings))) for small in structures]
-
-
 class Clock:
     """Reads a made-up time: `true` of the share of the parameters left, as `rounds` tells it at each reading."""
 
@@ -113,6 +93,22 @@ class Clock:
     def read(self, structures: Sequence[nn.Module]) -> list[Reading]:
         self.readings += 1
         return [Reading(tuple(self.rounds(self.share(small), self.readings))) for small in structures]
+
+
+class MixedClock(Clock):
+    """Reads times of plans with merging in which layers, and merging, save multiples of what they first promised."""
+
+    def __init__(self, vit: nn.Module, losses: Losses, layers: float, merging: float, rounds: Rounds) -> None:
+        super().__init__(vit, as_promised, rounds)
+        self.vit, self.layers, self.merging = vit, layers, merging
+        self.sizes = {name: size(vit.get_submodule(name)) for name, _ in saved_by(losses)}
+
+    def share(self, small: Any) -> float:
+        pairs = tuple(getattr(block, "r", 0) for block in small.blocks)
+        tokens = Merging(pairs, 1.0, 0.0, _tokens(self.vit, pairs))
+        saved = {name: whole - size(small.get_submodule(name)) for name, whole in self.sizes.items()}
+        layers = sum(each * tokens.share(name, "ffn") for name, each in saved.items()) / self.whole
+        return 1 - self.merging * sum(pairs) / 40 - self.layers * layers
 
 
 def exact(share: float, _: int) -> list[float]:

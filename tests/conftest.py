@@ -30,10 +30,17 @@ def shared_dir() -> Path:
     return SHARED
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _seed_of_fixtures() -> None:
-    """What a module's fixtures draw does not depend on the tests before it."""
-    torch.manual_seed(0)
+class _Seeded:
+    """What a fixture of several tests draws depends neither on the tests before it nor on the process."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> None:
+        if fixturedef.scope != "function":
+            torch.manual_seed(0)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Seeded())  # hooks of this file are not called for fixtures of the whole session
 
 
 @pytest.fixture(autouse=True, scope="session")

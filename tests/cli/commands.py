@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
@@ -41,8 +42,8 @@ Run = Callable[..., Result]
 
 
 def write_images(folder: Path, count: int, size: int = 40) -> None:
-    """Noise in class folders `cat` and `dog`; every image is different."""
-    rng = np.random.default_rng(len(str(folder)))
+    """Noise in class folders `cat` and `dog`; every image is different, and the same wherever the folder lies."""
+    rng = np.random.default_rng(crc32(folder.name.encode()))
     for name in ("cat", "dog"):
         (folder / name).mkdir(parents=True)
         for i in range(count):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -264,6 +265,38 @@ def test_report_of_an_unknown_kind_is_refused_before_any_work(run: Run, name: st
     assert not Path("vitcompact-out").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("analyze", "no such model"),
+        ("convert", "no such model", "out", "--data-dir", "nor that"),
+        ("convert", "no such model", "out", "--data-dir", "nor that", "--min-cosine", "0.9"),
+        ("compact", "no such model", "out", "--data-dir", "nor that"),
+        ("eval", "no such model"),
+        ("compare", "no such model", "nor this"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_opened(
+    run: Run, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "taken").write_text("not a folder")
+    result = run(*words, "--report", "taken/page.html")
+    assert result.code == 2
+    assert "cannot write" in result.error
+    assert "taken/page.html" in result.error
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_demo_that_cannot_be_written_is_told_before_it_runs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("vitcompact.demo.run"), "_Demo", None)  # it would fail otherwise
+    (tmp_path / "taken").write_text("not a folder")
+    result = run("demo", "--workdir", "taken")
+    assert result.code == 2
+    assert "cannot write" in result.error
+
+
 @pytest.mark.parametrize("verb", ["analyze", "convert", "finetune", "eval", "bench"])
 def test_device_that_is_not_there(run: Run, verb: str) -> None:
     result = run(verb, "test_vit", "--device", "warp:9")
@@ -286,6 +319,32 @@ def test_merging_tokens_where_it_cannot_be_done(run: Run, tmp_path: Path) -> Non
     assert "cannot be merged" in run("fold", "plain", "out", "--merge-tokens", 2).error
     assert "merge-tokens" in run("fold", "plain", "out", "--merge-tokens", "-2").error
     assert "1,8,32" in run("fold", "plain", "out", "--merge-tokens", "many").error
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ("1,2,3", "--merge-tokens: 3 numbers were given for the 2 blocks of this model"),
+        ("3", "--merge-tokens: 3 pairs were given for a block, and the 4 patches of this model are 2 pairs"),
+    ],
+)
+def test_numbers_of_tokens_that_do_not_fit_are_told_before_an_image_is_read(
+    run: Run, numbers: str, message: str
+) -> None:
+    for words in (["analyze"], ["convert", "out"], ["compact", "out"]):
+        verb, *out = words
+        result = run(verb, "test_vit", *out, *SMALL, "--data-dir", "nowhere", "--merge-tokens", numbers)
+        assert result.code == 2
+        assert message in result.error
+        assert "warning" not in result.err
+
+
+def test_a_pattern_that_matches_nothing_is_told_before_an_image_is_read(run: Run) -> None:
+    for words in (["analyze"], ["convert", "out"], ["compact", "out"]):
+        verb, *out = words
+        result = run(verb, "test_vit", *out, *SMALL, "--data-dir", "nowhere", "--exclude", "nonsense")
+        assert result.code == 2
+        assert "'nonsense' matches no layer" in result.error
 
 
 @pytest.mark.parametrize(

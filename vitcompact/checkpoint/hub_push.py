@@ -76,7 +76,8 @@ def push(
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise UsageError(f"{repo!r} is no name of a repository, which is ORG/NAME: {first_line(error)}") from error
+        reason = first_line(error).removesuffix(" Use `repo_type` argument if needed.")  # which we do not have
+        raise UsageError(f"{repo!r} is no name of a repository, which is ORG/NAME: {reason}") from error
     found = Pushed(repo, _finished(path), revision)
     if dry_run:
         return found

@@ -15,12 +15,14 @@ from vitcompact.cli.spoken import flagged, flags
 from vitcompact.cli.workspace import Source, Workspace
 from vitcompact.errors import UsageError
 from vitcompact.exporting import is_exported
+from vitcompact.operators.merge import given_schedule
 from vitcompact.options.declare import Option, check_type, declared
 from vitcompact.options.selection import SelectionOptions
 from vitcompact.options.shared import Latency
 from vitcompact.planning.allocation import check_allocation
 from vitcompact.planning.request import Budget, budget_of, check_budget, check_keep
-from vitcompact.planning.selection import Selection
+from vitcompact.planning.scope import check_patterns
+from vitcompact.planning.selection import Selection, patterns
 from vitcompact.utils.reading import shortened
 
 if TYPE_CHECKING:
@@ -96,6 +98,18 @@ def open_original(options: Any, given: frozenset[str], space: Workspace | None, 
         space.check_source(dataclasses.replace(loaded.provenance, settings=None))
     settings = loaded.provenance.settings
     return Original(loaded, dataclasses.replace(recorded, options=source_options, settings=settings))
+
+
+def open_to_convert(options: Any, given: frozenset[str], space: Workspace | None, console: Console) -> Original:
+    """The original model as `open_original` has it, once what was said of its layers fits it: before any image is read.
+
+    Raises:
+        UsageError: as `open_original`; patterns that match no layer, or tokens that cannot be merged so.
+    """
+    original = open_original(options, given, space, console)
+    check_patterns(original.model, patterns(options.protect))
+    given_schedule(original.model, options.merge_tokens)
+    return original
 
 
 def _load_recorded(source: str, options: Mapping[str, Any], where: Path) -> LoadedModel:

@@ -339,7 +339,9 @@ def _read(path: Path) -> State:
     try:
         return State.from_json(read_json(path))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is damaged ({error}): delete it, or give another --workdir") from error
+        raise UsageError(
+            f"{path} is damaged, or was not written by vitcompact ({error}): give another --workdir, or remove the file"
+        ) from error
 
 
 def _has_layers(path: Path) -> bool:

@@ -24,6 +24,7 @@ from vitcompact.evaluation import evaluate
 from vitcompact.folding import fold
 from vitcompact.surgery import convert
 from vitcompact.training import TrainOptions, finetune
+from vitcompact.utils.files import claimed
 from vitcompact.utils.progress import Progress, silent
 
 BATCH_SIZE = 64
@@ -79,10 +80,10 @@ def run(workdir: str | Path, progress: Progress = silent, *, overwrite: bool = F
     """Run the demo on one thread and write the folded model to `workdir/demo`.
 
     Raises:
-        UsageError: `workdir/demo` exists and `overwrite` is off.
+        UsageError: `workdir/demo` exists and `overwrite` is off, or nothing can be written there.
     """
     out = check_out(Path(workdir) / "demo", overwrite=overwrite)
-    with _one_thread(), as_file(files("vitcompact.demo").joinpath("assets")) as assets:
+    with claimed(out), _one_thread(), as_file(files("vitcompact.demo").joinpath("assets")) as assets:
         return _Demo(assets, progress, seed).run(out, overwrite)
 
 

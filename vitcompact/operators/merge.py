@@ -59,7 +59,8 @@ def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple
         one number for each block; empty where nothing would be merged.
 
     Raises:
-        UsageError: negative numbers, a list of another length, or a model whose tokens cannot be merged.
+        UsageError: negative numbers, a list of another length, more pairs than there are tokens for, or a model whose
+            tokens cannot be merged.
     """
     numbers = [merge_tokens] if isinstance(merge_tokens, int) else list(merge_tokens)
     if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in numbers) or not numbers:
@@ -67,11 +68,15 @@ def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple
     if not any(numbers):
         return ()
     depth = len(plain_trunk(model)[0])
-    if len(numbers) == 1:
-        return (numbers[0],) * depth
-    if len(numbers) != depth:
+    if len(numbers) not in (1, depth):
         raise UsageError(f"`merge_tokens`: {len(numbers)} numbers were given for the {depth} blocks of this model")
-    return tuple(numbers)
+    patches = _own_patches(model)
+    if patches is not None and max(numbers) > patches // 2:
+        raise UsageError(
+            f"`merge_tokens`: {max(numbers)} pairs were given for a block, and the {patches} patches of this model are "
+            f"{patches // 2} pairs"
+        )
+    return tuple(numbers) if len(numbers) == depth else (numbers[0],) * depth
 
 
 def given_schedule(model: nn.Module, merge_tokens: MergeTokens | None) -> tuple[int, ...]:
@@ -95,10 +100,15 @@ def num_patches(model: nn.Module) -> int:
     Raises:
         UsageError: it has none of its own.
     """
-    found = getattr(model.get_submodule("patch_embed"), "num_patches", None)
-    if not isinstance(found, int):
+    found = _own_patches(model)
+    if found is None:
         raise UsageError("tokens cannot be merged by plan: this model has no number of patches of its own")
     return found
+
+
+def _own_patches(model: nn.Module) -> int | None:
+    found = getattr(model.get_submodule("patch_embed"), "num_patches", None)
+    return found if isinstance(found, int) else None
 
 
 def token_metrics(known: OutputSensitivity) -> list[Tensor] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitcompact.errors import UsageError
 from vitcompact.reporting import draw, drawn_here
-from vitcompact.utils.files import write_file
+from vitcompact.utils.files import claimed, write_file
 
 HTML, PNG = (".html", ".htm"), (".png",)
 
@@ -21,8 +21,15 @@ def check_report(path: str | Path, *, png: bool = True) -> None:
         png: whether this verb's report can be a picture too.
 
     Raises:
-        UsageError: neither .html nor .png, a directory, a file that is no report, or a PNG without matplotlib.
+        UsageError: neither .html nor .png, a directory, a file that is no report, a PNG without matplotlib, or a
+            place where nothing can be written.
     """
+    path = _checked(path, png)
+    with claimed(path):  # the folder can be made, or is there, and takes files
+        pass
+
+
+def _checked(path: str | Path, png: bool = True) -> Path:
     path = Path(path).expanduser()
     ending = path.suffix.lower()
     if ending not in HTML and not (png and ending in PNG):
@@ -38,6 +45,7 @@ def check_report(path: str | Path, *, png: bool = True) -> None:
         raise UsageError(
             f"--report {path} needs matplotlib: pip install 'vitcompact[plot]', or give a .html file instead"
         )
+    return path
 
 
 def write_report(document: Mapping[str, Any], path: str | Path) -> Path:
@@ -49,8 +57,7 @@ def write_report(document: Mapping[str, Any], path: str | Path) -> Path:
     Raises:
         UsageError: see `check_report`; or the file cannot be written.
     """
-    check_report(path)
-    path = Path(path).expanduser()
+    path = _checked(path)
     content: str | bytes
     if path.suffix.lower() in PNG:
         from vitcompact.cli.report.png import draw_png

@@ -35,10 +35,10 @@ def _run(options: Options, given: frozenset[str], space: Workspace, console: Con
         raise UsageError(f"analyze shows the whole curve: give {flags()[several[0]]} one share")
     inputs.check_selection(options)
     open_device(options.device)
-    if options.report is not None:
-        check_report(options.report)
-    original = inputs.open_original(options, given, None, console)
     processes = common.processes_of(console)
+    if options.report is not None and processes.first:
+        check_report(options.report)
+    original = inputs.open_to_convert(options, given, None, console)
     calibration = images.calibration_images(original.model, options, console, processes)
     report = analyze(
         original.model,

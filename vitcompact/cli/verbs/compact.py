@@ -54,7 +54,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     out = common.out_for(options, space, "fold", held)
     report = _report_file(options, space, out)
     exported = _exported_file(options, out)
-    original = inputs.open_original(options, given, space, console)
+    original = inputs.open_to_convert(options, given, space, console)
     evaluation = images.optional_evaluation_set(options, console)
     wanted = options
     if evaluation is None and options.num_samples is not None:  # so many to work with, and those that judge

@@ -27,6 +27,7 @@ from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery import convert
 from vitcompact.surgery import plan as make_plan
+from vitcompact.utils.processes import Processes
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -51,10 +52,10 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
         inputs.check_selection(one, plan)
     of_kind(SurgeryOptions, options)
     open_device(options.device)
-    _check_report(options, wanted)
+    _check_report(options, wanted, processes)
     outs = [] if options.dry_run else [common.out_for(one, space, "convert", held, processes) for one in wanted]
     plan_file = _plan_file(options, space) if options.dry_run else None
-    original = inputs.open_original(options, given, space, console)
+    original = inputs.open_to_convert(options, given, space, console)
     calibration = images.calibration_images(original.model, options, console, processes)
     shared = None if calibration is None else shared_images(calibration, processes)
     curves = Curves(None if space is None else space.curves_file)
@@ -86,7 +87,7 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     console.note(f"written to {outs[0]}; next: {common.follow(options, 'finetune', space=space)}")
 
 
-def _check_report(options: Options, wanted: list[Options]) -> None:
+def _check_report(options: Options, wanted: list[Options], processes: Processes) -> None:
     """Refuse a report of a plan only, or of several conversions.
 
     Raises:
@@ -100,7 +101,8 @@ def _check_report(options: Options, wanted: list[Options]) -> None:
         raise UsageError(
             "--report draws one conversion: give one share, and put the results beside each other by compare"
         )
-    check_report(options.report, png=False)
+    if processes.first:
+        check_report(options.report, png=False)
 
 
 def _each_target(options: Options, space: Workspace | None) -> list[Options]:

@@ -18,6 +18,7 @@ from vitcompact.cli.report import command_of
 from vitcompact.cli.verbs import common
 from vitcompact.data import CalibrationImages
 from vitcompact.folding import fold
+from vitcompact.operators.merge import merge_schedule
 
 COMPARED = 128
 """Images that models with and without token merging are compared on."""
@@ -72,9 +73,13 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
 
 
 def _merges(model: nn.Module, options: Options) -> bool:
-    """Whether the folded model will merge tokens: as asked for, or as MODEL does."""
+    """Whether the folded model will merge tokens: as asked for, or as MODEL does.
+
+    Raises:
+        UsageError: tokens of this model cannot be merged so.
+    """
     if options.merge_tokens is not None:
-        return any(options.merge_tokens)
+        return bool(merge_schedule(model, options.merge_tokens))
     plan = getattr(model, "vitcompact_plan", None)
     return bool(plan is not None and plan.merge_tokens)
 

@@ -44,7 +44,7 @@ def run_within(
     evaluation = images.evaluation_set(options) if limit == "max_drop" else None
     if limit == "max_drop" and evaluation is None:
         raise DataError("--max-drop is judged on labelled images: give --eval-data-dir, or use --min-agreement")
-    original = inputs.open_original(options, given, space, console)
+    original = inputs.open_to_convert(options, given, space, console)
     calibration = images.calibration_images(original.model, options, console)
     assert calibration is not None  # images were required
     names = (

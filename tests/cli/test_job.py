@@ -198,12 +198,15 @@ def test_fold_merges_tokens_and_says_what_that_does(run: Run, job: Path, images:
     assert json.loads(without.out)["macs"] == plain["macs"]
 
 
-def test_fold_merges_tokens_of_a_model_that_was_never_converted(run: Run, weights: Path, tmp_path: Path) -> None:
+def test_fold_merges_tokens_of_a_model_that_was_never_converted(run: Run, images: Path, tmp_path: Path) -> None:
     vitcompact.save(timm.create_model("test_vit", num_classes=2, img_size=32, depth=2), tmp_path / "plain")
     assert "run convert first" in run("fold", "plain", "out").error
     result = run("fold", "plain", "out", "--merge-tokens", 1)
     assert result.code == 0
     assert "measured on noise" in result.err
+    result = run("fold", "plain", "judged", "--merge-tokens", 1, "--eval-data-dir", images / "val", "--json")
+    assert json.loads(result.out)["merging"]["num_samples"] == 8
+    assert "noise" not in result.err
 
 
 def test_fold_without_finetune_folds_what_was_converted_and_says_so(run: Run, images: Path) -> None:

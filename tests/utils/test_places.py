@@ -17,6 +17,8 @@ from vitcompact.utils.places import KEPT, found, is_absolute, published, without
         ("local-dir:/home/ann/vit", "local-dir:vit"),
         ("C:\\models\\vit.pth", "vit.pth"),
         ("~/vit", "vit"),
+        ("~no-user-of-this-machine/vit", "~no-user-of-this-machine/vit"),
+        ("~no-user\0/vit", "~no-user\0/vit"),
         ("/", "root"),
         ("vit_small_patch16_224", "vit_small_patch16_224"),
         ("hf-hub:org/name", "hf-hub:org/name"),
@@ -52,6 +54,14 @@ def test_elsewhere_names_stay_as_they_were_published(tmp_path: Path, monkeypatch
     again = found(told, places, tmp_path / "moved" / "out")
     assert again["options"]["data_dir"] == "val.tar"
     assert again["options"]["source"] == str(tmp_path / "moved" / "a" / "ckpt")
+
+
+def test_without_a_home_names_are_published_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as a user that has none."""
+    monkeypatch.setenv("VITCOMPACT_CACHE", "~no-user-of-this-machine/cache")
+    told, places = published({"data_dir": "/elsewhere/val.tar"}, tmp_path)
+    assert told == {"data_dir": "val.tar"}
+    assert found(dict(told), places, tmp_path) == told
 
 
 @pytest.mark.parametrize(

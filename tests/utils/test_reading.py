@@ -10,7 +10,7 @@ import pytest
 
 from vitcompact.errors import UsageError
 from vitcompact.utils.plain_yaml import parse_yaml
-from vitcompact.utils.reading import name_errors, parse_json, read_json, read_small, shortened
+from vitcompact.utils.reading import name_errors, parse_json, read_json, read_small, shortened, user_path
 
 LINES = "\n".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]" for i in range(9))
 """Nine lists of nine aliases each: 9^8 values in 500 characters."""
@@ -54,6 +54,16 @@ def test_names_that_no_file_can_have(name: str) -> None:
     assert len(str(refused.value)) < 150
     assert "\0" not in str(refused.value)
     assert len(shortened(name)) < 100
+    with pytest.raises(UsageError, match="cannot be opened"):
+        user_path(name)
+
+
+def test_paths_begin_at_home_where_there_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/x") == tmp_path / "x"
+    assert user_path(Path("y/~")) == Path("y/~")
+    with pytest.raises(UsageError, match="home directory"):
+        user_path("~no-user-of-this-machine/x")
 
 
 def test_what_is_honest_is_read(tmp_path: Path) -> None:

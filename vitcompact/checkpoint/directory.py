@@ -22,7 +22,7 @@ from vitcompact.data.described import check_described
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.files import restored
 from vitcompact.utils.plain_yaml import parse_yaml
-from vitcompact.utils.reading import read_json, read_text
+from vitcompact.utils.reading import read_json, read_text, user_path
 
 _CARD_BYTES = 1 << 20
 
@@ -46,7 +46,7 @@ def load(path: str | Path, **kwargs: Any) -> nn.Module:
         UsageError: no such directory, or not in timm's hub layout.
         CheckpointError: damaged, or the weights are not those of the architecture in `config.json`.
     """
-    return load_directory(restored(Path(path).expanduser()), **kwargs).eval()
+    return load_directory(restored(user_path(path)), **kwargs).eval()
 
 
 def load_directory(directory: Path, **kwargs: Any) -> nn.Module:

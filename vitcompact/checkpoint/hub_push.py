@@ -22,6 +22,7 @@ from vitcompact.checkpoint.quiet import first_line
 from vitcompact.checkpoint.record import read_record
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.utils.files import restored
+from vitcompact.utils.reading import user_path
 
 LOG_IN = "log in with 'hf auth login', or set HF_TOKEN, for an account that may write there"
 
@@ -72,7 +73,7 @@ def push(
             or no account that may write there.
         CheckpointError: the directory is damaged.
     """
-    path = restored(Path(directory).expanduser())
+    path = restored(user_path(directory))
     try:
         validate_repo_id(repo)
     except HFValidationError as error:

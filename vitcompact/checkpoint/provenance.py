@@ -13,6 +13,7 @@ from torch import nn
 
 from vitcompact.checkpoint.shards import files_of
 from vitcompact.errors import CheckpointError
+from vitcompact.utils.reading import user_path
 from vitcompact.utils.typed import typed
 
 DIR_PREFIX = "local-dir:"
@@ -52,7 +53,7 @@ class Provenance:
         if self.kind not in ("local-dir", "file"):
             return None
         text = self.source.strip()
-        return Path(text[len(DIR_PREFIX) :] if text.lower().startswith(DIR_PREFIX) else text).expanduser()
+        return user_path(text[len(DIR_PREFIX) :] if text.lower().startswith(DIR_PREFIX) else text)
 
     def differs(self, other: Provenance) -> str | None:
         """In what another model with the same source differs, or None: its weights, or its settings."""

@@ -17,7 +17,7 @@ from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import restored
 from vitcompact.utils.places import PLACES, found, published
 from vitcompact.utils.plain import to_plain
-from vitcompact.utils.reading import read_json
+from vitcompact.utils.reading import read_json, user_path
 from vitcompact.utils.typed import typed
 from vitcompact.version import __version__
 
@@ -107,7 +107,7 @@ def read_record(directory: str | Path) -> Record:
         UsageError: no such directory, or not one of ours.
         CheckpointError: the file is damaged.
     """
-    path = restored(Path(directory).expanduser()) / RECORD_NAME
+    path = restored(user_path(directory)) / RECORD_NAME
     if not path.is_file():
         raise UsageError(f"{directory} is not a vitcompact checkpoint: it holds no {RECORD_NAME}")
     try:

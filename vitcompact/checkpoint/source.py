@@ -25,6 +25,7 @@ from vitcompact.checkpoint.stored import dtype_of, stored_dtype
 from vitcompact.errors import CheckpointError, UsageError
 from vitcompact.options.source import SourceOptions
 from vitcompact.utils.files import restored
+from vitcompact.utils.reading import user_path
 from vitcompact.utils.text import some
 
 logger = logging.getLogger("vitcompact")
@@ -67,13 +68,13 @@ def is_timm_name(source: str) -> bool:
 def _load(source: str, options: SourceOptions) -> LoadedModel:
     if not source:
         raise UsageError("SOURCE is empty; give a timm model name, hf-hub:ORG/NAME, a directory or a weights file")
-    path = restored(Path(source.removeprefix(DIR_PREFIX)).expanduser())
+    path = restored(user_path(source.removeprefix(DIR_PREFIX)))
     if source.lower().startswith(_HUB_PREFIXES):
         _refuse_file_options(source, options)
         return _from_directory(source, fetch_directory(source.partition(":")[2]), "hf-hub", options)
     if source.lower().startswith(DIR_PREFIX):
         _refuse_file_options(source, options)
-        return _from_directory(source, Path(source[len(DIR_PREFIX) :]).expanduser(), "local-dir", options)
+        return _from_directory(source, user_path(source[len(DIR_PREFIX) :]), "local-dir", options)
     if path.is_file():
         return _from_file(source, path, options)
     if path.is_dir() and (is_hub_directory(path) or not timm.is_model(source)):

@@ -13,7 +13,7 @@ from vitcompact.errors import UsageError
 from vitcompact.options.recipes import NAMES, recipe_text
 from vitcompact.utils.places import PLACES, found
 from vitcompact.utils.plain_yaml import parse_yaml
-from vitcompact.utils.reading import parse_json, read_text
+from vitcompact.utils.reading import parse_json, read_text, user_path
 
 _NOT_CONFIGURABLE = ("config", "help", "help-all")
 
@@ -33,13 +33,13 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """
     shipped = str(path) in NAMES and not path.exists()
     try:
-        document = _parsed(recipe_text(str(path)) if shipped else read_text(path.expanduser()))
+        document = _parsed(recipe_text(str(path)) if shipped else read_text(user_path(path)))
     except OSError as error:
         raise UsageError(f"cannot read --config {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"--config {path} is not YAML or cannot be used: {error}") from error
     if isinstance(document, dict) and isinstance(document.get("options"), Mapping):
-        document = found(document, document.get(PLACES), path.expanduser().parent)
+        document = found(document, document.get(PLACES), user_path(path).parent)
         # How the original is read: kept for the other verbs, and no option of this one.
         options = {key: value for key, value in document["options"].items() if key != "original"}
         if "plan" in options and isinstance(document.get("plan"), Mapping):

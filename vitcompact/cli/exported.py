@@ -12,6 +12,7 @@ from vitcompact.checkpoint import LoadedModel, Provenance, SourceOptions, load_s
 from vitcompact.cli.spoken import flags
 from vitcompact.errors import UsageError
 from vitcompact.exporting import ExportedModel, is_exported, open_exported
+from vitcompact.utils.reading import user_path
 
 
 def load_model(source: str, options: SourceOptions | None = None) -> LoadedModel:
@@ -36,7 +37,7 @@ def origin_of(source: str) -> tuple[Provenance | None, Mapping[str, Any]]:
 
 
 def _opened(source: str) -> ExportedModel:
-    path = Path(source).expanduser()
+    path = user_path(source)
     if not path.is_file():
         return open_exported(path)  # which says that there is none
     found = path.stat()

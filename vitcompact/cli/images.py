@@ -15,6 +15,7 @@ from vitcompact.data import CalibrationImages, DataOptions, fingerprint, overlap
 from vitcompact.data.open import TRAIN_NAMES, VAL_NAMES, open_dataset
 from vitcompact.errors import DataError
 from vitcompact.utils.processes import ALONE, Processes
+from vitcompact.utils.reading import user_path
 
 SET_NAMES = ("data_dir", "dataset", "train_split", "val_split", "class_map", "input_key", "target_key")
 PREPARATION_NAMES = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
@@ -42,8 +43,8 @@ def recorded_images(options: Any) -> dict[str, Any]:
     """What the workspace keeps of the images: paths that mean the same from any folder."""
     values = {name: getattr(options, name) for name in DATA_NAMES if getattr(options, name) not in (None, "")}
     for name in ("data_dir", "eval_data_dir", "class_map"):
-        if name in values and Path(values[name]).expanduser().exists():
-            values[name] = str(Path(values[name]).expanduser().resolve())
+        if name in values and user_path(values[name]).exists():
+            values[name] = str(user_path(values[name]).resolve())
     return values
 
 
@@ -71,7 +72,7 @@ def evaluation_set(options: Any) -> DataOptions | None:
         return training_set(options, data_dir=options.eval_data_dir, dataset="", num_samples=None)
     if options.dataset and options.val_split != options.train_split:
         return training_set(options, num_samples=None)
-    root = Path(options.data_dir).expanduser() if options.data_dir is not None else None
+    root = user_path(options.data_dir) if options.data_dir is not None else None
     if root is not None and _has_split(root, options.train_split, TRAIN_NAMES):
         return training_set(options, num_samples=None) if _has_split(root, options.val_split, VAL_NAMES) else None
     return None
@@ -86,7 +87,7 @@ def probe_set(options: Any) -> DataOptions:
     wanted = {"num_samples": options.probe_num_samples}
     if options.probe_data_dir is not None:
         return training_set(options, data_dir=options.probe_data_dir, dataset="", **wanted)
-    root = None if options.data_dir is None or options.dataset else Path(options.data_dir).expanduser()
+    root = None if options.data_dir is None or options.dataset else user_path(options.data_dir)
     apart = options.dataset and options.val_split != options.train_split
     if apart or (root is not None and (options.eval_data_dir or _has_split(root, options.train_split, TRAIN_NAMES))):
         return training_set(options, **wanted)

@@ -23,7 +23,7 @@ from vitcompact.planning.allocation import check_allocation
 from vitcompact.planning.request import Budget, budget_of, check_budget, check_keep
 from vitcompact.planning.scope import check_patterns
 from vitcompact.planning.selection import Selection, patterns
-from vitcompact.utils.reading import shortened
+from vitcompact.utils.reading import shortened, user_path
 
 if TYPE_CHECKING:
     from torch import nn
@@ -181,7 +181,7 @@ def open_other(source: str, model: str, img_size: int | None = None) -> LoadedMo
     size = img_size if img_size is not None else original.get("img_size")
     if is_exported(source):
         return load_model(source, SourceOptions())
-    bare = Path(source).expanduser().is_file()
+    bare = user_path(source).is_file()
     known = {name: original[name] for name in ("model", "model_kwargs") if bare and name in original}
     return load_model(source, SourceOptions(**known, img_size=size))
 
@@ -192,7 +192,7 @@ def absolute_source(provenance: Provenance) -> str:
     if provenance.kind == "local-dir" and path.lower().startswith("local-dir:"):
         prefix, path = path[: len("local-dir:")], path[len("local-dir:") :]
     if provenance.kind in ("local-dir", "file"):
-        return prefix + str(Path(path.strip()).expanduser().resolve())
+        return prefix + str(user_path(path.strip()).resolve())
     return path
 
 

@@ -18,7 +18,7 @@ from vitcompact.checkpoint.record import RECORD_NAME, read_record
 from vitcompact.cli.spoken import flagged
 from vitcompact.errors import UsageError
 from vitcompact.utils.files import claimed, json_text, restored, tidied, write_file
-from vitcompact.utils.reading import read_json
+from vitcompact.utils.reading import read_json, user_path
 from vitcompact.utils.typed import typed
 
 DEFAULT_WORKDIR = "vitcompact-out"
@@ -101,7 +101,7 @@ class Workspace:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"--workdir {self.path} is a file; give the name of a directory")
         self.state = _read(self.path / STATE_NAME)

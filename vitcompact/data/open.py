@@ -16,7 +16,7 @@ from vitcompact.data.kinds import ARRAYS, image_suffixes, left_out, timm_looks_f
 from vitcompact.data.walk import check_folder, check_tar
 from vitcompact.errors import DataError
 from vitcompact.options.data import DataOptions
-from vitcompact.utils.reading import name_errors, read_text
+from vitcompact.utils.reading import name_errors, read_text, user_path
 
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
@@ -37,7 +37,7 @@ def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
         raise DataError("no images given: pass `data_dir` with a folder of images or a .tar of class folders")
     if not prefix:
         return _open_files(options, split)
-    _check_class_map(options, Path(str(options.data_dir or ".")).expanduser())
+    _check_class_map(options, user_path(str(options.data_dir or ".")))
     if prefix not in MAP_STYLE:
         return _open_stream(options, split)
     dataset = _create(options, split)
@@ -54,10 +54,8 @@ def open_dataset(options: DataOptions, split: str) -> ImageSet | StreamSet:
 
 
 def _open_files(options: DataOptions, split: str) -> ImageSet:
-    root = Path(str(options.data_dir)).expanduser()
-    with name_errors(root):
-        missing = not root.exists()
-    if missing:
+    root = user_path(str(options.data_dir))
+    if not root.exists():
         raise DataError(f"no such folder or tar: {root}")
     if root.is_dir():
         try:
@@ -191,7 +189,9 @@ def _check_class_map(options: DataOptions, root: Path) -> None:
     if not options.class_map:
         return
     path = Path(options.class_map)
-    if not path.is_file() and not (root / path).is_file():
+    with name_errors(path):
+        missing = not path.is_file() and not (root / path).is_file()
+    if missing:
         raise DataError(f"no such class map: {path} (nor inside {root})")
     if path.suffix.lower() != ".txt":
         raise DataError(

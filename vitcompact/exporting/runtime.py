@@ -14,7 +14,7 @@ from vitcompact.errors import CheckpointError, DataError, UsageError, VitCompact
 from vitcompact.exporting.base import Opened
 from vitcompact.exporting.registry import format_of
 from vitcompact.utils.files import restored
-from vitcompact.utils.reading import name_errors
+from vitcompact.utils.reading import user_path
 
 READABLE = (".onnx", ".xml", ".pt2")
 
@@ -82,13 +82,11 @@ def open_exported(path: str | Path) -> ExportedModel:
         UsageError: no such file, a format whose files are not read back, or its runtime is not installed.
         CheckpointError: damaged, hostile, or not written by vitcompact.
     """
-    path = restored(Path(path).expanduser())
+    path = restored(user_path(path))
     form = format_of(path)
     if form.suffix not in READABLE:
         raise UsageError(f"{path}: {form.title} files are not read back; {', '.join(READABLE)} are")
-    with name_errors(path):
-        missing = not path.is_file()
-    if missing:
+    if not path.is_file():
         raise UsageError(f"no such file: {path}")
     if (size := path.stat().st_size) > form.largest:
         raise CheckpointError(f"{path} is refused: {size:,} bytes, a {form.title} file has at most {form.largest:,}")

@@ -25,7 +25,7 @@ from vitcompact.planning.site_time import SiteTimes
 from vitcompact.utils.device import device_of
 from vitcompact.utils.files import json_text, write_file
 from vitcompact.utils.progress import Progress, silent
-from vitcompact.utils.reading import read_json
+from vitcompact.utils.reading import read_json, user_path
 from vitcompact.version import __version__
 
 logger = logging.getLogger("vitcompact")
@@ -49,7 +49,7 @@ class Curves:
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = None if path is None else user_path(path)
         self._known: dict[str, Any] | None = None
         self._times: dict[tuple[Hashable, ...], SiteTimes] = {}
         self._sensitivity: tuple[str, OutputSensitivity] | None = None

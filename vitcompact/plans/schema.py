@@ -17,7 +17,7 @@ from vitcompact.errors import UsageError
 from vitcompact.plans.specs import ALIASES, SPECS, LayerKind, OperatorSpec
 from vitcompact.plans.typed import known, listed, text
 from vitcompact.utils.files import write_file
-from vitcompact.utils.reading import read_json, shortened
+from vitcompact.utils.reading import read_json, shortened, user_path
 from vitcompact.utils.text import columns, html_table
 
 PLAN_VERSION = 1
@@ -123,7 +123,7 @@ class Plan:
         Raises:
             UsageError: the disk refuses.
         """
-        write_file(Path(path).expanduser(), json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+        write_file(user_path(path), json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -133,7 +133,7 @@ class Plan:
             UsageError: no such file, not JSON, or no plan.
         """
         try:
-            data = read_json(Path(path).expanduser())
+            data = read_json(user_path(path))
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or f"not JSON ({error})"
             raise UsageError(f"cannot read the plan {shortened(path)}: {reason}") from error

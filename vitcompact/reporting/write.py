@@ -8,6 +8,7 @@ from vitcompact.errors import UsageError
 from vitcompact.reporting.draw import Document, draw
 from vitcompact.reporting.html import MARK
 from vitcompact.utils.files import write_file
+from vitcompact.utils.reading import user_path
 
 ENDINGS = (".html", ".htm")
 
@@ -18,7 +19,7 @@ def write_page(document: Document, path: str | Path) -> Path:
     Raises:
         UsageError: no .html file, a directory, a file of somebody else, or one that cannot be written.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(f"a page is a .html file, got {path.name!r}")
     if path.is_dir():

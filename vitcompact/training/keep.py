@@ -32,6 +32,7 @@ from vitcompact.training.state import (
 from vitcompact.training.stream import TrainingStream
 from vitcompact.utils.files import claimed, json_text, tidied, write_file
 from vitcompact.utils.processes import ALONE, Processes
+from vitcompact.utils.reading import user_path
 
 _FREE = (
     *("eval_every", "eval_share", "save_interval", "save_minutes"),
@@ -224,7 +225,7 @@ def _known(path: Path | None) -> Path:
 
 def find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple[Path | None, Path | None]:
     """The folder to keep states in, and the state to go on from."""
-    folder = Path(state_dir).expanduser() if state_dir is not None else None
+    folder = user_path(state_dir) if state_dir is not None else None
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; the training state needs a folder")
     if resume is None:
@@ -234,7 +235,7 @@ def find_state(state_dir: str | Path | None, resume: str | Path | None) -> tuple
             raise UsageError("resume='auto' needs state_dir, the folder of the state")
         found = folder / STATE_NAME
         return folder, found if found.exists() else None
-    found = Path(resume).expanduser()
+    found = user_path(resume)
     found = found / STATE_NAME if found.is_dir() else found
     if not found.exists():
         raise UsageError(f"no training state at {found}: `resume='auto'` begins anew where there is none")

@@ -16,6 +16,7 @@ from typing import Any
 
 from vitcompact.errors import UsageError
 from vitcompact.utils.files import write_file
+from vitcompact.utils.reading import user_path
 
 DIR_PREFIX = "local-dir:"
 KEPT = "place:"
@@ -28,7 +29,14 @@ _SEPARATOR = "/"
 def is_absolute(text: str) -> bool:
     """Whether a text is an absolute path, with or without the prefix of a directory in timm's hub layout."""
     _, path = _split(text)
-    return bool(path) and (PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() or path[0] == "~")
+    return PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() or _at_home(path)
+
+
+def _at_home(path: str) -> bool:
+    """Whether a path begins with the home of a user whom this machine knows."""
+    with suppress(RuntimeError, ValueError):
+        return path.startswith("~") and Path(path).expanduser().is_absolute()
+    return False
 
 
 def without_folders(text: str) -> str:
@@ -102,7 +110,7 @@ def _path_at(place: str, folder: Path) -> str | None:
         return None
     try:
         path = (_cache() / digest).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+    except (OSError, ValueError, UsageError):
         return None
     return path if hashlib.sha256(path.encode()).hexdigest()[:32] == digest else None
 
@@ -110,7 +118,7 @@ def _path_at(place: str, folder: Path) -> str | None:
 def _cache() -> Path:
     own = os.environ.get("VITCOMPACT_CACHE")
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own or Path(shared) / "vitcompact").expanduser() / "places"
+    return user_path(own or Path(shared) / "vitcompact") / "places"
 
 
 def _holder(document: Any, keys: list[str]) -> tuple[Any, Any]:

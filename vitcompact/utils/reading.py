@@ -95,6 +95,19 @@ def name_errors(name: object) -> Iterator[None]:
         raise UsageError(f"{shortened(name)} cannot be opened: {reason}") from error
 
 
+def user_path(name: str | Path) -> Path:
+    """The path that a name stands for, `~` expanded; whether anything is there is not said.
+
+    Raises:
+        UsageError: no file can have this name: it is too long, has a NUL character, or is below the home of a user whom
+            this machine does not know.
+    """
+    with name_errors(name):
+        path = Path(name).expanduser()
+        path.exists()  # the system refuses some names here
+    return path
+
+
 def shortened(name: object, length: int = 80) -> str:
     """A name as messages show it: without control characters, and no longer than a line."""
     text = str(name)

@@ -10,6 +10,7 @@ from typing import Any
 from vitcompact.errors import UsageError
 from vitcompact.reporting import draw, drawn_here
 from vitcompact.utils.files import claimed, write_file
+from vitcompact.utils.reading import user_path
 
 HTML, PNG = (".html", ".htm"), (".png",)
 
@@ -30,7 +31,7 @@ def check_report(path: str | Path, *, png: bool = True) -> None:
 
 
 def _checked(path: str | Path, png: bool = True) -> Path:
-    path = Path(path).expanduser()
+    path = user_path(path)
     ending = path.suffix.lower()
     if ending not in HTML and not (png and ending in PNG):
         wanted = "a .html or a .png file" if png else "HTML here: give a name that ends in .html"

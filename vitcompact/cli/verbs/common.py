@@ -29,6 +29,7 @@ from vitcompact.plans.schema import Plan
 from vitcompact.utils.files import NOTHING_WRITTEN, claimed
 from vitcompact.utils.plain import to_plain
 from vitcompact.utils.processes import ALONE, Processes
+from vitcompact.utils.reading import user_path
 
 
 def processes_of(console: Console) -> Processes:
@@ -62,7 +63,7 @@ def out_for(options: Any, space: Workspace | None, verb: str, held: ExitStack, p
     """
     out = options.out if options.out is not None else _not_none(space).out(verb)
     if not processes.first:
-        return Path(out).expanduser()
+        return user_path(out)
     checked = check_out(out, overwrite=options.overwrite, keep=_to_keep(options, space))
     held.enter_context(claimed(checked))
     return checked
@@ -106,10 +107,10 @@ def _path(named: object) -> Path | None:
     """What a SOURCE or a path names on this machine; a name of timm or of the hub is no path."""
     text = str(named or "").strip().removeprefix(DIR_PREFIX)
     try:
-        path = Path(text).expanduser()
-        return path if text and path.exists() else None
-    except (OSError, ValueError, RuntimeError):
+        path = user_path(text)
+    except UsageError:
         return None
+    return path if text and path.exists() else None
 
 
 def record(

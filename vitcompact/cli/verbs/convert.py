@@ -28,6 +28,7 @@ from vitcompact.plans.schema import Plan
 from vitcompact.surgery import convert
 from vitcompact.surgery import plan as make_plan
 from vitcompact.utils.processes import Processes
+from vitcompact.utils.reading import user_path
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -122,7 +123,7 @@ def _each_target(options: Options, space: Workspace | None) -> list[Options]:
         assert space is not None  # a verb without a workspace was given both ends
         base = space.budgets
     else:
-        base = Path(str(options.out)).expanduser()
+        base = user_path(str(options.out))
     unit = name.removeprefix("target_")
     return [dataclasses.replace(options, **{name: share}, out=str(base / f"{unit}-{share:g}")) for share in shares]
 
@@ -156,7 +157,7 @@ def _read_plan(options: Options, given: frozenset[str]) -> Plan:
     if clash:
         names = ", ".join(flags()[name] for name in clash)
         raise UsageError(f"--plan says what is compacted; leave out {names}")
-    path = Path(str(options.plan)).expanduser()
+    path = user_path(str(options.plan))
     return Plan.load(path)
 
 
@@ -198,7 +199,7 @@ def _plan_file(options: Options, space: Workspace | None) -> Path:
     """
     if space is not None:
         return space.plan_file
-    out = Path(str(options.out)).expanduser()
+    out = user_path(str(options.out))
     path = out if out.suffix == ".json" else out.with_name(f"{out.name}.plan.json")
     if path.exists():
         try:

@@ -24,7 +24,7 @@ from vitcompact.reporting.measures import measured_of
 from vitcompact.training import FinetuneResult, TrainOptions, finetune
 from vitcompact.training.aside import OPTIONS_NAME
 from vitcompact.training.course import COURSE, STEPS_NAME, losses
-from vitcompact.utils.reading import read_json
+from vitcompact.utils.reading import read_json, user_path
 
 CURVE_NAME = "loss.png"
 _OF_THE_COMMAND = ("source", "out", "workdir", "teacher")
@@ -149,10 +149,10 @@ def _continued(options: Options, given: frozenset[str], console: Console) -> tup
     if options.resume is None:
         return options, given
     if options.resume != "auto":
-        found = Path(options.resume).expanduser()
+        found = user_path(options.resume)
         folder = found if found.is_dir() else found.parent
     elif None not in (options.source, options.out):
-        folder = _state_dir(Path(options.out).expanduser(), None)
+        folder = _state_dir(user_path(options.out), None)
     else:
         folder = Workspace(options.workdir).finetune_state
     try:

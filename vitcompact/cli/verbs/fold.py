@@ -86,7 +86,7 @@ def _merges(model: nn.Module, options: Options) -> bool:
 
 def _images(model: nn.Module, options: Options, console: Console) -> Tensor | None:
     """Images on which token merging is judged, or None where none are known."""
-    if not images.has_images(options):
+    if not images.has_images(options) and options.eval_data_dir is None:
         console.warning("no images: what token merging does to the outputs is measured on noise; give --data-dir")
         return None
     data = images.evaluation_set(options)

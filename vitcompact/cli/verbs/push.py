@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from rich.console import RenderableType
 
@@ -15,6 +14,7 @@ from vitcompact.cli.console import Console
 from vitcompact.cli.render.common import size, table, titled
 from vitcompact.cli.workspace import Workspace
 from vitcompact.errors import UsageError
+from vitcompact.utils.reading import user_path
 
 
 def run(options: Options, given: frozenset[str], console: Console) -> None:
@@ -26,7 +26,7 @@ def run(options: Options, given: frozenset[str], console: Console) -> None:
         found = space.folded()
         console.note(f"from the workspace {space.path}: MODEL {found}")
         options = dataclasses.replace(options, source=str(found))
-    directory = Path(options.source.removeprefix(DIR_PREFIX)).expanduser()
+    directory = user_path(options.source.removeprefix(DIR_PREFIX))
     if not directory.is_dir():
         raise UsageError(f"{options.source} is no directory: give one that fold or compact wrote")
     console.progress.start("check and upload", None)

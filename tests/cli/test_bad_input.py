@@ -287,6 +287,13 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_opened(
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+def test_a_plan_that_cannot_be_written_is_told_before_anything_is_opened(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("not a folder")
+    result = run("convert", "no such model", "taken/out", "--data-dir", "nor that", "--dry-run")
+    assert result.code == 2
+    assert "cannot write" in result.error
+
+
 def test_a_demo_that_cannot_be_written_is_told_before_it_runs(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ from vitcompact.planning.curves import Curves
 from vitcompact.plans.schema import Plan
 from vitcompact.surgery import convert
 from vitcompact.surgery import plan as make_plan
+from vitcompact.utils.files import claimed
 from vitcompact.utils.processes import Processes
 from vitcompact.utils.reading import user_path
 
@@ -56,6 +57,8 @@ def _run(options: Options, given: frozenset[str], console: Console, held: ExitSt
     _check_report(options, wanted, processes)
     outs = [] if options.dry_run else [common.out_for(one, space, "convert", held, processes) for one in wanted]
     plan_file = _plan_file(options, space) if options.dry_run else None
+    if plan_file is not None and processes.first:
+        held.enter_context(claimed(plan_file))
     original = inputs.open_to_convert(options, given, space, console)
     calibration = images.calibration_images(original.model, options, console, processes)
     shared = None if calibration is None else shared_images(calibration, processes)

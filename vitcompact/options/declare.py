@@ -32,6 +32,8 @@ MESSAGES = "Messages and configuration"
 PANELS = (TARGET, MODEL, IMAGES, COMPACTION, SURGERY, TRAINING, MEASUREMENT, EXPORT, RUN, OUTPUT, MESSAGES)
 """Headings, in their order."""
 
+LARGEST = 2**63 - 1
+"""Whole numbers beyond it fit into no seed, size or count of torch."""
 _KEY = "vitcompact.option"
 
 
@@ -95,7 +97,7 @@ class Option:
             values = tuple(self.items(part) for part in parts)
         except ValueError:
             values = ()
-        if not values or not all(math.isfinite(value) for value in values):
+        if not values or not all(isinstance(value, int) or math.isfinite(value) for value in values):
             example = "1,8,32" if self.items is int else "0.5,0.5,0.5"
             words = "".join(f"'{word}' or " for word in self.words)
             raise UsageError(f"`{name}` takes {words}numbers such as {example}, got {written!r}")
@@ -103,6 +105,8 @@ class Option:
 
     def refusal(self, value: Any) -> str:
         """What a number must be and is not, or an empty text."""
+        if any(isinstance(number, int) and abs(number) > LARGEST for number in _numbers(value)):
+            return f"at most {LARGEST} in size"
         if self._allowed(value):
             return ""
         least, most, above, below = self.least, self.most, self.above, self.below
@@ -119,16 +123,20 @@ class Option:
         return f"at least {least:g}" if least is not None else f"above {above:g}"
 
     def _allowed(self, value: Any) -> bool:
-        numbers = value if isinstance(value, (tuple, list)) else (value,)
-        numbers = [number for number in numbers if isinstance(number, (int, float))]
         return all(
             math.isfinite(number)
             and (self.least is None or number >= self.least)
             and (self.most is None or number <= self.most)
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
-            for number in numbers
+            for number in _numbers(value)
         )
+
+
+def _numbers(value: Any) -> list[int | float]:
+    """The numbers that a value is or holds."""
+    several = value if isinstance(value, (tuple, list)) else (value,)
+    return [number for number in several if isinstance(number, (int, float))]
 
 
 def _pairs(name: str, written: Any) -> dict[str, Any]:

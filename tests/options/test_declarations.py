@@ -112,11 +112,19 @@ def test_every_option_says_what_it_is(verb: Any) -> None:
         (SurgeryOptions, {"terms": ("mode",)}, "`terms` takes identity, mean, conv; got 'mode'"),
         (SurgeryOptions, {"init": "zero"}, "unknown `init` 'zero'"),
         (BenchOptions, {"batch_sizes": (8, 0)}, "`batch_sizes` must be at least 1, got 8, 0"),
+        (
+            BenchOptions,
+            {"batch_sizes": (10**400,)},
+            "`batch_sizes` must be at most 9223372036854775807 in size, got 10",
+        ),
+        (DataOptions, {"seed": -(2**63)}, "`seed` must be at most 9223372036854775807 in size, got -9"),
+        (TrainOptions, {"lr": 10**400}, "`lr` must be at most 9223372036854775807 in size, got 10"),
     ],
 )
 def test_what_is_not_allowed_is_refused_by_its_name(kind: type, values: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(message)):
+    with pytest.raises(UsageError, match=re.escape(message)) as refused:
         kind(**values)
+    assert len(str(refused.value)) < 300
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,10 @@ def test_what_is_allowed_or_not_given_passes() -> None:
 )
 def test_values_are_read_as_they_are_written(declaration: Option, written: Any, value: Any) -> None:
     assert declaration.read("name", written) == value
+
+
+def test_a_list_may_hold_a_number_that_no_float_can() -> None:
+    assert Option("", items=int).read("name", "1" + "0" * 400) == (10**400,)  # and is refused by its limits
 
 
 @pytest.mark.parametrize("written", ["lots", "", "1,x", "nan"])

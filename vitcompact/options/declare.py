@@ -181,8 +181,8 @@ def check_limits(options: Any) -> None:
         value = getattr(options, name)
         check_type(name, hints[name], value)
         if refusal := declaration.refusal(value):
-            got = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
-            raise UsageError(f"`{name}` must be {refusal}, got {got}")
+            got = ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+            raise UsageError(f"`{name}` must be {refusal}, got {got if len(got) <= 80 else f'{got[:80]}…'}")
 
 
 def check_type(name: str, hint: Any, value: Any) -> None:

@@ -43,8 +43,8 @@ def recorded_images(options: Any) -> dict[str, Any]:
     """What the workspace keeps of the images: paths that mean the same from any folder."""
     values = {name: getattr(options, name) for name in DATA_NAMES if getattr(options, name) not in (None, "")}
     for name in ("data_dir", "eval_data_dir", "class_map"):
-        if name in values and user_path(values[name]).exists():
-            values[name] = str(user_path(values[name]).resolve())
+        if name in values and (path := user_path(values[name])).exists():
+            values[name] = str(path.resolve())
     return values
 
 

@@ -328,21 +328,12 @@ def test_merging_tokens_where_it_cannot_be_done(run: Run, tmp_path: Path) -> Non
     assert "1,8,32" in run("fold", "plain", "out", "--merge-tokens", "many").error
 
 
-@pytest.mark.parametrize(
-    ("numbers", "message"),
-    [
-        ("1,2,3", "--merge-tokens: 3 numbers were given for the 2 blocks of this model"),
-        ("3", "--merge-tokens: 3 pairs were given for a block, and the 4 patches of this model are 2 pairs"),
-    ],
-)
-def test_numbers_of_tokens_that_do_not_fit_are_told_before_an_image_is_read(
-    run: Run, numbers: str, message: str
-) -> None:
+def test_numbers_of_tokens_that_do_not_fit_are_told_before_an_image_is_read(run: Run) -> None:
     for words in (["analyze"], ["convert", "out"], ["compact", "out"]):
         verb, *out = words
-        result = run(verb, "test_vit", *out, *SMALL, "--data-dir", "nowhere", "--merge-tokens", numbers)
+        result = run(verb, "test_vit", *out, *SMALL, "--data-dir", "nowhere", "--merge-tokens", "1,2,3")
         assert result.code == 2
-        assert message in result.error
+        assert "--merge-tokens: 3 numbers were given for the 2 blocks of this model" in result.error
         assert "warning" not in result.err
 
 

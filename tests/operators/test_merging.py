@@ -178,6 +178,7 @@ def test_macs_are_counted_by_hand() -> None:
 def test_more_than_there_is_to_merge() -> None:
     model = timm.create_model("test_vit", img_size=64, num_classes=5).eval()
     folded = vitcompact.fold(model, merge_tokens=100)
+    assert plan_of(folded).merge_tokens == (8,) * depth(model)  # of 16 patches
     assert folded(torch.randn(1, 3, 64, 64)).shape == (1, 5)
 
 

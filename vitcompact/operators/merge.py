@@ -56,11 +56,10 @@ def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple
     """Pairs of tokens to merge in each block: one number for all blocks, or one for each.
 
     Returns:
-        one number for each block; empty where nothing would be merged.
+        one number for each block, half of the model's patches at most; empty where nothing would be merged.
 
     Raises:
-        UsageError: negative numbers, a list of another length, more pairs than there are tokens for, or a model whose
-            tokens cannot be merged.
+        UsageError: negative numbers, a list of another length, or a model whose tokens cannot be merged.
     """
     numbers = [merge_tokens] if isinstance(merge_tokens, int) else list(merge_tokens)
     if any(isinstance(r, bool) or not isinstance(r, int) or r < 0 for r in numbers) or not numbers:
@@ -70,13 +69,10 @@ def merge_schedule(model: nn.Module, merge_tokens: int | Sequence[int]) -> tuple
     depth = len(plain_trunk(model)[0])
     if len(numbers) not in (1, depth):
         raise UsageError(f"`merge_tokens`: {len(numbers)} numbers were given for the {depth} blocks of this model")
-    patches = _own_patches(model)
-    if patches is not None and max(numbers) > patches // 2:
-        raise UsageError(
-            f"`merge_tokens`: {max(numbers)} pairs were given for a block, and the {patches} patches of this model are "
-            f"{patches // 2} pairs"
-        )
-    return tuple(numbers) if len(numbers) == depth else (numbers[0],) * depth
+    if (patches := _own_patches(model)) is not None:
+        numbers = [min(r, patches // 2) for r in numbers]
+    schedule = tuple(numbers) if len(numbers) == depth else (numbers[0],) * depth
+    return schedule if any(schedule) else ()
 
 
 def given_schedule(model: nn.Module, merge_tokens: MergeTokens | None) -> tuple[int, ...]:

@@ -328,21 +328,23 @@ def test_merging_tokens_where_it_cannot_be_done(run: Run, tmp_path: Path) -> Non
     assert "1,8,32" in run("fold", "plain", "out", "--merge-tokens", "many").error
 
 
-def test_numbers_of_tokens_that_do_not_fit_are_told_before_an_image_is_read(run: Run) -> None:
-    for words in (["analyze"], ["convert", "out"], ["compact", "out"]):
-        verb, *out = words
-        result = run(verb, "test_vit", *out, *SMALL, "--data-dir", "nowhere", "--merge-tokens", "1,2,3")
-        assert result.code == 2
-        assert "--merge-tokens: 3 numbers were given for the 2 blocks of this model" in result.error
-        assert "warning" not in result.err
-
-
-def test_a_pattern_that_matches_nothing_is_told_before_an_image_is_read(run: Run) -> None:
-    for words in (["analyze"], ["convert", "out"], ["compact", "out"]):
-        verb, *out = words
-        result = run(verb, "test_vit", *out, *SMALL, "--data-dir", "nowhere", "--exclude", "nonsense")
-        assert result.code == 2
-        assert "'nonsense' matches no layer" in result.error
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--merge-tokens", "1,2,3", "--merge-tokens: 3 numbers were given for the 2 blocks of this model"),
+        ("--exclude", "nonsense", "--exclude: 'nonsense' matches no layer"),
+    ],
+)
+@pytest.mark.parametrize(
+    "words", [["analyze", "test_vit"], ["convert", "test_vit", "out"], ["compact", "test_vit", "out"]]
+)
+def test_what_does_not_fit_the_model_is_told_before_an_image_is_read(
+    run: Run, words: list[str], flag: str, value: str, message: str
+) -> None:
+    result = run(*words, *SMALL, "--data-dir", "nowhere", flag, value)
+    assert result.code == 2
+    assert message in result.error
+    assert "warning" not in result.err
 
 
 @pytest.mark.parametrize(

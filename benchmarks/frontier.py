@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from frontier_measure import Images, Judge, fine_tune, measure_cost, measure_speed
+from frontier_measure import Images, Judge, fine_tune, folded, measure_cost, measure_speed
 from frontier_methods import METHODS, Calibration, UnreachableError
 from frontier_records import Key, Records, read_entries
 from frontier_report import draw, tables
 from torch import nn
 
 import vitcompact
-from vitcompact.plans.schema import Plan
 
 STAGES = ("raw", "finetuned")
 
@@ -125,12 +124,6 @@ def _run(
             f"MACs {cost['macs_ratio']:.3f}  speed-up {speed[-1]['speedup']:.3f}",
             flush=True,
         )
-
-
-def folded(module: nn.Module) -> nn.Module:
-    """Our modules in their folded form; others are plain already."""
-    plan = getattr(module, "vitcompact_plan", None)
-    return vitcompact.fold(module) if isinstance(plan, Plan) and plan.layers else module.eval()
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from vitcompact.analysis import count
 from vitcompact.benchmarking import bench
 from vitcompact.data import DataOptions, evaluation_batches, resolve_input, training_loader
 from vitcompact.models.forward import features, logits, num_classes
+from vitcompact.plans.schema import Plan
 from vitcompact.training import TrainOptions
 
 
@@ -86,6 +87,12 @@ class Judge:
 def _nearest(rows: Tensor) -> Tensor:
     rows = F.normalize(rows, dim=1)
     return (rows @ rows.T).fill_diagonal_(-torch.inf).argmax(dim=1)
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """Our modules in their folded form; others are plain already."""
+    plan = getattr(module, "vitcompact_plan", None)
+    return vitcompact.fold(module) if isinstance(plan, Plan) and plan.layers else module.eval()
 
 
 def measure_cost(model: nn.Module, original: nn.Module) -> dict[str, Any]:

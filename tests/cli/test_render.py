@@ -110,16 +110,25 @@ def test_what_a_budget_asked_for_and_what_it_left() -> None:
 def test_finetune_fold_and_eval() -> None:
     tuned = {"steps": 10, "epochs": 0.5, "top1": {"before": None, "after": 91.234}, "agreement": 0.9, "seconds": 61.0}
     text = drawn(finetune_table(tuned))
-    assert "n/a" in text
     assert "91.23 %" in text
+    assert "top-1 before" not in text  # an earlier process measured it
     assert "1 min 1 s" in text
+    bare = {"steps": 10, "epochs": 0.5, "top1": {"before": None, "after": None}, "agreement": None}
+    text = drawn(finetune_table(bare))
+    assert "top-1" not in text
+    assert "--eval-data-dir" in text
+    text = drawn(finetune_table({**bare, "cosine": 0.9876}))
+    assert "0.988" in text
+    assert "--eval-data-dir" not in text
     parity = {"max_abs_diff": 1.5e-6, "rel_diff": 2e-7, "cast_max_abs_diff": 0.0, "agreement": 1.0}
     folded = {**parity, "params": 1000, "macs": 2000}
     assert "1.5e-06" in drawn(fold_table(folded))
     exact = drawn(fold_table({**folded, "max_abs_diff": 0.0}))
     assert "also on perturbed weights" in exact  # why the relative one is not 0
     merging = {"merge_tokens": [4, 4], "agreement": None, "cosine": 0.987, "num_samples": 8}
-    assert "0.987" in drawn(fold_table({**folded, "merging": merging}))
+    text = drawn(fold_table({**folded, "agreement": None, "merging": merging}))  # a model without a head
+    assert "0.987" in text
+    assert "top-1" not in text
     scores = {"top1": 93.38, "top5": 99.0, "num_samples": 5000, "agreement": None, "cosine": 0.99, "skipped": 2}
     text = drawn(*eval_tables({**scores, "model": "m[1]", "images": "val.tar"}))
     assert "2 unreadable" in text

@@ -7,7 +7,7 @@ from typing import Any
 
 from vitcompact.reporting import svg
 from vitcompact.reporting.html import Section, table_of
-from vitcompact.utils.numbers import big, interval, number, percent, size
+from vitcompact.utils.numbers import UNKNOWN, big, interval, number, percent, size
 
 COLUMNS = ("top-1", "same class", "ms", "times as fast", "MACs", "parameters", "file size")
 
@@ -26,7 +26,7 @@ def rows_of(models: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 def table(models: Sequence[Mapping[str, Any]]) -> Section:
     """All models."""
-    used = [i for i, row in enumerate(zip(*rows_of(models), strict=True)) if set(row) != {"n/a"}]
+    used = [i for i, row in enumerate(zip(*rows_of(models), strict=True)) if set(row) != {UNKNOWN}]
     head = ("", *COLUMNS)
     rows = [tuple(row[i] for i in used) for row in rows_of(models)]
     text = f"Compared with {models[0]['name']}; intervals are of 95 %."

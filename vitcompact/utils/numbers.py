@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+UNKNOWN = "n/a"
+"""What stands for a figure that was not measured."""
+
 
 def big(value: float, like: float | None = None) -> str:
     """A count with its unit: `21.6 M`, `4.60 G`; the unit is that of `like` where given."""
@@ -21,17 +24,17 @@ def size(count: float) -> str:
 
 def change(before: float, after: float) -> str:
     """A relative change in percent."""
-    return f"{100 * (after - before) / before:+.1f} %" if before else "n/a"
+    return f"{100 * (after - before) / before:+.1f} %" if before else UNKNOWN
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or `n/a` where it was not measured."""
-    return "n/a" if value is None else f"{value:.{digits}f}"
+    """A figure, or `UNKNOWN` where it was not measured."""
+    return UNKNOWN if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
     """A figure that is in percent already."""
-    return "n/a" if value is None else f"{value:.2f} %"
+    return UNKNOWN if value is None else f"{value:.2f} %"
 
 
 def interval(ends: Sequence[float] | None, digits: int = 2, unit: str = "", sign: bool = False) -> str:
@@ -44,7 +47,7 @@ def interval(ends: Sequence[float] | None, digits: int = 2, unit: str = "", sign
 
 def tiny(value: float | None) -> str:
     """A difference: `3.2e-06`."""
-    return "n/a" if value is None else f"{value:.1e}" if value else "0"
+    return UNKNOWN if value is None else f"{value:.1e}" if value else "0"
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.render.budget import budget_tables
-from vitcompact.cli.render.common import cost_table, number, skipped_tables, table, titled
+from vitcompact.cli.render.common import UNKNOWN, cost_table, number, skipped_tables, table, titled
 
 
 def analysis_tables(document: Mapping[str, Any]) -> list[RenderableType]:
@@ -64,4 +64,4 @@ def _ffn(layers: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def _share(value: float | None) -> str:
-    return "n/a" if value is None else f"{100 * value:.1f} %"
+    return UNKNOWN if value is None else f"{100 * value:.1f} %"

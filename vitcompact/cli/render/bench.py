@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vitcompact.cli.render.common import table, titled
+from vitcompact.cli.render.common import UNKNOWN, table, titled
 
 
 def bench_tables(document: Mapping[str, Any]) -> list[RenderableType]:
@@ -45,7 +45,7 @@ def _layers(rows: Sequence[Mapping[str, Any]]) -> Table:
     found = table("layer", *numbers, "", right=numbers, fold=("layer",))
     for row in rows:
         figures = (f"{row[key]:.3f}" for key in ("baseline_ms", "ms", "speedup"))
-        implied = f"{1 / row['macs_ratio']:.3f}" if row["macs_ratio"] else "n/a"
+        implied = f"{1 / row['macs_ratio']:.3f}" if row["macs_ratio"] else UNKNOWN
         found.add_row(Text(row["name"]), *figures, implied, "slower" if row["slower"] else "")
     return found
 
@@ -58,5 +58,5 @@ def _add(found: Table, batch: str, name: str, side: Mapping[str, Any]) -> None:
         f"{side['latency_ms']['p50']:.2f}",
         f"{side['latency_ms']['p95']:.2f}",
         f"{side['samples_per_sec']:.1f}",
-        "n/a" if memory is None else f"{memory / 2**20:.0f} MiB",
+        UNKNOWN if memory is None else f"{memory / 2**20:.0f} MiB",
     )

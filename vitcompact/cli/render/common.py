@@ -10,9 +10,10 @@ from rich.console import Group, JustifyMethod, OverflowMethod
 from rich.table import Table
 from rich.text import Text
 
-from vitcompact.utils.numbers import big, change, interval, number, percent, size, tiny
+from vitcompact.utils.numbers import UNKNOWN, big, change, interval, number, percent, size, tiny
 
 __all__ = [
+    "UNKNOWN",
     "big",
     "change",
     "cost_table",
@@ -52,12 +53,13 @@ def titled(title: str, found: Table) -> Group:
 
 
 def pairs(title: str, rows: Sequence[tuple[str, str]]) -> Group:
-    """Names with values."""
+    """Names with values; those that are not known have no row."""
     found = Table(box=None, show_header=False, pad_edge=False)
     found.add_column(style="dim", no_wrap=True)
     found.add_column(overflow="fold")
     for name, value in rows:
-        found.add_row(Text(name), Text(value))
+        if value != UNKNOWN:
+            found.add_row(Text(name), Text(value))
     return titled(title, found)
 
 

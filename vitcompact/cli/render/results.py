@@ -9,13 +9,25 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from vitcompact.cli.progress import duration
-from vitcompact.cli.render.common import big, change, interval, number, pairs, percent, size, table, tiny, titled
+from vitcompact.cli.render.common import (
+    UNKNOWN,
+    big,
+    change,
+    interval,
+    number,
+    pairs,
+    percent,
+    size,
+    table,
+    tiny,
+    titled,
+)
 
 PROBES = {"knn": "votes of the nearest neighbours", "linear": "a linear layer"}
 
 
 def finetune_table(document: Mapping[str, Any]) -> Group:
-    """Accuracy before and after."""
+    """Accuracy before and after, of what was evaluated."""
     top1 = document["top1"]
     rows = [
         ("steps", f"{document['steps']} ({document['epochs']:.2f} epochs)"),
@@ -25,6 +37,8 @@ def finetune_table(document: Mapping[str, Any]) -> Group:
     ]
     if document.get("cosine") is not None:
         rows.append(("cosine with the original's features", number(document["cosine"])))
+    if {value for _, value in rows[1:]} == {UNKNOWN}:
+        rows.append(("evaluated", "no: there were no evaluation images (--eval-data-dir)"))
     if document.get("seconds") is not None:
         rows.insert(1, ("time", duration(document["seconds"])))
     if document.get("lr") is not None:

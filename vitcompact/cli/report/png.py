@@ -9,6 +9,7 @@ from typing import Any
 
 from vitcompact.cli.report.colors import ACCENT, GREY, SCALE, is_dark
 from vitcompact.reporting.budget import unit_text
+from vitcompact.utils.numbers import UNKNOWN
 
 _DPI = 120
 _WIDTH = 12.0
@@ -129,7 +130,7 @@ def _draw_ffn(axes: Any, layers: Sequence[Mapping[str, Any]]) -> None:
     positions = list(range(len(layers)))
     axes.barh(positions, [layer["energy"] or 0.0 for layer in layers], color=SCALE[4], height=0.7)
     for position, layer in zip(positions, layers, strict=True):
-        text = "n/a" if layer["energy"] is None else f"{100 * layer['energy']:.1f} %"
+        text = UNKNOWN if layer["energy"] is None else f"{100 * layer['energy']:.1f} %"
         axes.text(1.005, position, f"{text}  rank {layer['rank']}", va="center", fontsize=8, color=GREY)
     axes.set_yticks(positions, [str(layer["name"]) for layer in layers], fontsize=8)
     axes.set_xlim(0, 1)

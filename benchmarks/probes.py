@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from frontier_measure import Images, folded, measure_cost
@@ -30,7 +30,7 @@ from vitcompact.models.forward import features
 from vitcompact.options.evaluation import Probe
 from vitcompact.utils.intervals import paired_difference
 
-PROBES: tuple[Probe, ...] = ("knn", "linear")
+PROBES: tuple[Probe, ...] = get_args(Probe)
 ORIGINAL = "original"
 K = 20
 
@@ -85,7 +85,7 @@ def _features(model: nn.Module, path: str, number: int, batch_size: int) -> tupl
 
 
 def table(entries: dict[Key, dict[str, Any]]) -> str:
-    """The results with paired 95 % intervals to the original of the same file."""
+    """The results with paired 95 % intervals to the original of the same checkpoint."""
     lines = ["| method | MACs | k-NN | to the original | linear | to the original |", "|---|---|---|---|---|---|"]
     for key, entry in sorted(entries.items(), key=lambda item: (-item[1]["macs_ratio"], item[0].method)):
         before = next((e for k, e in entries.items() if (k.checkpoint, k.method) == (key.checkpoint, ORIGINAL)), None)

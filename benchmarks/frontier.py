@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from frontier_measure import Images, Judge, fine_tune, folded, measure_cost, measure_speed
 from frontier_methods import METHODS, Calibration, UnreachableError
-from frontier_records import Key, Records, read_entries
+from frontier_records import Key, Records, add_results, check_results, read_entries
 from frontier_report import draw, tables
 from torch import nn
 
@@ -144,9 +144,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", help="images to calibrate on: a folder or a .tar")
     parser.add_argument("--judge", help="images to score on")
     parser.add_argument("--finetune-on", nargs="+", help="images to distil on, in turn; by default the calibration set")
-    parser.add_argument(
-        "--results", nargs="+", type=Path, required=True, help="JSON-lines file; with --report several, also .gz"
-    )
+    add_results(parser)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--targets", nargs="+", type=float, default=[0.9, 0.8, 0.7, 0.6, 0.5, 0.4], help="MACs kept")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
@@ -160,16 +158,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[8, 32], help="timed; the largest is plotted")
     parser.add_argument("--num-pairs", type=int, default=30, help="timed pairs for each batch size")
     parser.add_argument("--threads", type=int, help="torch threads; by default its own choice")
-    parser.add_argument("--report", action="store_true", help="print tables of what --results holds, and stop")
     parser.add_argument("--plot", type=Path, help="with --report: draw PLOT-CHECKPOINT.png and .svg")
     parser.add_argument("--verbose", action="store_true", help="tracebacks of methods that fail")
     args = parser.parse_args()
     if not args.report and not (args.checkpoint and args.calibration and args.judge):
         parser.error("CKPT, --calibration and --judge are needed (or --report)")
-    if not args.report and (len(args.results) > 1 or args.results[0].suffix == ".gz"):
-        parser.error("results are added to one file that is not compressed")
-    if args.report and (missing := [str(path) for path in args.results if not path.is_file()]):
-        parser.error(f"no such file: {', '.join(missing)}")
+    check_results(parser, args)
     args.stages = [stage for stage in STAGES if stage in args.stages]
     return args
 

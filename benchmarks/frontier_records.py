@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import zlib
@@ -90,3 +91,18 @@ def _parsed(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return entry
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """The option `--results`, and `--report`."""
+    text = "JSON-lines file; with --report several, also .gz"
+    parser.add_argument("--results", nargs="+", type=Path, required=True, help=text)
+    parser.add_argument("--report", action="store_true", help="print tables of what --results holds, and stop")
+
+
+def check_results(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse files that results cannot be added to, or that are not there to report; ends the program."""
+    if not args.report and (len(args.results) > 1 or args.results[0].suffix == ".gz"):
+        parser.error("results are added to one file that is not compressed")
+    if args.report and (missing := [str(path) for path in args.results if not path.is_file()]):
+        parser.error(f"no such file: {', '.join(missing)}")

@@ -20,7 +20,7 @@ from typing import Any, get_args
 import torch
 from frontier_measure import Images, folded, measure_cost
 from frontier_methods import METHODS, Calibration
-from frontier_records import Key, Records, read_entries
+from frontier_records import Key, Records, add_results, check_results, read_entries
 from torch import Tensor, nn
 
 import vitcompact
@@ -117,7 +117,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", help="images to calibrate on: a folder or a .tar")
     parser.add_argument("--fit", help="labelled images that probes are fitted to")
     parser.add_argument("--judge", help="labelled images to score on")
-    parser.add_argument("--results", nargs="+", type=Path, required=True, help="JSON-lines file; with --report several")
+    add_results(parser)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=["budget-merge", "merge"])
     parser.add_argument("--targets", nargs="*", type=float, default=[0.8, 0.6], help="MACs kept")
     parser.add_argument("--seed", type=int, default=0)
@@ -127,10 +127,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=25)
     parser.add_argument("--threads", type=int, help="torch threads; by default its own choice")
     parser.add_argument("--skip-original", action="store_true", help="for a second process beside the first")
-    parser.add_argument("--report", action="store_true", help="print the table of what --results holds, and stop")
     args = parser.parse_args()
     if not args.report and not (args.checkpoint and args.calibration and args.fit and args.judge):
         parser.error("CKPT, --calibration, --fit and --judge are needed (or --report)")
+    check_results(parser, args)
     return args
 
 

@@ -49,6 +49,24 @@ def test_from_images_to_the_table(
     assert rows[0].count("100.00 %") == rows[1].count("100.00 %") == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model", "--calibration", "a", "--fit", "a", "--judge", "a", "--results", "x.jsonl.gz"], "not compressed"),
+        (["model", "--calibration", "a", "--fit", "a", "--judge", "a", "--results", "x", "y"], "one file"),
+        (["--report", "--results", "nowhere.jsonl"], "no such file: nowhere.jsonl"),
+        (["model", "--results", "x.jsonl"], "are needed"),
+    ],
+)
+def test_wrong_words_are_one_message(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["probes.py", *words])
+    with pytest.raises(SystemExit):
+        probes.main()
+    assert message in capsys.readouterr().err
+
+
 def test_differences_are_paired() -> None:
     def entry(macs: float, hits: list[int]) -> dict[str, object]:
         return {"macs_ratio": macs, "scores": {"knn": hits, "linear": hits}}
